@@ -1,0 +1,1 @@
+//! The subcommands of the `nty` command, one module each.

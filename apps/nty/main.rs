@@ -1,0 +1,3 @@
+//! The `nty` command.
+
+fn main() {}

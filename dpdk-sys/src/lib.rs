@@ -1,0 +1,1 @@
+//! Raw bindings to the installed DPDK. Empty without the `dpdk` feature.

@@ -1,0 +1,1 @@
+//! Sockets and a custom epoll over [`ntytcp`].
