@@ -1,105 +1,83 @@
-//! The seam between the stack and TCP. Stand-in: refuses every segment with a RST.
-#![allow(dead_code)] // Replaced as a whole by the TCP part.
+//! TCP: RFC 9293 with window scaling, timestamps and PAWS (RFC 7323), SACK reception (RFC 2018), RFC 5961's defences, NewReno (RFC
+//! 5681, 6582, 6928) and RFC 6298 timing.
+//!
+//! ```text
+//!  segment -> table.input -> demux -> Tcb::segment_arrives | SynEntry | TimeWait | listener
+//!                                        | (marks itself dirty)
+//!  table.egress -> Tcb::next_segment -> Output::send_tcp -> Tcb::on_sent
+//!  table.on_timeout -> Tcb::on_timeout
+//! ```
+//!
+//! A connection is a [`SynEntry`](handshake::SynEntry) until its handshake completes (when a peer opened it), a
+//! [`Tcb`](tcb::Tcb) while it lives, and a [`TimeWait`](time_wait::TimeWait) entry after. Its bytes are in two FIFOs whose other
+//! halves belong to the application, on this thread or another.
 
-use core::net::IpAddr;
+#![allow(dead_code, unused_imports)] // Until the stack is joined to it.
+
+mod arena;
+mod assembly;
+mod config;
+mod congestion;
+mod expiry;
+mod handshake;
+mod input;
+mod isn;
+mod listener;
+mod output;
+mod recovery;
+mod rtt;
+mod sockets;
+mod table;
+mod tcb;
+mod time_wait;
+mod timers;
+
+pub use config::{KeepAlive, TcpConfig, TcpSocketOptions};
+pub use listener::ListenOptions;
+pub use sockets::TcpInfo;
+pub(crate) use table::Tcp;
+pub use tcb::State;
 
 use crate::counters::DropReason;
-use crate::device::TxQueue;
-use crate::fifo::PagePool;
-use crate::rng::Rng;
+use crate::stack::InterfaceId;
 use crate::stack::demux::FlowKey;
-use crate::stack::{Cx, IcmpError, InterfaceId, NeighborOutcome, Output, Readiness, SocketId};
-use crate::time::Instant;
 use crate::wire::{Seq, TcpFlags, TcpHeader, TcpOptions};
 
-/// Settings of TCP.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct TcpConfig {}
-
 /// Where a segment came from.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival {
-    /// Its flow; local is ours.
-    pub key: FlowKey,
-    /// Over which interface it came.
-    pub interface: InterfaceId,
-    /// The largest IP packet of that interface.
-    pub mtu: usize,
+    /// The flow; `local` is ours.
+    pub(crate) key: FlowKey,
+    /// The interface that it came in on.
+    pub(crate) interface: InterfaceId,
+    /// The IP MTU of that interface.
+    pub(crate) mtu: usize,
     /// The ECN field of its IP header (RFC 3168).
-    pub ecn: u8,
+    pub(crate) ecn: u8,
 }
 
-/// What becomes of a segment.
+/// What the stack is to do with a segment's frame.
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum TcpAction {
-    /// It was used up.
+    /// Nothing: it was used up.
     Done,
-    /// It was refused.
+    /// Count it as refused.
     Drop(DropReason),
-    /// It is answered by a segment without data: the stack rewrites the frame and fills in addresses and checksum.
+    /// Turn the frame around with this header and no payload.
     Reply(TcpHeader),
 }
 
-/// All connections of a shard.
-pub(crate) struct Tcp {}
-
-impl Tcp {
-    pub(crate) fn new(_config: TcpConfig, _pool: PagePool, _rng: &mut Rng) -> Self {
-        Self {}
+/// A RST: `<SEQ=seq><CTL=RST>`, or with an ACK `<SEQ=seq><ACK=ack><CTL=RST,ACK>`.
+pub(crate) fn reset_segment(key: &FlowKey, seq: Seq, ack: Option<Seq>) -> TcpHeader {
+    TcpHeader {
+        src_port: key.local_port,
+        dst_port: key.remote_port,
+        seq,
+        ack: ack.unwrap_or(Seq(0)),
+        flags: if ack.is_some() { TcpFlags::RST | TcpFlags::ACK } else { TcpFlags::RST },
+        window: 0,
+        checksum: 0,
+        urgent: 0,
+        options: TcpOptions::default(),
     }
-
-    pub(crate) fn input(
-        &mut self,
-        _cx: &mut Cx<'_>,
-        arrival: &Arrival,
-        seg: &TcpHeader,
-        payload: &[u8],
-    ) -> TcpAction {
-        if seg.flags.contains(TcpFlags::RST) {
-            return TcpAction::Drop(DropReason::NoSocket);
-        }
-        // RFC 9293 3.10.7.1.
-        let len = payload.len() as u32
-            + u32::from(seg.flags.contains(TcpFlags::SYN))
-            + u32::from(seg.flags.contains(TcpFlags::FIN));
-        let (seq, ack, flags) = if seg.flags.contains(TcpFlags::ACK) {
-            (seg.ack, Seq(0), TcpFlags::RST)
-        } else {
-            (Seq(0), Seq(seg.seq.0.wrapping_add(len)), TcpFlags::RST | TcpFlags::ACK)
-        };
-        TcpAction::Reply(TcpHeader {
-            src_port: arrival.key.local_port,
-            dst_port: arrival.key.remote_port,
-            seq,
-            ack,
-            flags,
-            window: 0,
-            checksum: 0,
-            urgent: 0,
-            options: TcpOptions::NONE,
-        })
-    }
-
-    pub(crate) fn egress<Q: TxQueue + ?Sized>(&mut self, _cx: &mut Cx<'_>, _out: &mut Output<'_, Q>) -> bool {
-        false
-    }
-
-    pub(crate) fn on_timeout(&mut self, _cx: &mut Cx<'_>) {}
-
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        None
-    }
-
-    pub(crate) fn has_pending(&self, _interface: InterfaceId) -> bool {
-        false
-    }
-
-    pub(crate) fn on_icmp(&mut self, _cx: &mut Cx<'_>, _key: &FlowKey, _seq: Seq, _error: IcmpError) {}
-
-    pub(crate) fn on_neighbor(&mut self, _cx: &mut Cx<'_>, _next_hop: IpAddr, _outcome: NeighborOutcome) {}
-
-    pub(crate) fn take_ready(&mut self, _socket: SocketId) -> Readiness {
-        Readiness::empty()
-    }
-
-    pub(crate) fn touch(&self, _key: &FlowKey) {}
 }
