@@ -58,6 +58,10 @@ impl Tcb {
         if self.probes >= config.retries || overdue {
             return self.give_up(counters);
         }
+        if self.tx.is_empty() {
+            // The last probe was the last byte, and it was taken.
+            return;
+        }
         self.probes += 1;
         self.probe_backoff = self.probe_backoff.saturating_add(1);
         self.flags.probe = true;

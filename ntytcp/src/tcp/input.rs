@@ -143,18 +143,14 @@ impl Tcb {
     fn check_sequence(&mut self, cx: &mut Cx<'_>, seg: &mut Segment<'_>) -> Result<(), Refused> {
         let (nxt, wnd) = (self.rcv.nxt, self.rcv.wnd());
         let len = seg.len();
+        let end = seg.seq + len;
         let acceptable = match (len, wnd) {
-            (0, 0) => seg.seq == nxt,
-            (0, _) => seg.seq.in_window(nxt, wnd),
             // "If the RCV.WND is zero, no segments will be acceptable, but special allowance should be made to accept valid
-            // ACKs, URGs, and RSTs": the text is cut off below.
+            // ACKs, URGs, and RSTs": the text of a probe is cut off below.
             (_, 0) => seg.seq == nxt,
-            (_, _) => {
-                seg.seq.in_window(nxt, wnd) || (seg.seq + (len - 1)).in_window(nxt, wnd) || {
-                    // A segment that covers the whole window on both sides.
-                    seg.seq.before(nxt) && (seg.seq + len).after(nxt + wnd)
-                }
-            }
+            (0, _) => seg.seq.in_window(nxt, wnd),
+            // Some of it lies in the window.
+            (_, _) => seg.seq.before(nxt + wnd) && end.after(nxt),
         };
         if !acceptable {
             if !seg.has(TcpFlags::RST) {
@@ -365,13 +361,8 @@ impl Tcb {
         if timed.is_some() {
             self.timing = None;
         }
-        match sample {
-            Some(rtt) => self.rtt.sample(rtt, config.min_rto, config.max_rto),
-            None => {
-                if self.timestamps.is_none() && self.timing.is_none() && self.timeouts == 0 {
-                    self.rtt.clear_backoff();
-                }
-            }
+        if let Some(rtt) = sample {
+            self.rtt.sample(rtt, config.min_rto, config.max_rto);
         }
     }
 

@@ -65,7 +65,7 @@ impl Tcb {
     /// The next segment to send, if any. Call it again after [`Tcb::on_sent`].
     pub(crate) fn next_segment(&mut self, now: Instant, limits: PathLimits) -> Option<Transmit> {
         if self.flags.reset {
-            return Some(self.control(now, self.snd.nxt, TcpFlags::RST | TcpFlags::ACK, Purpose::Reset));
+            return Some(self.control(now, self.ack_seq(), TcpFlags::RST | TcpFlags::ACK, Purpose::Reset));
         }
         match self.state {
             State::Closed | State::Listen => return None,
@@ -92,7 +92,13 @@ impl Tcb {
     }
 
     fn next_ack(&self, now: Instant) -> Option<Transmit> {
-        (self.ack == AckDue::Now).then(|| self.control(now, self.snd.nxt, TcpFlags::ACK, Purpose::Ack))
+        (self.ack == AckDue::Now).then(|| self.control(now, self.ack_seq(), TcpFlags::ACK, Purpose::Ack))
+    }
+
+    /// The sequence number of a segment without text: where the peer expects us to be. That is SND.MAX, as SND.NXT may have fallen
+    /// back to what is sent again; but the byte of a window probe lies beyond what the peer takes.
+    fn ack_seq(&self) -> Seq {
+        if self.timers.is_armed(TimerKind::Persist) { self.snd.nxt } else { self.snd.max }
     }
 
     /// What of the send stream may go now.

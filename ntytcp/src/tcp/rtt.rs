@@ -48,11 +48,6 @@ impl RttEstimator {
         self.backoff = (self.backoff + 1).min(MAX_BACKOFF);
     }
 
-    /// Forgets the backoff: something new was acknowledged.
-    pub(crate) fn clear_backoff(&mut self) {
-        self.backoff = 0;
-    }
-
     /// RFC 6298 5.7: a SYN that timed out leaves an RTO of at least 3 s for the data that follows.
     pub(crate) fn syn_timed_out(&mut self) {
         self.rto = self.rto.max(3_000_000_000);
