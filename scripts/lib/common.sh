@@ -1,0 +1,27 @@
+# Shared by the scripts: where the project is, and how what they need gets installed.
+# shellcheck shell=bash
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
+
+say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+die() { printf '%s\n' "$*" >&2; exit 1; }
+
+# need COMMAND:PACKAGE ...: installs the packages whose command (or file, when it starts with /) is missing.
+need() {
+    local missing=() pair probe
+    for pair in "$@"; do
+        probe=${pair%%:*}
+        case $probe in
+            /*) [ -e "$probe" ] && continue ;;
+            *) command -v "$probe" >/dev/null 2>&1 && continue ;;
+        esac
+        missing+=("${pair#*:}")
+    done
+    [ ${#missing[@]} -eq 0 ] && return 0
+    [ "$(id -u)" = 0 ] || die "missing: ${missing[*]} (as root: apt-get install ${missing[*]})"
+    say "installing ${missing[*]}"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+command -v cargo >/dev/null 2>&1 || die "cargo is missing: install Rust 1.95 or newer first (https://rustup.rs)"
