@@ -286,6 +286,9 @@ impl core::fmt::Debug for FlowTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::hash_map::Entry;
+    use std::collections::{HashMap, HashSet};
 
     #[test]
     fn a_flow_is_found_until_it_is_removed() {
@@ -308,5 +311,115 @@ mod tests {
         assert!(table.remove(hasher.hash(&key(7)), 7) && !table.remove(hasher.hash(&key(7)), 7));
         assert_eq!(table.find(hasher.hash(&key(7)), |v| v == 7), None);
         assert_eq!(table.len(), 4_999);
+    }
+
+    #[test]
+    fn families_directions_and_keys_hash_apart() {
+        let v4 = FlowKey {
+            local: [10, 0, 0, 1].into(),
+            remote: [10, 0, 0, 2].into(),
+            local_port: 1,
+            remote_port: 2,
+        };
+        let mapped = |a| match a {
+            IpAddr::V4(a) => IpAddr::V6(a.to_ipv6_mapped()),
+            v6 => v6,
+        };
+        let keys = [
+            v4,
+            FlowKey { local: v4.remote, remote: v4.local, ..v4 },
+            FlowKey { local_port: 2, remote_port: 1, ..v4 },
+            FlowKey { local: mapped(v4.local), remote: mapped(v4.remote), ..v4 },
+        ];
+        let hashes: HashSet<u64> = [[0, 0], [0, 1], [1, 0]]
+            .into_iter()
+            .flat_map(|secret| keys.map(|key| FlowHasher::new(secret).hash(&key)))
+            .collect();
+        assert_eq!(hashes.len(), 12);
+    }
+
+    #[test]
+    fn lookups_stay_short_while_the_table_grows() {
+        let hasher = FlowHasher::new([3, 4]);
+        let mut table = FlowTable::new();
+        let mut asked = 0;
+        for n in 0..100_000u32 {
+            let hash = |n: u32| hasher.0.hash(&n.to_be_bytes());
+            table.insert(hash(n), n);
+            let found = table.find(hash(n / 2), |v| {
+                asked += 1;
+                v == n / 2
+            });
+            assert_eq!(found, Some(n / 2));
+        }
+        assert!(asked < 100_200, "the owner is asked about the right flow, nearly always: {asked}");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Insert(u64),
+        Remove(u64),
+        Find(u64),
+        Many(u32),
+    }
+
+    /// Few hashes, some with equal tags, some that share only the bucket.
+    fn hash() -> impl Strategy<Value = u64> {
+        (0..60u64, 0..3u64).prop_map(|(high, low)| (high << 32).wrapping_mul(0x4001) | low)
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            6 => hash().prop_map(Op::Insert),
+            5 => hash().prop_map(Op::Remove),
+            6 => hash().prop_map(Op::Find),
+            1 => (0..40u32).prop_map(Op::Many),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn it_behaves_as_a_hash_map(ops in prop::collection::vec(op(), 1..300)) {
+            let mut table = FlowTable::new();
+            // The owner: which flow a value stands for. Here the whole hash is the flow.
+            let mut flows: Vec<u64> = Vec::new();
+            let mut model: HashMap<u64, u32> = HashMap::new();
+            let mut spread = 1u64;
+            for op in ops {
+                let mut insert = |hash: u64| {
+                    let value = flows.len() as u32;
+                    if let Entry::Vacant(e) = model.entry(hash) {
+                        e.insert(value);
+                        flows.push(hash);
+                        table.insert(hash, value);
+                    }
+                };
+                match op {
+                    Op::Insert(hash) => insert(hash),
+                    Op::Many(n) => (0..n).for_each(|_| {
+                        spread = spread.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xABCD;
+                        insert(spread);
+                    }),
+                    Op::Remove(hash) => match model.remove(&hash) {
+                        Some(value) => prop_assert!(table.remove(hash, value)),
+                        None => prop_assert!(!table.remove(hash, u32::MAX)),
+                    },
+                    Op::Find(hash) => {
+                        let found = table.find(hash, |value| flows[value as usize] == hash);
+                        prop_assert_eq!(found, model.get(&hash).copied());
+                    }
+                }
+                prop_assert_eq!(table.len(), model.len());
+            }
+            for (&hash, &value) in &model {
+                prop_assert_eq!(table.find(hash, |v| flows[v as usize] == hash), Some(value));
+                prop_assert!(table.remove(hash, value));
+            }
+            prop_assert!(table.is_empty());
+            prop_assert!(table.old.0.iter().all(|b| b.used == 0));
+            prop_assert!(table.buckets.0.iter().all(|b| (b.used, b.overflow) == (0, 0)), "every count was taken back");
+        }
     }
 }
