@@ -11,4 +11,5 @@ pub mod rng;
 pub mod stack;
 pub mod tcp;
 pub mod time;
+pub mod wheel;
 pub mod wire;

@@ -1,0 +1,190 @@
+//! A connection that a peer has asked for and not yet confirmed: SYN-RECEIVED as a small entry, not a TCB.
+//!
+//! The SYN-ACK is the SYN's frame rewritten in place; only its retransmissions go through the output path. The ACK that completes
+//! the handshake turns the entry into a [`Tcb`].
+
+use super::TcpAction;
+use super::config::{TcpConfig, TcpSocketOptions};
+use super::tcb::{Opening, State, Tcb, mss_for, timestamp, window_shift};
+use crate::counters::DropReason;
+use crate::fifo::PagePool;
+use crate::stack::demux::FlowKey;
+use crate::stack::{InterfaceId, PathCache};
+use crate::time::{Duration, Instant};
+use crate::wire::{Seq, TcpFlags, TcpHeader, TcpOptions, Timestamps};
+
+/// One entry of a listener's SYN queue.
+#[derive(Clone, Debug)]
+pub(crate) struct SynEntry {
+    pub(crate) key: FlowKey,
+    pub(crate) listener: u32,
+    pub(crate) path: PathCache,
+    pub(crate) interface: InterfaceId,
+    mtu: u16,
+    iss: Seq,
+    irs: Seq,
+    /// What the peer's SYN offered.
+    offered: TcpOptions,
+    timestamp_offset: u32,
+    recent: u32,
+    pub(crate) retries: u8,
+    pub(crate) dirty: bool,
+}
+
+/// What a segment does to an entry.
+pub(crate) enum SynOutcome {
+    /// The entry stays.
+    Stay(TcpAction),
+    /// The entry goes.
+    Remove(TcpAction),
+    /// The handshake is complete; the segment is then the connection's first.
+    Establish,
+}
+
+impl SynEntry {
+    /// The entry for a SYN, already checked to be one.
+    pub(crate) fn new(
+        key: FlowKey,
+        listener: u32,
+        interface: InterfaceId,
+        mtu: usize,
+        (iss, timestamp_offset): (Seq, u32),
+        syn: &TcpHeader,
+    ) -> Self {
+        Self {
+            key,
+            listener,
+            path: PathCache::default(),
+            interface,
+            mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+            iss,
+            irs: syn.seq,
+            offered: syn.options,
+            timestamp_offset,
+            recent: syn.options.timestamps.map_or(0, |ts| ts.value),
+            retries: 0,
+            dirty: false,
+        }
+    }
+
+    /// `<SEQ=ISS><ACK=RCV.NXT><CTL=SYN,ACK>` with what both ends understand.
+    pub(crate) fn syn_ack(&self, now: Instant, config: &TcpConfig, socket: &TcpSocketOptions) -> TcpHeader {
+        let scaling = config.window_scaling && self.offered.window_scale.is_some();
+        TcpHeader {
+            src_port: self.key.local_port,
+            dst_port: self.key.remote_port,
+            seq: self.iss,
+            ack: self.irs + 1,
+            flags: TcpFlags::SYN | TcpFlags::ACK,
+            window: u16::try_from(socket.recv_buffer).unwrap_or(u16::MAX),
+            checksum: 0,
+            urgent: 0,
+            options: TcpOptions {
+                mss: Some(mss_for(self.mtu.into(), &self.key)),
+                window_scale: scaling.then(|| window_shift(config, socket.recv_buffer)),
+                sack_permitted: config.sack && self.offered.sack_permitted,
+                timestamps: (config.timestamps && self.offered.timestamps.is_some())
+                    .then(|| Timestamps { value: timestamp(now, self.timestamp_offset), echo: self.recent }),
+                ..TcpOptions::default()
+            },
+        }
+    }
+
+    /// How long to wait for the ACK before the next SYN-ACK.
+    pub(crate) fn retry_after(&self, config: &TcpConfig) -> Duration {
+        config.initial_rto.saturating_mul(1 << self.retries.min(10)).min(config.max_rto)
+    }
+
+    /// RFC 9293 3.10.7.4 for SYN-RECEIVED after a passive OPEN.
+    pub(crate) fn segment_arrives(
+        &mut self,
+        now: Instant,
+        config: &TcpConfig,
+        socket: &TcpSocketOptions,
+        seg: &TcpHeader,
+        text_len: usize,
+    ) -> SynOutcome {
+        let rcv_nxt = self.irs + 1;
+        let window = socket.recv_buffer.min(usize::from(u16::MAX)) as u32;
+        let is = |flags| seg.flags.intersects(flags);
+        // The same SYN again: our SYN-ACK was lost.
+        if is(TcpFlags::SYN) && !is(TcpFlags::ACK | TcpFlags::RST) && seg.seq == self.irs {
+            if let Some(ts) = seg.options.timestamps {
+                self.recent = ts.value;
+            }
+            return SynOutcome::Stay(TcpAction::Reply(self.syn_ack(now, config, socket)));
+        }
+        let len = text_len as u32 + u32::from(is(TcpFlags::FIN));
+        let acceptable = seg.seq.in_window(rcv_nxt, window.max(1))
+            || (len > 0 && (seg.seq + (len - 1)).in_window(rcv_nxt, window.max(1)));
+        if !acceptable {
+            return SynOutcome::Stay(if is(TcpFlags::RST) {
+                TcpAction::Drop(DropReason::TcpOutOfWindow)
+            } else {
+                TcpAction::Reply(self.challenge(now, config))
+            });
+        }
+        if is(TcpFlags::RST) {
+            // RFC 5961 3.2, and RFC 9293: "If this connection was initiated with a passive OPEN, then return this connection to
+            // the LISTEN state".
+            return if seg.seq == rcv_nxt {
+                SynOutcome::Remove(TcpAction::Done)
+            } else {
+                SynOutcome::Stay(TcpAction::Reply(self.challenge(now, config)))
+            };
+        }
+        if is(TcpFlags::SYN) {
+            return SynOutcome::Stay(TcpAction::Reply(self.challenge(now, config)));
+        }
+        if !is(TcpFlags::ACK) {
+            return SynOutcome::Stay(TcpAction::Drop(DropReason::TcpBadFlags));
+        }
+        if seg.ack != self.iss + 1 {
+            return SynOutcome::Stay(TcpAction::Reply(super::reset_segment(&self.key, seg.ack, None)));
+        }
+        SynOutcome::Establish
+    }
+
+    /// The TCB that takes over, still in SYN-RECEIVED so that the segment which completes the handshake is handled as any other.
+    pub(crate) fn into_tcb(
+        self,
+        now: Instant,
+        config: &TcpConfig,
+        options: TcpSocketOptions,
+        pool: &PagePool,
+    ) -> Tcb {
+        let opening = Opening {
+            key: self.key,
+            interface: self.interface,
+            mtu: self.mtu.into(),
+            iss: self.iss,
+            timestamp_offset: self.timestamp_offset,
+            options,
+        };
+        let mut tcb = Tcb::connect(now, opening, config, pool);
+        tcb.take_syn(now, self.irs, &self.offered, config);
+        if let Some(ts) = &mut tcb.timestamps {
+            ts.recent = self.recent;
+        }
+        tcb.state = State::SynReceived;
+        tcb.snd.nxt = self.iss + 1;
+        tcb.snd.max = self.iss + 1;
+        tcb.snd.wl1 = self.irs;
+        tcb.listener = Some(self.listener);
+        tcb.flags.unaccepted = true;
+        tcb
+    }
+
+    /// The sequence number that the peer's next incarnation must exceed is none of ours; this is only the usual ACK.
+    fn challenge(&self, now: Instant, config: &TcpConfig) -> TcpHeader {
+        TcpHeader {
+            seq: self.iss + 1,
+            flags: TcpFlags::ACK,
+            options: TcpOptions {
+                timestamps: self.syn_ack(now, config, &config.socket).options.timestamps,
+                ..TcpOptions::default()
+            },
+            ..self.syn_ack(now, config, &config.socket)
+        }
+    }
+}

@@ -1,0 +1,594 @@
+//! Segment arrival (RFC 9293 3.10.7): the numbered steps of the standard, one function each.
+
+use super::TcpAction;
+use super::config::TcpConfig;
+use super::congestion::Limited;
+use super::recovery::DupAck;
+use super::tcb::{AckDue, State, Tcb};
+use super::timers::TimerKind;
+use crate::counters::DropReason;
+use crate::stack::{Cx, Readiness, SocketError};
+use crate::time::{Duration, Instant};
+use crate::wire::{Seq, TcpFlags, TcpHeader, Timestamps};
+
+/// RFC 7323 5.5: "an age of 24 days" makes TS.Recent void.
+const TS_RECENT_LIFETIME: Duration = Duration::from_secs(24 * 86_400);
+/// A connection sends at most one challenge ACK per this time (RFC 5961 7 asks for a limit; Linux uses the same).
+const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Why a segment was refused.
+type Refused = TcpAction;
+
+/// A segment on its way through the steps: what was cut off at the edges of the window is gone.
+struct Segment<'a> {
+    seq: Seq,
+    ack: Seq,
+    /// SEG.WND, scaling undone.
+    wnd: u32,
+    flags: TcpFlags,
+    timestamps: Option<Timestamps>,
+    text: &'a [u8],
+}
+
+impl Segment<'_> {
+    fn has(&self, flags: TcpFlags) -> bool {
+        self.flags.intersects(flags)
+    }
+
+    /// SEG.LEN: the sequence space that it occupies.
+    fn len(&self) -> u32 {
+        self.text.len() as u32 + u32::from(self.has(TcpFlags::SYN)) + u32::from(self.has(TcpFlags::FIN))
+    }
+}
+
+impl Tcb {
+    /// A segment arrived for this connection.
+    pub(crate) fn segment_arrives(
+        &mut self,
+        cx: &mut Cx<'_>,
+        config: &TcpConfig,
+        header: &TcpHeader,
+        text: &[u8],
+    ) -> TcpAction {
+        let scale = if header.flags.contains(TcpFlags::SYN) { 0 } else { self.snd.scale };
+        let mut seg = Segment {
+            seq: header.seq,
+            ack: header.ack,
+            wnd: u32::from(header.window) << scale,
+            flags: header.flags,
+            timestamps: header.options.timestamps,
+            text,
+        };
+        if self.is_predicted(&seg) {
+            cx.counters.tcp_fast_path += 1;
+            return self.predicted(cx, config, &seg);
+        }
+        let steps = match self.state {
+            // A TCB that has ended is no longer reachable, or only to send its RST.
+            State::Closed | State::Listen | State::TimeWait => Err(TcpAction::Drop(DropReason::NoSocket)),
+            State::SynSent => self.arrives_in_syn_sent(cx, config, &mut seg, header),
+            _ => self.arrives_synchronized(cx, config, &mut seg),
+        };
+        steps.err().unwrap_or(TcpAction::Done)
+    }
+
+    /// Header prediction: in ESTABLISHED, the next segment in order with nothing but ACK (and PSH) set, nothing missing and
+    /// nothing old, is most of the traffic and needs none of the checks below.
+    fn is_predicted(&self, seg: &Segment<'_>) -> bool {
+        let plain = seg.flags & !(TcpFlags::PSH | TcpFlags::ECE | TcpFlags::CWR) == TcpFlags::ACK;
+        let newer = match (&self.timestamps, seg.timestamps) {
+            (Some(state), Some(ts)) => !Seq(ts.value).before(Seq(state.recent)),
+            (None, None) => true,
+            _ => false,
+        };
+        self.state == State::Established
+            && plain
+            && newer
+            && seg.seq == self.rcv.nxt
+            && seg.text.len() as u32 <= self.rcv.wnd()
+            && seg.ack.after_eq(self.snd.una)
+            && seg.ack.before_eq(self.snd.max)
+            && self.assembly.is_empty()
+            && self.rcv.fin.is_none()
+            && !self.flags.orphan
+    }
+
+    fn predicted(&mut self, cx: &mut Cx<'_>, config: &TcpConfig, seg: &Segment<'_>) -> TcpAction {
+        self.heard(cx.now);
+        self.update_ts_recent(cx.now, seg);
+        self.process_ack(cx, config, seg);
+        if seg.text.is_empty() { TcpAction::Done } else { self.take_text_in_order(cx, config, seg.text) }
+    }
+
+    /// RFC 9293 3.10.7.4, all synchronized states and SYN-RECEIVED.
+    fn arrives_synchronized(
+        &mut self,
+        cx: &mut Cx<'_>,
+        config: &TcpConfig,
+        seg: &mut Segment<'_>,
+    ) -> Result<(), Refused> {
+        self.check_timestamp(cx, seg)?;
+        self.check_sequence(cx, seg)?;
+        self.check_rst(cx, seg)?;
+        self.check_syn(cx, seg)?;
+        self.heard(cx.now);
+        self.update_ts_recent(cx.now, seg);
+        self.check_ack(cx, config, seg)?;
+        // Sixth, URG: RFC 6093 leaves urgent data in line and the pointer to those who ask for it; we do not.
+        self.take_text(cx, config, seg)?;
+        self.check_fin(cx, seg);
+        Ok(())
+    }
+
+    /// Before the first check: PAWS (RFC 7323 5.3 R1).
+    fn check_timestamp(&mut self, cx: &mut Cx<'_>, seg: &Segment<'_>) -> Result<(), Refused> {
+        let Some(state) = self.timestamps else { return Ok(()) };
+        if seg.has(TcpFlags::RST) {
+            return Ok(());
+        }
+        let Some(ts) = seg.timestamps else {
+            // RFC 7323 3.2: "If a non-<RST> segment is received without a TSopt, a TCP SHOULD silently drop the segment."
+            return Err(TcpAction::Drop(DropReason::TcpPaws));
+        };
+        let void = cx.now.since(state.recent_at) > TS_RECENT_LIFETIME;
+        if Seq(ts.value).before(Seq(state.recent)) && !void {
+            // "... send an acknowledgment in reply ... and drop the segment"
+            self.acknowledge_unacceptable(cx, seg);
+            return Err(TcpAction::Drop(DropReason::TcpPaws));
+        }
+        Ok(())
+    }
+
+    /// First, check sequence number: what lies outside of the window is cut off; what lies wholly outside is refused.
+    fn check_sequence(&mut self, cx: &mut Cx<'_>, seg: &mut Segment<'_>) -> Result<(), Refused> {
+        let (nxt, wnd) = (self.rcv.nxt, self.rcv.wnd());
+        let len = seg.len();
+        let acceptable = match (len, wnd) {
+            (0, 0) => seg.seq == nxt,
+            (0, _) => seg.seq.in_window(nxt, wnd),
+            // "If the RCV.WND is zero, no segments will be acceptable, but special allowance should be made to accept valid
+            // ACKs, URGs, and RSTs": the text is cut off below.
+            (_, 0) => seg.seq == nxt,
+            (_, _) => {
+                seg.seq.in_window(nxt, wnd) || (seg.seq + (len - 1)).in_window(nxt, wnd) || {
+                    // A segment that covers the whole window on both sides.
+                    seg.seq.before(nxt) && (seg.seq + len).after(nxt + wnd)
+                }
+            }
+        };
+        if !acceptable {
+            if !seg.has(TcpFlags::RST) {
+                self.acknowledge_unacceptable(cx, seg);
+            }
+            return Err(TcpAction::Drop(DropReason::TcpOutOfWindow));
+        }
+        self.trim(seg, nxt, wnd);
+        Ok(())
+    }
+
+    /// Cuts a segment to the window.
+    fn trim(&mut self, seg: &mut Segment<'_>, nxt: Seq, wnd: u32) {
+        if seg.seq.before(nxt) {
+            let mut old = nxt.since(seg.seq);
+            if seg.has(TcpFlags::SYN) {
+                seg.flags.remove(TcpFlags::SYN);
+                old -= 1;
+            }
+            seg.text = seg.text.get(old as usize..).unwrap_or_default();
+            seg.seq = nxt;
+            // The peer sent again what we have: our ACK was lost.
+            self.ack = AckDue::Now;
+            self.flags.output = true;
+        }
+        let room = (nxt + wnd).since(seg.seq);
+        if seg.text.len() as u32 > room {
+            seg.text = seg.text.get(..room as usize).unwrap_or_default();
+            seg.flags.remove(TcpFlags::FIN);
+            // Tell the peer where the window ends: it probes, or ignores what we announced.
+            self.ack = AckDue::Now;
+            self.flags.output = true;
+        }
+    }
+
+    /// Second, check the RST bit (RFC 5961 3.2).
+    fn check_rst(&mut self, cx: &mut Cx<'_>, seg: &Segment<'_>) -> Result<(), Refused> {
+        if !seg.has(TcpFlags::RST) {
+            return Ok(());
+        }
+        if seg.seq != self.rcv.nxt {
+            // "If the RST bit is set and the sequence number does not exactly match the next expected sequence value, yet is
+            // within the current receive window, TCP MUST send an acknowledgment (challenge ACK)"
+            self.challenge(cx);
+            return Err(TcpAction::Drop(DropReason::TcpBadReset));
+        }
+        cx.counters.tcp_resets += 1;
+        let error = match self.state {
+            State::SynReceived => Some(SocketError::ConnectionRefused),
+            State::CloseWait | State::Established | State::FinWait1 | State::FinWait2 => {
+                Some(SocketError::ConnectionReset)
+            }
+            // Both sides had closed: nothing is lost.
+            _ => None,
+        };
+        self.finish(error);
+        Err(TcpAction::Done)
+    }
+
+    /// Fourth, check the SYN bit (RFC 5961 4.2): a SYN in a synchronized state is answered with a challenge, whatever its
+    /// sequence number.
+    fn check_syn(&mut self, cx: &mut Cx<'_>, seg: &Segment<'_>) -> Result<(), Refused> {
+        if !seg.has(TcpFlags::SYN) {
+            return Ok(());
+        }
+        self.challenge(cx);
+        Err(TcpAction::Drop(DropReason::TcpBadFlags))
+    }
+
+    /// Fifth, check the ACK field.
+    fn check_ack(&mut self, cx: &mut Cx<'_>, config: &TcpConfig, seg: &Segment<'_>) -> Result<(), Refused> {
+        if !seg.has(TcpFlags::ACK) {
+            return Err(TcpAction::Drop(DropReason::TcpBadFlags));
+        }
+        if self.state == State::SynReceived {
+            self.ack_in_syn_received(cx, seg)?;
+        }
+        // RFC 5961 5.2: "The ACK value is considered acceptable only if it is in the range of
+        // ((SND.UNA - MAX.SND.WND) <= SEG.ACK <= SND.NXT)"
+        let oldest = self.snd.una - self.snd.max_wnd;
+        if seg.ack.before(oldest) || seg.ack.after(self.snd.max) {
+            self.challenge(cx);
+            return Err(TcpAction::Drop(DropReason::TcpBadAck));
+        }
+        self.process_ack(cx, config, seg);
+        self.after_our_fin(cx, config);
+        if self.state == State::Closed { Err(TcpAction::Done) } else { Ok(()) }
+    }
+
+    /// "SYN-RECEIVED STATE: If SND.UNA < SEG.ACK =< SND.NXT, then enter ESTABLISHED state".
+    fn ack_in_syn_received(&mut self, cx: &mut Cx<'_>, seg: &Segment<'_>) -> Result<(), Refused> {
+        if !(seg.ack.after(self.snd.una) && seg.ack.before_eq(self.snd.max)) {
+            return Err(TcpAction::Reply(self.reset_for(seg.ack)));
+        }
+        self.establish(cx, seg);
+        match self.listener {
+            Some(_) => cx.counters.tcp_passive_opens += 1,
+            None => cx.counters.tcp_active_opens += 1,
+        }
+        Ok(())
+    }
+
+    /// Enters ESTABLISHED, or what follows it when the application has closed already.
+    fn establish(&mut self, cx: &Cx<'_>, seg: &Segment<'_>) {
+        self.state = State::Established;
+        self.set_window(seg);
+        self.timeouts = 0;
+        self.last_heard = cx.now;
+        self.start_keepalive();
+        self.changed |= Readiness::WRITABLE;
+        self.flags.output = true;
+        if self.sending_ended() {
+            self.on_app_closed();
+        }
+    }
+
+    /// What every state does with an ACK: SND.UNA, the window, the congestion state and the timers.
+    fn process_ack(&mut self, cx: &mut Cx<'_>, config: &TcpConfig, seg: &Segment<'_>) {
+        let window_before = self.snd.wnd;
+        // "If (SND.WL1 < SEG.SEQ or (SND.WL1 = SEG.SEQ and SND.WL2 =< SEG.ACK)), set SND.WND <- SEG.WND, ..."
+        let current =
+            self.snd.wl1.before(seg.seq) || (self.snd.wl1 == seg.seq && self.snd.wl2.before_eq(seg.ack));
+        if current && seg.ack.after_eq(self.snd.una) {
+            self.set_window(seg);
+        }
+        if seg.ack.after(self.snd.una) {
+            self.process_new_ack(cx, config, seg.ack, seg.timestamps);
+        } else if seg.ack == self.snd.una {
+            self.process_same_ack(cx, seg, window_before);
+        }
+        if self.snd.wnd > window_before {
+            self.flags.output = true;
+        }
+        self.probes = 0;
+        if self.snd.wnd > 0 {
+            self.probe_backoff = 0;
+        }
+    }
+
+    fn set_window(&mut self, seg: &Segment<'_>) {
+        self.snd.wnd = seg.wnd;
+        self.snd.max_wnd = self.snd.max_wnd.max(seg.wnd);
+        self.snd.wl1 = seg.seq;
+        self.snd.wl2 = seg.ack;
+    }
+
+    /// SEG.ACK moves SND.UNA forward.
+    fn process_new_ack(&mut self, cx: &mut Cx<'_>, config: &TcpConfig, ack: Seq, ts: Option<Timestamps>) {
+        let acked = ack.since(self.snd.una);
+        self.take_rtt_sample(cx, config, ack, ts);
+        // Our SYN and FIN take sequence numbers but no place in the FIFO.
+        let bytes =
+            if ack.after(self.tx_base) { (ack.since(self.tx_base) as usize).min(self.tx.len()) } else { 0 };
+        if bytes > 0 {
+            self.tx.consume(bytes);
+            self.tx_base += bytes as u32;
+            self.changed |= Readiness::WRITABLE;
+        }
+        self.snd.una = ack;
+        self.snd.nxt = self.snd.nxt.max(ack);
+        let mss = u32::from(self.send_mss());
+        if self.recovery.on_ack(ack, self.snd.max, acked, mss, &mut self.cc) {
+            let limited = if self.flags.cwnd_limited { Limited::ByCwnd } else { Limited::ByOthers };
+            self.cc.on_ack(acked, mss, limited);
+        }
+        self.timeouts = 0;
+        self.soft_error = None;
+        self.stalled_since = cx.now;
+        self.flags.output = true;
+        // RFC 6298 5.2 and 5.3: all acknowledged turns the timer off, new data acknowledged restarts it.
+        if self.flight() == 0 {
+            self.timers.stop(TimerKind::Retransmit);
+        } else {
+            self.timers.arm(TimerKind::Retransmit, cx.now + self.rtt.rto(config.max_rto));
+        }
+    }
+
+    /// SEG.ACK repeats SND.UNA: is it a duplicate ACK (RFC 5681 2)?
+    fn process_same_ack(&mut self, cx: &mut Cx<'_>, seg: &Segment<'_>, window_before: u32) {
+        let duplicate = seg.len() == 0
+            && self.flight() > 0
+            && seg.wnd == window_before
+            && seg.wnd > 0
+            && !self.timers.is_armed(TimerKind::Persist);
+        if !duplicate {
+            return;
+        }
+        let mss = u32::from(self.send_mss());
+        if self.recovery.on_dup_ack(self.snd.una, self.snd.max, mss, &mut self.cc) == DupAck::LossDetected {
+            cx.counters.tcp_fast_retransmits += 1;
+            self.timing = None;
+        }
+        self.flags.output = true;
+    }
+
+    /// RFC 6298 and Karn: the timed segment, or the echoed timestamp when it was sent more than once.
+    fn take_rtt_sample(&mut self, cx: &Cx<'_>, config: &TcpConfig, ack: Seq, ts: Option<Timestamps>) {
+        let timed = self.timing.filter(|(end, _)| ack.after_eq(*end));
+        let sample = match (timed, ts) {
+            (Some((_, sent)), _) => Some(cx.now.since(sent)),
+            (None, Some(ts)) if self.timing.is_none() && ts.echo != 0 && self.timestamps.is_some() => {
+                let elapsed = self.timestamp_now(cx.now).wrapping_sub(ts.echo);
+                // Anything longer than a day is no round trip but a lie.
+                (elapsed < 86_400_000).then(|| Duration::from_millis(u64::from(elapsed)))
+            }
+            _ => None,
+        };
+        if timed.is_some() {
+            self.timing = None;
+        }
+        match sample {
+            Some(rtt) => self.rtt.sample(rtt, config.min_rto, config.max_rto),
+            None => {
+                if self.timestamps.is_none() && self.timing.is_none() && self.timeouts == 0 {
+                    self.rtt.clear_backoff();
+                }
+            }
+        }
+    }
+
+    /// What the acknowledgment of our FIN changes.
+    fn after_our_fin(&mut self, cx: &Cx<'_>, config: &TcpConfig) {
+        let una = self.snd.una;
+        if !matches!(self.state, State::FinWait1 | State::Closing | State::LastAck)
+            || !self.fin_seq().is_some_and(|fin| una.after(fin))
+        {
+            return;
+        }
+        match self.state {
+            State::FinWait1 => {
+                self.state = State::FinWait2;
+                if self.flags.orphan {
+                    self.timers.arm(TimerKind::FinWait2, cx.now + config.fin_wait_2);
+                }
+            }
+            State::Closing => self.enter_time_wait(),
+            _ => self.finish(None),
+        }
+    }
+
+    fn enter_time_wait(&mut self) {
+        self.state = State::TimeWait;
+        self.timers.stop_all();
+        self.changed |= Readiness::HANGUP;
+    }
+
+    /// Seventh, process the segment text.
+    fn take_text(
+        &mut self,
+        cx: &mut Cx<'_>,
+        config: &TcpConfig,
+        seg: &mut Segment<'_>,
+    ) -> Result<(), Refused> {
+        if seg.text.is_empty() || !self.state.may_receive() {
+            return Ok(());
+        }
+        if self.flags.orphan || !self.rx.is_consumer_alive() {
+            // RFC 9293 3.10.7.4 leaves data after CLOSE to nobody; RFC 1122 4.2.2.13: "SHOULD send a RST to show that data was lost".
+            self.abort(None);
+            cx.counters.tcp_resets += 1;
+            return Err(TcpAction::Drop(DropReason::TcpDataAfterClose));
+        }
+        if seg.seq == self.rcv.nxt {
+            let action = self.take_text_in_order(cx, config, seg.text);
+            return if action == TcpAction::Done { Ok(()) } else { Err(action) };
+        }
+        cx.counters.tcp_out_of_order += 1;
+        self.ack = AckDue::Now;
+        self.flags.output = true;
+        let (start, end) = (seg.seq, seg.seq + seg.text.len() as u32);
+        if !self.assembly.admits(start, end, config.max_gaps) {
+            return Err(TcpAction::Drop(DropReason::TcpReassemblyFull));
+        }
+        let stored = self.rx.write_at(start.since(self.rcv.nxt) as usize, seg.text);
+        self.assembly.insert(start, start + stored as u32);
+        if stored < seg.text.len() {
+            return Err(TcpAction::Drop(DropReason::TcpReassemblyFull));
+        }
+        Ok(())
+    }
+
+    /// Text that starts at RCV.NXT goes to the application, together with what it joins up.
+    fn take_text_in_order(&mut self, cx: &mut Cx<'_>, config: &TcpConfig, text: &[u8]) -> TcpAction {
+        let taken = if self.assembly.is_empty() {
+            let taken = self.rx.write(text);
+            self.rcv.nxt += taken as u32;
+            taken
+        } else {
+            let taken = self.rx.write_at(0, text);
+            let nxt = self.assembly.advance(self.rcv.nxt + taken as u32);
+            self.rx.advance(nxt.since(self.rcv.nxt) as usize);
+            self.rcv.nxt = nxt;
+            // RFC 5681 4.2: "a TCP receiver SHOULD send an immediate ACK when the incoming segment fills in all or part of a gap"
+            self.ack = AckDue::Now;
+            taken
+        };
+        self.changed |= Readiness::READABLE;
+        self.unacked = self.unacked.saturating_add(taken as u32);
+        self.flags.output = true;
+        if taken < text.len() {
+            self.ack = AckDue::Now;
+            return TcpAction::Drop(DropReason::SocketFull);
+        }
+        // RFC 9293 3.8.6.3: "an ACK SHOULD be generated for at least every second full-sized segment"
+        if self.ack != AckDue::Now {
+            let full = u32::from(self.snd.mss.min(self.snd.peer_mss));
+            let two = 2 * full.saturating_sub(u32::from(super::tcb::TIMESTAMPS_LEN));
+            self.ack = match self.ack {
+                _ if self.unacked >= two => AckDue::Now,
+                AckDue::At(at) => AckDue::At(at),
+                _ => AckDue::At(cx.now + config.delayed_ack),
+            };
+        }
+        TcpAction::Done
+    }
+
+    /// Eighth, check the FIN bit.
+    fn check_fin(&mut self, cx: &mut Cx<'_>, seg: &Segment<'_>) {
+        if seg.has(TcpFlags::FIN) {
+            self.rcv.fin = Some(seg.seq + seg.text.len() as u32);
+        }
+        if self.rcv.fin != Some(self.rcv.nxt) || self.rx.is_closed() {
+            return;
+        }
+        self.rcv.nxt += 1;
+        self.rx.close();
+        self.ack = AckDue::Now;
+        self.flags.output = true;
+        self.changed |= Readiness::READABLE | Readiness::READ_CLOSED;
+        match self.state {
+            State::SynReceived | State::Established => self.state = State::CloseWait,
+            // "If our FIN has been ACKed (perhaps in this segment), then enter TIME-WAIT ...; otherwise, enter the CLOSING state"
+            State::FinWait1 => {
+                self.state = State::Closing;
+                self.changed |= Readiness::HANGUP;
+            }
+            State::FinWait2 => self.enter_time_wait(),
+            _ => {}
+        }
+        self.last_heard = cx.now;
+    }
+
+    /// RFC 9293 3.10.7.3: SYN-SENT.
+    fn arrives_in_syn_sent(
+        &mut self,
+        cx: &mut Cx<'_>,
+        config: &TcpConfig,
+        seg: &mut Segment<'_>,
+        header: &TcpHeader,
+    ) -> Result<(), Refused> {
+        // First, check the ACK bit.
+        let acked = seg.has(TcpFlags::ACK);
+        if acked && !(seg.ack.after(self.snd.iss) && seg.ack.before_eq(self.snd.max)) {
+            return Err(if seg.has(TcpFlags::RST) {
+                TcpAction::Drop(DropReason::TcpBadReset)
+            } else {
+                TcpAction::Reply(self.reset_for(seg.ack))
+            });
+        }
+        // Second, check the RST bit: "If the ACK was acceptable, signal to the user "error: connection reset""
+        if seg.has(TcpFlags::RST) {
+            if !acked {
+                return Err(TcpAction::Drop(DropReason::TcpBadReset));
+            }
+            cx.counters.tcp_resets += 1;
+            self.finish(Some(SocketError::ConnectionRefused));
+            return Err(TcpAction::Done);
+        }
+        // Fourth, check the SYN bit.
+        if !seg.has(TcpFlags::SYN) {
+            return Err(TcpAction::Drop(DropReason::TcpBadFlags));
+        }
+        self.take_syn(cx.now, seg.seq, &header.options, config);
+        seg.seq += 1;
+        seg.flags.remove(TcpFlags::SYN);
+        self.flags.output = true;
+        self.set_window(seg);
+        if !acked {
+            // Simultaneous open: "Otherwise, enter SYN-RECEIVED, form a SYN,ACK segment <SEQ=ISS><ACK=RCV.NXT><CTL=SYN,ACK>"
+            self.state = State::SynReceived;
+            self.snd.nxt = self.snd.iss;
+            self.snd.wl2 = self.snd.iss;
+            return Ok(());
+        }
+        self.process_new_ack(cx, config, seg.ack, None);
+        self.establish(cx, seg);
+        cx.counters.tcp_active_opens += 1;
+        self.ack = AckDue::Now;
+        self.take_text(cx, config, seg)?;
+        self.check_fin(cx, seg);
+        Ok(())
+    }
+
+    /// RFC 7323 4.3: TS.Recent follows the segment that the last ACK was waiting for.
+    fn update_ts_recent(&mut self, now: Instant, seg: &Segment<'_>) {
+        if let (Some(state), Some(ts)) = (&mut self.timestamps, seg.timestamps)
+            && !Seq(ts.value).before(Seq(state.recent))
+            && seg.seq.before_eq(self.last_ack_sent)
+        {
+            state.recent = ts.value;
+            state.recent_at = now;
+        }
+    }
+
+    /// The peer lives.
+    fn heard(&mut self, now: Instant) {
+        self.last_heard = now;
+        self.keepalives = 0;
+    }
+
+    /// "If an incoming segment is not acceptable, an acknowledgment should be sent in reply". Segments without data get only one
+    /// per half second, or two confused ends would answer each other for ever.
+    fn acknowledge_unacceptable(&mut self, cx: &mut Cx<'_>, seg: &Segment<'_>) {
+        if seg.text.is_empty() && !seg.has(TcpFlags::FIN) {
+            self.challenge(cx);
+        } else {
+            self.ack = AckDue::Now;
+            self.flags.output = true;
+        }
+    }
+
+    /// A challenge ACK `<SEQ=SND.NXT><ACK=RCV.NXT><CTL=ACK>`, limited in rate (RFC 5961 7).
+    fn challenge(&mut self, cx: &mut Cx<'_>) {
+        if self.last_challenge.is_some_and(|last| cx.now.since(last) < CHALLENGE_INTERVAL) {
+            return;
+        }
+        self.last_challenge = Some(cx.now);
+        cx.counters.tcp_challenge_acks += 1;
+        self.ack = AckDue::Now;
+        self.flags.output = true;
+    }
+
+    /// `<SEQ=SEG.ACK><CTL=RST>`.
+    fn reset_for(&self, ack: Seq) -> TcpHeader {
+        super::reset_segment(&self.key, ack, None)
+    }
+}

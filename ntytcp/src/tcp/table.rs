@@ -1,0 +1,624 @@
+//! All TCP of one shard: who a segment is for, who has something to send, whose timer is due.
+//!
+//! Flows are found by one keyed-hash lookup. Connections with something to send are in a list per interface; each shard has one
+//! wheel entry per TCB, re-armed only when its earliest deadline moves forward. Delayed ACKs and TIME-WAIT have constant delays, so
+//! that plain queues keep them in order. No per-segment path allocates.
+
+use super::arena::Arena;
+use super::handshake::{SynEntry, SynOutcome};
+use super::isn::IsnGenerator;
+use super::listener::Listener;
+use super::tcb::{AckDue, State, Tcb};
+use super::time_wait::{TimeWait, TimeWaitOutcome};
+use super::{Arrival, TcpAction, TcpConfig, reset_segment};
+use crate::counters::DropReason;
+use crate::device::TxQueue;
+use crate::fifo::PagePool;
+use crate::rng::Rng;
+use crate::stack::demux::{FlowHasher, FlowKey, FlowTable};
+use crate::stack::{
+    Blocked, Cx, IcmpError, InterfaceId, NeighborOutcome, Output, Payload, Pending, RateLimiter, RateLimits,
+    Readiness, SocketError, SocketId, SocketKind,
+};
+use crate::time::Instant;
+use crate::wheel::Wheel;
+use crate::wire::{Seq, TcpFlags, TcpHeader};
+use core::net::IpAddr;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Segments that one connection may send before the others get their turn.
+const SEGMENTS_PER_TURN: usize = 64;
+
+/// What a flow is at the moment; packed into the flow table's 32-bit value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Slot {
+    Conn(u32),
+    Syn(u32),
+    Wait(u32),
+}
+
+impl Slot {
+    const INDEX: u32 = (1 << 30) - 1;
+
+    pub(super) fn pack(self) -> u32 {
+        match self {
+            Self::Conn(i) => i & Self::INDEX,
+            Self::Syn(i) => (i & Self::INDEX) | 1 << 30,
+            Self::Wait(i) => (i & Self::INDEX) | 2 << 30,
+        }
+    }
+
+    fn unpack(value: u32) -> Self {
+        let index = value & Self::INDEX;
+        match value >> 30 {
+            0 => Self::Conn(index),
+            1 => Self::Syn(index),
+            _ => Self::Wait(index),
+        }
+    }
+}
+
+/// All TCP of one shard. See the module documentation.
+#[derive(Debug)]
+pub(crate) struct Tcp {
+    pub(super) config: TcpConfig,
+    pub(super) pool: PagePool,
+    pub(super) hasher: FlowHasher,
+    pub(super) flows: FlowTable,
+    pub(super) conns: Arena<Tcb>,
+    pub(super) syns: Arena<SynEntry>,
+    pub(super) waits: Arena<TimeWait>,
+    pub(super) listeners: Arena<Listener>,
+    /// Listeners by port and address; `None` is any address.
+    pub(super) bound: BTreeMap<(u16, Option<IpAddr>), u32>,
+    wheel: Wheel,
+    syn_wheel: Wheel,
+    /// Connections with a delayed ACK, in order of its time.
+    delayed_acks: VecDeque<(Instant, u32, u32)>,
+    /// TIME-WAIT entries, in order of their first expiry.
+    wait_queue: VecDeque<(Instant, u32, u32)>,
+    /// Per interface: what has something to send, as packed slot and generation.
+    dirty: Vec<VecDeque<(u32, u32)>>,
+    /// Who waits for a next hop's address.
+    parked: Vec<(IpAddr, u32, u32)>,
+    pub(super) isn: IsnGenerator,
+    resets: RateLimiter,
+}
+
+impl Tcp {
+    pub(crate) fn new(config: TcpConfig, pool: PagePool, rng: &mut Rng) -> Self {
+        Self {
+            config,
+            pool,
+            hasher: FlowHasher::new(rng.key()),
+            flows: FlowTable::new(),
+            conns: Arena::new(),
+            syns: Arena::new(),
+            waits: Arena::new(),
+            listeners: Arena::new(),
+            bound: BTreeMap::new(),
+            wheel: Wheel::new(Instant::ZERO),
+            syn_wheel: Wheel::new(Instant::ZERO),
+            delayed_acks: VecDeque::new(),
+            wait_queue: VecDeque::new(),
+            dirty: Vec::new(),
+            parked: Vec::new(),
+            isn: IsnGenerator::new(rng.key()),
+            resets: RateLimiter::new(RateLimits::default()),
+        }
+    }
+
+    /// Brings the memory that a segment's lookup will need closer.
+    pub(crate) fn touch(&self, key: &FlowKey) {
+        self.flows.touch(self.hasher.hash(key));
+    }
+
+    /// Whether the flow exists in any state.
+    pub(crate) fn has_flow(&self, key: &FlowKey) -> bool {
+        self.find(key).is_some()
+    }
+
+    fn find(&self, key: &FlowKey) -> Option<Slot> {
+        let same = |value| match Slot::unpack(value) {
+            Slot::Conn(i) => self.conns.get(i).is_some_and(|c| c.key == *key),
+            Slot::Syn(i) => self.syns.get(i).is_some_and(|s| s.key == *key),
+            Slot::Wait(i) => self.waits.get(i).is_some_and(|w| w.key == *key),
+        };
+        self.flows.find(self.hasher.hash(key), same).map(Slot::unpack)
+    }
+
+    pub(super) fn enter_flow(&mut self, key: &FlowKey, slot: Slot) {
+        self.flows.insert(self.hasher.hash(key), slot.pack());
+    }
+
+    fn leave_flow(&mut self, key: &FlowKey, slot: Slot) {
+        self.flows.remove(self.hasher.hash(key), slot.pack());
+    }
+
+    /// A segment with a correct checksum arrived.
+    pub(crate) fn input(
+        &mut self,
+        cx: &mut Cx<'_>,
+        arrival: &Arrival,
+        seg: &TcpHeader,
+        text: &[u8],
+    ) -> TcpAction {
+        cx.counters.tcp_rx += 1;
+        match self.find(&arrival.key) {
+            Some(Slot::Conn(i)) => {
+                let Some(tcb) = self.conns.get_mut(i) else { return TcpAction::Done };
+                let action = tcb.segment_arrives(cx, &self.config, seg, text);
+                self.settle(cx, i);
+                action
+            }
+            Some(Slot::Syn(i)) => self.input_half_open(cx, i, seg, text),
+            Some(Slot::Wait(i)) => self.input_time_wait(cx, arrival, i, seg, text),
+            None => self.input_unknown(cx, arrival, seg, text, None),
+        }
+    }
+
+    /// RFC 9293 3.10.7.1 (CLOSED) and 3.10.7.2 (LISTEN).
+    fn input_unknown(
+        &mut self,
+        cx: &mut Cx<'_>,
+        arrival: &Arrival,
+        seg: &TcpHeader,
+        text: &[u8],
+        beyond: Option<Seq>,
+    ) -> TcpAction {
+        if seg.flags.intersects(TcpFlags::RST) {
+            return TcpAction::Drop(DropReason::NoSocket);
+        }
+        let key = &arrival.key;
+        let listener =
+            [Some(key.local), None].into_iter().find_map(|a| self.bound.get(&(key.local_port, a)).copied());
+        let Some(listener) = listener else { return self.refuse(cx, key, seg, text) };
+        if seg.flags.intersects(TcpFlags::ACK) {
+            // "Any acknowledgment is bad if it arrives on a connection still in the LISTEN state."
+            return self.refuse(cx, key, seg, text);
+        }
+        if !seg.flags.intersects(TcpFlags::SYN) || seg.flags.intersects(TcpFlags::FIN) {
+            return TcpAction::Drop(DropReason::TcpBadFlags);
+        }
+        self.take_syn(cx, arrival, listener, seg, beyond)
+    }
+
+    /// A RST for a segment that belongs to no connection, limited in rate.
+    fn refuse(&mut self, cx: &mut Cx<'_>, key: &FlowKey, seg: &TcpHeader, text: &[u8]) -> TcpAction {
+        if !self.resets.allow(cx.now, key.remote) {
+            return TcpAction::Drop(DropReason::RateLimited);
+        }
+        cx.counters.tcp_rst_tx += 1;
+        if seg.flags.intersects(TcpFlags::ACK) {
+            return TcpAction::Reply(reset_segment(key, seg.ack, None));
+        }
+        let len = text.len() as u32
+            + u32::from(seg.flags.intersects(TcpFlags::SYN))
+            + u32::from(seg.flags.intersects(TcpFlags::FIN));
+        TcpAction::Reply(reset_segment(key, Seq(0), Some(seg.seq + len)))
+    }
+
+    /// A SYN for a listener.
+    fn take_syn(
+        &mut self,
+        cx: &mut Cx<'_>,
+        arrival: &Arrival,
+        listener: u32,
+        seg: &TcpHeader,
+        beyond: Option<Seq>,
+    ) -> TcpAction {
+        let Some(socket) = self.listeners.get_mut(listener) else { return TcpAction::Done };
+        if socket.half_open >= socket.backlog {
+            return TcpAction::Drop(DropReason::TcpSynQueueFull);
+        }
+        if !socket.can_establish() {
+            return TcpAction::Drop(DropReason::TcpAcceptQueueFull);
+        }
+        if self.conns.len() + self.syns.len() >= self.config.max_connections {
+            return TcpAction::Drop(DropReason::ConnectionLimit);
+        }
+        socket.half_open += 1;
+        let key = arrival.key;
+        let iss = beyond.unwrap_or_else(|| self.isn.isn(cx.now, &key));
+        let numbers = (iss, self.isn.timestamp_offset(&key));
+        let entry = SynEntry::new(key, listener, arrival.interface, arrival.mtu, numbers, seg);
+        let reply = entry.syn_ack(cx.now, &self.config, &socket.socket);
+        let retry = cx.now + entry.retry_after(&self.config);
+        let slot = self.syns.insert(entry);
+        self.enter_flow(&key, Slot::Syn(slot));
+        self.syn_wheel.arm(slot, retry);
+        TcpAction::Reply(reply)
+    }
+
+    fn input_half_open(&mut self, cx: &mut Cx<'_>, slot: u32, seg: &TcpHeader, text: &[u8]) -> TcpAction {
+        let Some(entry) = self.syns.get_mut(slot) else { return TcpAction::Done };
+        let Some(listener) = self.listeners.get(entry.listener) else { return TcpAction::Done };
+        match entry.segment_arrives(cx.now, &self.config, &listener.socket, seg, text.len()) {
+            SynOutcome::Stay(action) => action,
+            SynOutcome::Remove(action) => {
+                self.remove_half_open(slot);
+                action
+            }
+            SynOutcome::Establish => self.establish(cx, slot, seg, text),
+        }
+    }
+
+    /// The handshake is complete: the entry becomes a TCB in the accept queue.
+    fn establish(&mut self, cx: &mut Cx<'_>, slot: u32, seg: &TcpHeader, text: &[u8]) -> TcpAction {
+        let Some(listener) = self.syns.get(slot).map(|entry| entry.listener) else { return TcpAction::Done };
+        let Some(socket) = self.listeners.get(listener) else { return TcpAction::Done };
+        if !socket.can_establish() {
+            // The entry stays, and its SYN-ACK goes out again: the peer repeats the ACK when there may be room.
+            return TcpAction::Drop(DropReason::TcpAcceptQueueFull);
+        }
+        let options = socket.socket;
+        let Some(entry) = self.remove_half_open(slot) else { return TcpAction::Done };
+        let key = entry.key;
+        let conn = self.conns.insert(entry.into_tcb(cx.now, &self.config, options, &self.pool));
+        self.enter_flow(&key, Slot::Conn(conn));
+        let generation = self.conns.generation(conn);
+        let Some(tcb) = self.conns.get_mut(conn) else { return TcpAction::Done };
+        tcb.flags.in_demux = true;
+        let action = tcb.segment_arrives(cx, &self.config, seg, text);
+        let listener_generation = self.listeners.generation(listener);
+        if let Some(socket) = self.listeners.get_mut(listener) {
+            socket.accept.push_back((conn, generation));
+            let id =
+                SocketId { kind: SocketKind::Listener, index: listener, generation: listener_generation };
+            socket.pending.raise(cx.events, id, Readiness::READABLE);
+        }
+        self.settle(cx, conn);
+        action
+    }
+
+    pub(super) fn remove_half_open(&mut self, slot: u32) -> Option<SynEntry> {
+        let entry = self.syns.remove(slot)?;
+        self.syn_wheel.cancel(slot);
+        self.leave_flow(&entry.key, Slot::Syn(slot));
+        if let Some(listener) = self.listeners.get_mut(entry.listener) {
+            listener.half_open = listener.half_open.saturating_sub(1);
+        }
+        Some(entry)
+    }
+
+    fn input_time_wait(
+        &mut self,
+        cx: &mut Cx<'_>,
+        arrival: &Arrival,
+        slot: u32,
+        seg: &TcpHeader,
+        text: &[u8],
+    ) -> TcpAction {
+        let Some(entry) = self.waits.get_mut(slot) else { return TcpAction::Done };
+        match entry.segment_arrives(cx.now, seg, text.len()) {
+            TimeWaitOutcome::Stay(action) => action,
+            TimeWaitOutcome::Restart(action) => {
+                entry.expires = cx.now + self.config.msl.saturating_mul(2);
+                action
+            }
+            TimeWaitOutcome::Remove => {
+                self.remove_time_wait(slot);
+                TcpAction::Done
+            }
+            TimeWaitOutcome::Reopen => {
+                // RFC 9293 3.10.7.4: the new ISS "is larger than the largest sequence number it used on the previous connection".
+                let beyond = entry.snd_nxt + (u32::from(u16::MAX) + 2);
+                self.remove_time_wait(slot);
+                self.input_unknown(cx, arrival, seg, text, Some(beyond))
+            }
+        }
+    }
+
+    fn remove_time_wait(&mut self, slot: u32) {
+        if let Some(entry) = self.waits.remove(slot) {
+            self.leave_flow(&entry.key, Slot::Wait(slot));
+        }
+    }
+
+    /// Brings everything around a TCB in line with what just happened to it.
+    pub(super) fn settle(&mut self, cx: &mut Cx<'_>, conn: u32) {
+        let generation = self.conns.generation(conn);
+        let Some(tcb) = self.conns.get_mut(conn) else { return };
+        if tcb.flags.output && !tcb.flags.dirty {
+            tcb.flags.dirty = true;
+            let interface = tcb.interface;
+            push_dirty(&mut self.dirty, interface, (Slot::Conn(conn).pack(), generation));
+        }
+        if let AckDue::At(at) = tcb.ack
+            && !tcb.flags.ack_queued
+        {
+            tcb.flags.ack_queued = true;
+            self.delayed_acks.push_back((at, conn, generation));
+        }
+        if let Some(next) = tcb.timers.next()
+            && self.wheel.deadline(conn).is_none_or(|armed| next < armed)
+        {
+            self.wheel.arm(conn, next);
+        }
+        if !tcb.flags.orphan && !tcb.flags.unaccepted {
+            let id = SocketId { kind: SocketKind::Stream, index: conn, generation };
+            tcb.pending.raise(cx.events, id, core::mem::take(&mut tcb.changed));
+        }
+        match tcb.state {
+            State::TimeWait if tcb.ack == AckDue::No => self.enter_time_wait(cx.now, conn),
+            State::Closed if !tcb.flags.reset => self.retire(conn),
+            _ => {}
+        }
+    }
+
+    /// The TCB's part in the connection is over; what TIME-WAIT needs is kept in an entry of its own.
+    fn enter_time_wait(&mut self, now: Instant, conn: u32) {
+        let Some(tcb) = self.conns.get(conn) else { return };
+        if !tcb.flags.in_demux {
+            return;
+        }
+        let expires = now + self.config.msl.saturating_mul(2);
+        let entry = TimeWait::new(tcb, expires);
+        self.retire(conn);
+        if self.waits.len() >= self.config.max_time_wait.max(1) {
+            self.expire_oldest_time_wait();
+        }
+        let key = entry.key;
+        let slot = self.waits.insert(entry);
+        self.wait_queue.push_back((expires, slot, self.waits.generation(slot)));
+        self.enter_flow(&key, Slot::Wait(slot));
+    }
+
+    fn expire_oldest_time_wait(&mut self) {
+        while let Some((_, slot, generation)) = self.wait_queue.pop_front() {
+            if self.waits.current(slot, generation).is_some() {
+                return self.remove_time_wait(slot);
+            }
+        }
+    }
+
+    /// Makes a TCB unreachable, and frees it once the application is done with it too.
+    pub(super) fn retire(&mut self, conn: u32) {
+        let Some(tcb) = self.conns.get_mut(conn) else { return };
+        self.wheel.cancel(conn);
+        let (key, orphan) = (tcb.key, tcb.flags.orphan);
+        if core::mem::take(&mut tcb.flags.in_demux) {
+            self.leave_flow(&key, Slot::Conn(conn));
+        }
+        if orphan {
+            self.conns.remove(conn);
+        }
+    }
+
+    /// Takes what changed at a socket whose event is being delivered.
+    pub(crate) fn take_ready(&mut self, id: SocketId) -> Readiness {
+        let pending = match id.kind {
+            SocketKind::Stream => self.conns.current(id.index, id.generation).map(|tcb| &mut tcb.pending),
+            SocketKind::Listener => self.listeners.current(id.index, id.generation).map(|l| &mut l.pending),
+            SocketKind::Datagram | SocketKind::Echo => None,
+        };
+        pending.map(Pending::take).unwrap_or_default()
+    }
+
+    /// Whether anything waits to be sent on an interface.
+    pub(crate) fn has_pending(&self, interface: InterfaceId) -> bool {
+        self.dirty.get(usize::from(interface.0)).is_some_and(|queue| !queue.is_empty())
+    }
+
+    /// Sends what is owed on the interface of `out`. `true` when the ring was full and more is owed.
+    pub(crate) fn egress<Q: TxQueue + ?Sized>(&mut self, cx: &mut Cx<'_>, out: &mut Output<'_, Q>) -> bool {
+        let interface = out.interface();
+        let turns = self.dirty.get(usize::from(interface.0)).map_or(0, VecDeque::len);
+        for _ in 0..turns {
+            let Some(entry) = self.dirty.get_mut(usize::from(interface.0)).and_then(VecDeque::pop_front)
+            else {
+                break;
+            };
+            let blocked = match Slot::unpack(entry.0) {
+                Slot::Conn(i) if self.conns.generation(i) == entry.1 => self.egress_conn(cx, out, i),
+                Slot::Syn(i) if self.syns.generation(i) == entry.1 => self.egress_syn_ack(cx, out, i),
+                _ => continue,
+            };
+            match blocked {
+                Ok(()) => {}
+                Err(Blocked::RingFull) => {
+                    if let Some(queue) = self.dirty.get_mut(usize::from(interface.0)) {
+                        queue.push_front(entry);
+                    }
+                    return true;
+                }
+                Err(Blocked::Unresolved { next_hop }) => self.parked.push((next_hop, entry.0, entry.1)),
+                Err(Blocked::OtherInterface(other)) => self.move_to(other, entry),
+                Err(Blocked::Unreachable(error)) => self.unreachable(cx, entry.0, error),
+            }
+        }
+        false
+    }
+
+    fn egress_conn<Q: TxQueue + ?Sized>(
+        &mut self,
+        cx: &mut Cx<'_>,
+        out: &mut Output<'_, Q>,
+        conn: u32,
+    ) -> Result<(), Blocked> {
+        let Some(tcb) = self.conns.get_mut(conn) else { return Ok(()) };
+        let limits = out.prepare(&tcb.key, &mut tcb.path)?;
+        tcb.before_output(cx.now, &self.config);
+        for _ in 0..SEGMENTS_PER_TURN {
+            let Some(segment) = tcb.next_segment(cx.now, limits) else {
+                tcb.after_output(cx.now, &self.config);
+                break;
+            };
+            let payload = Payload { fifo: &mut tcb.tx, offset: segment.offset, len: segment.len };
+            let payload = (segment.len > 0).then_some(payload);
+            out.send_tcp(&tcb.key, &mut tcb.path, &segment.header, payload, segment.gso)?;
+            tcb.on_sent(cx.now, &self.config, &segment, cx.counters);
+        }
+        tcb.flags.dirty = false;
+        self.settle(cx, conn);
+        Ok(())
+    }
+
+    fn egress_syn_ack<Q: TxQueue + ?Sized>(
+        &mut self,
+        cx: &mut Cx<'_>,
+        out: &mut Output<'_, Q>,
+        slot: u32,
+    ) -> Result<(), Blocked> {
+        let Some(entry) = self.syns.get_mut(slot) else { return Ok(()) };
+        let Some(listener) = self.listeners.get(entry.listener) else { return Ok(()) };
+        let header = entry.syn_ack(cx.now, &self.config, &listener.socket);
+        out.prepare(&entry.key, &mut entry.path)?;
+        out.send_tcp(&entry.key, &mut entry.path, &header, None, None)?;
+        entry.dirty = false;
+        cx.counters.tcp_retransmits += 1;
+        Ok(())
+    }
+
+    /// The way to a peer leads over another interface than before.
+    fn move_to(&mut self, interface: InterfaceId, entry: (u32, u32)) {
+        let current = match Slot::unpack(entry.0) {
+            Slot::Conn(i) => self.conns.get_mut(i).map(|tcb| &mut tcb.interface),
+            Slot::Syn(i) => self.syns.get_mut(i).map(|syn| &mut syn.interface),
+            Slot::Wait(_) => None,
+        };
+        if let Some(current) = current {
+            *current = interface;
+        }
+        push_dirty(&mut self.dirty, interface, entry);
+    }
+
+    /// A connection's packets cannot be routed or its next hop does not answer.
+    fn unreachable(&mut self, cx: &mut Cx<'_>, packed: u32, error: SocketError) {
+        match Slot::unpack(packed) {
+            Slot::Conn(i) => {
+                if let Some(tcb) = self.conns.get_mut(i) {
+                    tcb.flags.dirty = false;
+                    tcb.flags.output = false;
+                    tcb.on_unreachable(error);
+                    self.settle(cx, i);
+                }
+            }
+            Slot::Syn(i) => {
+                if let Some(entry) = self.syns.get_mut(i) {
+                    entry.dirty = false;
+                }
+            }
+            Slot::Wait(_) => {}
+        }
+    }
+
+    /// A next hop's address became known, or it was given up.
+    pub(crate) fn on_neighbor(&mut self, cx: &mut Cx<'_>, next_hop: IpAddr, outcome: NeighborOutcome) {
+        let mut parked = core::mem::take(&mut self.parked);
+        parked.retain(|&(hop, packed, generation)| {
+            if hop != next_hop {
+                return true;
+            }
+            let (current, interface) = match Slot::unpack(packed) {
+                Slot::Conn(i) => (self.conns.generation(i), self.conns.get(i).map(|t| t.interface)),
+                Slot::Syn(i) => (self.syns.generation(i), self.syns.get(i).map(|s| s.interface)),
+                Slot::Wait(_) => return false,
+            };
+            match (outcome, interface) {
+                (_, Some(_)) if current != generation => {}
+                (NeighborOutcome::Resolved, Some(interface)) => {
+                    push_dirty(&mut self.dirty, interface, (packed, generation));
+                }
+                (NeighborOutcome::Failed, Some(_)) => {
+                    self.unreachable(cx, packed, SocketError::HostUnreachable)
+                }
+                (_, None) => {}
+            }
+            false
+        });
+        self.parked.append(&mut parked);
+    }
+
+    /// An ICMP error quotes a segment of ours.
+    pub(crate) fn on_icmp(&mut self, cx: &mut Cx<'_>, key: &FlowKey, seq: Seq, error: IcmpError) -> bool {
+        let Some(Slot::Conn(i)) = self.find(key) else { return false };
+        let Some(tcb) = self.conns.get_mut(i) else { return false };
+        // RFC 5927 4.1: the quoted sequence number must be one that is in flight.
+        if !(tcb.snd.una.before_eq(seq) && seq.before(tcb.snd.max)) {
+            return false;
+        }
+        match error {
+            IcmpError::PacketTooBig { mtu } => tcb.on_packet_too_big(mtu.into()),
+            // RFC 5927 5.2: in a synchronized state even a hard error is only a hint.
+            IcmpError::Unreachable(..) | IcmpError::TimeExceeded | IcmpError::ParameterProblem => {
+                tcb.on_unreachable(error.socket_error());
+            }
+        }
+        self.settle(cx, i);
+        true
+    }
+
+    /// When [`Tcp::on_timeout`] has something to do.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let delayed = self.delayed_acks.front().map(|e| e.0);
+        let waits = self.wait_queue.front().map(|e| e.0);
+        [self.wheel.next(), self.syn_wheel.next(), delayed, waits].into_iter().flatten().min()
+    }
+
+    /// Handles every deadline up to now.
+    pub(crate) fn on_timeout(&mut self, cx: &mut Cx<'_>) {
+        while let Some(conn) = self.wheel.pop(cx.now) {
+            if let Some(tcb) = self.conns.get_mut(conn) {
+                tcb.on_timeout(cx.now, &self.config, cx.counters);
+                self.settle(cx, conn);
+            }
+        }
+        while let Some(slot) = self.syn_wheel.pop(cx.now) {
+            self.syn_ack_timeout(cx.now, slot);
+        }
+        while self.delayed_acks.front().is_some_and(|e| e.0 <= cx.now) {
+            self.delayed_ack_timeout(cx);
+        }
+        while self.wait_queue.front().is_some_and(|e| e.0 <= cx.now) {
+            self.time_wait_timeout(cx.now);
+        }
+    }
+
+    fn syn_ack_timeout(&mut self, now: Instant, slot: u32) {
+        let generation = self.syns.generation(slot);
+        let Some(entry) = self.syns.get_mut(slot) else { return };
+        if entry.retries >= self.config.syn_ack_retries {
+            self.remove_half_open(slot);
+            return;
+        }
+        entry.retries += 1;
+        self.syn_wheel.arm(slot, now + entry.retry_after(&self.config));
+        if !core::mem::replace(&mut entry.dirty, true) {
+            let interface = entry.interface;
+            push_dirty(&mut self.dirty, interface, (Slot::Syn(slot).pack(), generation));
+        }
+    }
+
+    fn delayed_ack_timeout(&mut self, cx: &mut Cx<'_>) {
+        let Some((_, conn, generation)) = self.delayed_acks.pop_front() else { return };
+        let Some(tcb) = self.conns.current(conn, generation) else { return };
+        tcb.flags.ack_queued = false;
+        if matches!(tcb.ack, AckDue::At(at) if at <= cx.now) {
+            tcb.ack = AckDue::Now;
+            tcb.flags.output = true;
+        }
+        self.settle(cx, conn);
+    }
+
+    fn time_wait_timeout(&mut self, now: Instant) {
+        let Some((_, slot, generation)) = self.wait_queue.pop_front() else { return };
+        let Some(entry) = self.waits.current(slot, generation) else { return };
+        if entry.expires > now {
+            let expires = entry.expires;
+            self.wait_queue.push_back((expires, slot, generation));
+        } else {
+            self.remove_time_wait(slot);
+        }
+    }
+}
+
+fn push_dirty(dirty: &mut Vec<VecDeque<(u32, u32)>>, interface: InterfaceId, entry: (u32, u32)) {
+    let index = usize::from(interface.0);
+    if index >= dirty.len() {
+        dirty.resize_with(index + 1, VecDeque::new);
+    }
+    if let Some(queue) = dirty.get_mut(index) {
+        queue.push_back(entry);
+    }
+}

@@ -1,0 +1,65 @@
+//! The timers of one TCB: a deadline per kind.
+//!
+//! The shard's wheel holds one entry per TCB, re-armed only when the earliest deadline moves forward; a deadline that moves back
+//! is noticed when the entry fires. Delayed ACKs and TIME-WAIT have constant delays and live in queues of the
+//! [table](super::table) instead.
+
+use crate::time::Instant;
+
+/// What a deadline is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub(crate) enum TimerKind {
+    /// RFC 6298: the oldest unacknowledged segment is sent again.
+    Retransmit,
+    /// RFC 9293 3.8.6.1: a closed window is probed. Never armed together with `Retransmit`.
+    Persist,
+    /// RFC 9293 3.8.4: an idle peer is probed.
+    KeepAlive,
+    /// A closed socket no longer waits for the peer's FIN.
+    FinWait2,
+}
+
+impl TimerKind {
+    pub(crate) const ALL: [Self; 4] = [Self::Retransmit, Self::Persist, Self::KeepAlive, Self::FinWait2];
+}
+
+/// The deadlines of one TCB.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TimerTable {
+    deadlines: [Instant; TimerKind::ALL.len()],
+}
+
+impl TimerTable {
+    pub(crate) const fn new() -> Self {
+        Self { deadlines: [Instant::FAR_FUTURE; TimerKind::ALL.len()] }
+    }
+
+    pub(crate) fn arm(&mut self, kind: TimerKind, at: Instant) {
+        self.deadlines[kind as usize] = at;
+    }
+
+    pub(crate) fn stop(&mut self, kind: TimerKind) {
+        self.deadlines[kind as usize] = Instant::FAR_FUTURE;
+    }
+
+    pub(crate) fn stop_all(&mut self) {
+        *self = Self::new();
+    }
+
+    pub(crate) fn is_armed(&self, kind: TimerKind) -> bool {
+        self.deadlines[kind as usize] != Instant::FAR_FUTURE
+    }
+
+    /// The earliest deadline.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.deadlines.iter().copied().min().filter(|&at| at != Instant::FAR_FUTURE)
+    }
+
+    /// Takes one timer that is due.
+    pub(crate) fn expired(&mut self, now: Instant) -> Option<TimerKind> {
+        let kind = TimerKind::ALL.into_iter().find(|&kind| self.deadlines[kind as usize] <= now)?;
+        self.stop(kind);
+        Some(kind)
+    }
+}
