@@ -1,1 +1,4 @@
 //! The subcommands of the `nty` command, one module each.
+
+pub mod http;
+pub mod values;
