@@ -308,7 +308,7 @@ impl Connection {
             self.content = Some(content);
         }
         if !manner.keep_alive {
-            self.begin_closing(now);
+            self.begin_closing(site, now);
         } else if request.has_body() {
             self.phase = Phase::Discard(body);
         }
@@ -347,7 +347,7 @@ impl Connection {
             let status = upload.finish().unwrap_or_else(|status| status);
             Answer { out: &mut self.out, site, manner }.text(status, &[]);
             if !manner.keep_alive {
-                self.begin_closing(now);
+                self.begin_closing(site, now);
             }
         }
         step.used
@@ -356,14 +356,15 @@ impl Connection {
     /// Answers with `status`, the last thing said on this connection.
     fn refuse(&mut self, site: &Site, now: Instant, status: Status) {
         Answer { out: &mut self.out, site, manner: Manner::LAST }.text(status, &[]);
-        self.begin_closing(now);
+        self.begin_closing(site, now);
     }
 
     /// No more requests; what is sent by now is still sent.
-    fn begin_closing(&mut self, now: Instant) {
+    fn begin_closing(&mut self, site: &Site, now: Instant) {
         self.phase = Phase::Closing;
         self.head = Vec::new();
-        self.deadline = now + LINGER;
+        // The answer is still to be taken; the time to linger begins behind its last byte.
+        self.deadline = now + site.idle_timeout;
     }
 
     /// Nothing can be said any more: a part of an answer is out, and the rest cannot be had.

@@ -78,3 +78,17 @@ impl Default for Options {
         }
     }
 }
+
+impl Options {
+    /// What the values have to agree on among themselves.
+    ///
+    /// # Errors
+    /// [`SiteError`], but for what only opening the root can tell.
+    pub fn check(&self) -> Result<(), SiteError> {
+        match (&self.root, self.hello) {
+            (None, true) if self.upload => Err(SiteError::UploadWithoutRoot),
+            (Some(_), false) | (None, true) => Ok(()),
+            (None, false) | (Some(_), true) => Err(SiteError::NoContent),
+        }
+    }
+}

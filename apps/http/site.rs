@@ -29,13 +29,13 @@ const HELLO_LEN: usize = 438;
 #[non_exhaustive]
 pub enum SiteError {
     /// Neither a root nor the fixed page was asked for, or both.
-    #[error("http: give either a directory to serve (root, --root DIR) or the fixed page (hello, --hello)")]
+    #[error("give either a directory to serve (root, --root DIR) or the fixed page (hello, --hello)")]
     NoContent,
     /// There is nothing to upload to.
-    #[error("http: uploads need a directory to go to: give root (--root DIR) with upload (--upload)")]
+    #[error("uploads need a directory to go to: give root (--root DIR) with upload (--upload)")]
     UploadWithoutRoot,
     /// The root cannot be opened.
-    #[error("http: cannot serve {}: {source} (give an existing directory that you may read)", root.display())]
+    #[error("cannot serve {}: {source} (give an existing directory that you may read)", root.display())]
     Root {
         /// The directory asked for.
         root: PathBuf,
@@ -73,13 +73,12 @@ impl Site {
     /// # Errors
     /// [`SiteError`] when the options contradict each other or the root is no readable directory.
     pub fn open(options: &Options) -> Result<Self, SiteError> {
-        let content = match (&options.root, options.hello) {
-            (Some(root), false) => Content::Tree(
+        options.check()?;
+        let content = match &options.root {
+            Some(root) => Content::Tree(
                 Tree::open(root).map_err(|source| SiteError::Root { root: root.clone(), source })?,
             ),
-            (None, true) if options.upload => return Err(SiteError::UploadWithoutRoot),
-            (None, true) => hello_page(),
-            (None, false) | (Some(_), true) => return Err(SiteError::NoContent),
+            None => hello_page(),
         };
         let mut site = Self {
             content,

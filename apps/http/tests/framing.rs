@@ -231,3 +231,18 @@ fn client_that_does_not_take_its_answer_is_left() {
     connection.on_timeout(&world.site, connection.deadline());
     assert_eq!(connection.close(), Some(Close::Now));
 }
+
+#[test]
+fn last_answer_has_as_much_time_as_any_other() {
+    let world = World::new();
+    let mut connection = Connection::new(&world.site, Instant::ZERO);
+    let request = b"GET /large.bin HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    connection.receive(&world.site, Instant::ZERO, request);
+    let later = Instant::ZERO + Duration::from_secs(59);
+    connection.on_timeout(&world.site, later);
+    let mut client = Client { connection, now: later, got: Vec::new(), close: None, write_size: 1_000 };
+    client.send(&world.site, b"");
+    assert_eq!((split(&client.got).len(), client.close), (1, Some(Close::Shutdown)));
+    client.pass(&world.site, Duration::from_secs(5));
+    assert_eq!(client.close, Some(Close::Now), "after that it only lingers");
+}
