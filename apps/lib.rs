@@ -1,4 +1,7 @@
-//! The subcommands of the `nty` command, one module each.
+//! The subcommands of the `nty` command, one module each, and the command line that they share.
 
+pub mod echo;
 pub mod http;
+pub mod perf;
+pub mod ping;
 pub mod values;
