@@ -1,1 +1,9 @@
-//! The subcommands of the `nty` command, one module each.
+//! The subcommands of the `nty` command, one module each, and the command line that they share.
+
+pub mod cli;
+pub mod echo;
+pub mod http;
+pub mod perf;
+pub mod ping;
+pub mod run;
+pub mod values;

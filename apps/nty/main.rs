@@ -1,3 +1,63 @@
 //! The `nty` command.
 
-fn main() {}
+use clap::Parser as _;
+use nty_apps::cli::{Cli, Task, usage_line};
+use nty_apps::run;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use tracing_subscriber::filter::LevelFilter;
+
+/// Something failed while running.
+const FAILED: u8 = 1;
+/// The arguments or the configuration are wrong.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if !error.use_stderr() => {
+            // Help and version. Whoever closes the pipe has read enough.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            return ExitCode::from(USAGE);
+        }
+        Err(error) => return fail(USAGE, &usage_line(&error)),
+    };
+    start_logging(cli.verbose);
+    match cli.task() {
+        Ok(Task::Print(text)) => match io::stdout().write_all(&text) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(FAILED, &error),
+            _ => ExitCode::SUCCESS,
+        },
+        Ok(Task::Run(plan)) => match run::run(&plan) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(FAILED, &error),
+        },
+        Err(error) => fail(USAGE, &error),
+    }
+}
+
+fn fail(status: u8, error: &dyn std::fmt::Display) -> ExitCode {
+    // Without a standard error there is nobody to tell.
+    let _ = writeln!(io::stderr(), "nty: {error}");
+    ExitCode::from(status)
+}
+
+/// Warnings and errors on standard error; more with each `-v`.
+fn start_logging(verbose: u8) {
+    let level = match verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        3.. => LevelFilter::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(verbose > 1)
+        .init();
+}

@@ -1,0 +1,295 @@
+//! The command line of `nty`: from arguments to a [`Plan`], or to one line that says what to do instead.
+
+pub mod config;
+pub mod dns;
+pub mod stack;
+
+use crate::{echo, http, perf, ping};
+use clap::{CommandFactory as _, Parser};
+use config::{ConfigError, ConfigFile};
+pub use stack::{StackArgs, StackConfig, StackError};
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+/// The version with the facts of the build.
+const VERSION: &str = env!("NTY_VERSION");
+
+const EXAMPLES: &str = "\
+Examples (as root, or in a user namespace of one's own: unshare -Urn):
+  nty echo --device tap:nty0 --addr 10.0.0.2/24 --host-addr 10.0.0.1/24
+  nty http --device tap:nty0 --addr 10.0.0.2/24 --host-addr 10.0.0.1/24 --root .
+  nty run demo.toml          several programs on one stack; see nty run --help
+
+In another terminal: ping 10.0.0.2, nc 10.0.0.2 7, curl http://10.0.0.2/
+
+Exit status: 0 all went well, 1 something failed while running, 2 wrong arguments or configuration.";
+
+const RUN_EXAMPLE: &str = "\
+The file has one [stack] table and one [[app]] table per program, with the names of the flags:
+
+  [stack]
+  device = \"tap:nty0\"
+  addr = [\"10.0.0.2/24\"]
+  host-addr = \"10.0.0.1/24\"
+
+  [[app]]
+  kind = \"dns\"                               # dns, http, echo or perf
+  zone = [\"example.org=example.org.zone\"]
+
+  [[app]]
+  kind = \"http\"
+  root = \"/srv/www\"
+  upload = true
+
+Flags given beside the file win over its [stack].";
+
+/// A TCP/IP stack in user space, and programs that run on it
+#[derive(Debug, Parser)]
+#[command(name = "nty", version = VERSION, after_help = EXAMPLES, arg_required_else_help = true)]
+pub struct Cli {
+    /// Say more on standard error; repeat for still more
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, display_order = 900)]
+    pub verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Send back what comes, over TCP and UDP
+    #[command(
+        after_help = "Example:\n  nty echo --device tap:nty0 --addr 10.0.0.2/24 --host-addr 10.0.0.1/24 --mode et"
+    )]
+    Echo(WithStack<echo::Options>),
+    /// Serve files over HTTP/1.1
+    #[command(after_help = "Examples:
+  nty http --device tap:nty0 --addr 10.0.0.2/24 --host-addr 10.0.0.1/24 --root /srv/www
+  nty http --device tap:nty0 --addr 10.0.0.2/24 --host-addr 10.0.0.1/24 --root . --upload
+Then: curl -O http://10.0.0.2/FILE    curl -T FILE http://10.0.0.2/")]
+    Http(WithStack<http::Options>),
+    /// Answer DNS queries from zone files, over UDP and TCP
+    #[command(after_help = "Example:
+  nty dns --device tap:nty0 --addr 10.0.0.2/24 --host-addr 10.0.0.1/24 --zone example.org=FILE
+Then: dig @10.0.0.2 www.example.org    dig +tcp @10.0.0.2 example.org SOA")]
+    Dns(WithStack<dns::Options>),
+    /// Send ICMP echo requests and time the replies
+    #[command(
+        after_help = "Example:\n  nty ping --device tap:nty0 --addr 10.0.0.2/24 --host-addr 10.0.0.1/24 10.0.0.1 -c 5
+Exit status: 0 when every request was answered in time, 1 otherwise."
+    )]
+    Ping(WithStack<ping::Options>),
+    /// Measure how fast bulk data goes, over TCP or UDP, either way
+    #[command(after_help = "Examples:
+  nty perf --device tap:nty0 --addr 10.0.0.2/24 --host-addr 10.0.0.1/24 --server
+  nty perf --device tap:nty1 --addr 10.0.1.2/24 --gateway 10.0.1.1 --client 10.0.0.2 --time 5s --bidir")]
+    Perf(WithStack<perf::Options>),
+    /// Run several programs on one stack, as a file says
+    #[command(after_help = RUN_EXAMPLE)]
+    Run(RunArgs),
+    /// Print a completion script for a shell
+    #[command(hide = true)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    #[command(hide = true)]
+    Man,
+}
+
+#[derive(Debug, clap::Args)]
+struct WithStack<A: clap::Args> {
+    #[command(flatten)]
+    app: A,
+    #[command(flatten)]
+    stack: StackArgs,
+    /// Take the [stack] table of this file for what the flags leave open; its [[app]] tables are for nty run
+    #[arg(long, value_name = "FILE", help_heading = "Stack")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArgs {
+    /// The configuration (TOML)
+    file: PathBuf,
+    #[command(flatten)]
+    stack: StackArgs,
+}
+
+/// One program with its options.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum App {
+    /// `nty echo`
+    Echo(echo::Options),
+    /// `nty http`
+    Http(http::Options),
+    /// `nty dns`
+    Dns(dns::Options),
+    /// `nty ping`
+    Ping(ping::Options),
+    /// `nty perf`
+    Perf(perf::Options),
+}
+
+/// What a port is taken for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl App {
+    /// The name of the subcommand.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Echo(_) => "echo",
+            Self::Http(_) => "http",
+            Self::Dns(_) => "dns",
+            Self::Ping(_) => "ping",
+            Self::Perf(_) => "perf",
+        }
+    }
+
+    /// What the options have to agree on among themselves.
+    ///
+    /// # Errors
+    /// What is wrong, with the remedy.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Http(options) => options.check().map_err(|error| error.to_string()),
+            Self::Dns(options) => options.check(),
+            Self::Perf(options) => options.check(),
+            Self::Echo(_) | Self::Ping(_) => Ok(()),
+        }
+    }
+
+    /// The ports that the program listens on.
+    fn ports(&self) -> Vec<(Protocol, u16)> {
+        let both = |port| vec![(Protocol::Tcp, port), (Protocol::Udp, port)];
+        match self {
+            Self::Echo(o) => {
+                let wanted = |&(protocol, _): &(Protocol, u16)| match protocol {
+                    Protocol::Tcp => o.transport.has_tcp(),
+                    Protocol::Udp => o.transport.has_udp(),
+                };
+                both(o.port.get()).into_iter().filter(wanted).collect()
+            }
+            Self::Http(o) => vec![(Protocol::Tcp, o.port.get())],
+            Self::Dns(o) => both(o.port.get()),
+            Self::Perf(o) if o.server => both(o.port.get()),
+            Self::Perf(_) | Self::Ping(_) => Vec::new(),
+        }
+    }
+}
+
+/// What is to be run: one stack, and the programs on it, no two of which listen on the same port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// The stack.
+    pub stack: StackConfig,
+    /// The programs, at least one.
+    pub apps: Vec<App>,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Task {
+    /// Run programs.
+    Run(Plan),
+    /// Print this on standard output.
+    Print(Vec<u8>),
+}
+
+/// Why there is nothing to run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UsageError {
+    /// The configuration file is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The flags are wrong, or not enough.
+    #[error("{0}")]
+    Flags(String),
+}
+
+impl Cli {
+    /// Finds out what to do.
+    ///
+    /// # Errors
+    /// [`UsageError`], in one line.
+    pub fn task(self) -> Result<Task, UsageError> {
+        let plan = match self.command {
+            Command::Echo(args) => args.plan(App::Echo)?,
+            Command::Http(args) => args.plan(App::Http)?,
+            Command::Dns(args) => args.plan(App::Dns)?,
+            Command::Ping(args) => args.plan(App::Ping)?,
+            Command::Perf(args) => args.plan(App::Perf)?,
+            Command::Run(args) => args.plan()?,
+            Command::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "nty", &mut script);
+                return Ok(Task::Print(script));
+            }
+            Command::Man => {
+                let mut page = Vec::new();
+                let rendered = clap_mangen::Man::new(Self::command()).render(&mut page);
+                return rendered.map(|()| Task::Print(page)).map_err(|e| UsageError::Flags(e.to_string()));
+            }
+        };
+        Ok(Task::Run(plan))
+    }
+}
+
+impl<A: clap::Args> WithStack<A> {
+    fn plan(self, app: impl FnOnce(A) -> App) -> Result<Plan, UsageError> {
+        let app = app(self.app);
+        app.check().map_err(|what| UsageError::Flags(format!("{}: {what}", app.name())))?;
+        let stack = match self.config {
+            Some(path) => ConfigFile::read(&path)?.stack_config(self.stack)?,
+            None => self.stack.check().map_err(|error| UsageError::Flags(error.to_string()))?,
+        };
+        Ok(Plan { stack, apps: vec![app] })
+    }
+}
+
+impl RunArgs {
+    fn plan(self) -> Result<Plan, UsageError> {
+        let file = ConfigFile::read(&self.file)?;
+        let stack = file.stack_config(self.stack)?;
+        if file.apps.is_empty() {
+            let what = "no [[app]]: add at least one, as [[app]] with kind = \"echo\"".to_owned();
+            return Err(file.app_error(config::Place::default(), what).into());
+        }
+        let mut taken = HashMap::new();
+        for (app, place) in &file.apps {
+            for (protocol, port) in app.ports() {
+                if let Some(other) = taken.insert((protocol, port), app.name()) {
+                    let (name, protocol) =
+                        (app.name(), if protocol == Protocol::Tcp { "TCP" } else { "UDP" });
+                    let what = format!(
+                        "{name} wants {protocol} port {port}, which {other} has: give one another port"
+                    );
+                    return Err(file.app_error(*place, what).into());
+                }
+            }
+        }
+        Ok(Plan { stack, apps: file.apps.into_iter().map(|(app, _)| app).collect() })
+    }
+}
+
+/// What clap has to say about wrong arguments, as one line.
+pub fn usage_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let what = text.split("\n\nUsage:").next().unwrap_or_default();
+    let what = what.split("\n\nFor more").next().unwrap_or_default();
+    let what = one_line(&what.replace("\n\n  tip: ", "; "));
+    format!("{} (see nty --help)", what.strip_prefix("error: ").unwrap_or(&what))
+}
+
+/// A message of several lines in one.
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+//! The flags that every subcommand shares: the device, and who we are on it.
+
+use crate::values::{Cidr, Mac};
+use serde::de::value::StrDeserializer;
+use serde::de::{self, Deserialize, Deserializer, IntoDeserializer as _, SeqAccess, Visitor};
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// The device and the addresses, as flags give them or as `[stack]` of a configuration file does.
+#[derive(Clone, PartialEq, Eq, Debug, Default, clap::Args, serde::Deserialize)]
+#[command(next_help_heading = "Stack")]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct StackArgs {
+    /// Device: tap:NAME, pcap:IN[,OUT] or mem:
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
+    /// Our address with its prefix, as 10.0.0.2/24; repeat for more, IPv4 or IPv6
+    #[arg(long, value_name = "ADDRESS/PREFIX")]
+    #[serde(deserialize_with = "one_or_more")]
+    pub addr: Vec<Cidr>,
+    /// Router to other networks; at most one for IPv4 and one for IPv6
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(deserialize_with = "one_or_more")]
+    pub gateway: Vec<IpAddr>,
+    /// Our Ethernet address [default: derived from the device, locally administered]
+    #[arg(long, value_name = "MAC")]
+    pub mac: Option<Mac>,
+    /// Address for the kernel's side of a TAP; repeat for more
+    #[arg(long, value_name = "ADDRESS/PREFIX")]
+    #[serde(deserialize_with = "one_or_more")]
+    pub host_addr: Vec<Cidr>,
+    /// Largest IP packet in bytes, 68 to 65535 [default: the device's]
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<u16>,
+    /// Never sleep: poll the device all the time, for the least delay
+    #[arg(long)]
+    pub busy_poll: bool,
+    /// Answer on this Unix socket with all counters
+    #[arg(long, value_name = "PATH")]
+    pub stats_socket: Option<PathBuf>,
+    /// Write all frames to this file (pcapng)
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Make the link bad: loss=1%,delay=20ms,...
+    #[arg(long, value_name = "FAULTS")]
+    pub fault: Option<String>,
+}
+
+/// A stack whose settings agree with each other. The texts of `device` and `fault` are still to be read by those who
+/// know devices.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StackConfig {
+    /// Kind and parameters of the device.
+    pub device: String,
+    /// Our addresses, at least one, each once.
+    pub addrs: Vec<Cidr>,
+    /// Router of IPv4 (first) and IPv6, in no particular order; each on the network of one of our addresses.
+    pub gateways: Vec<IpAddr>,
+    /// Our Ethernet address, if it is not to be derived.
+    pub mac: Option<Mac>,
+    /// Addresses of the kernel's side of the TAP.
+    pub host_addrs: Vec<Cidr>,
+    /// Largest IP packet, if not the device's.
+    pub mtu: Option<u16>,
+    /// Whether to poll without a pause.
+    pub busy_poll: bool,
+    /// Where to answer with counters.
+    pub stats_socket: Option<PathBuf>,
+    /// Where to write all frames.
+    pub trace: Option<PathBuf>,
+    /// What to do to the link.
+    pub fault: Option<String>,
+}
+
+/// A setting that is missing or contradicts another.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct StackError {
+    /// The setting, by its name in a configuration file; the flag is the same behind two dashes.
+    pub key: &'static str,
+    what: String,
+}
+
+impl StackArgs {
+    /// These settings where given, those of `base` otherwise.
+    pub fn or(self, base: Self) -> Self {
+        fn list<T>(first: Vec<T>, second: Vec<T>) -> Vec<T> {
+            if first.is_empty() { second } else { first }
+        }
+        Self {
+            device: self.device.or(base.device),
+            addr: list(self.addr, base.addr),
+            gateway: list(self.gateway, base.gateway),
+            mac: self.mac.or(base.mac),
+            host_addr: list(self.host_addr, base.host_addr),
+            mtu: self.mtu.or(base.mtu),
+            busy_poll: self.busy_poll || base.busy_poll,
+            stats_socket: self.stats_socket.or(base.stats_socket),
+            trace: self.trace.or(base.trace),
+            fault: self.fault.or(base.fault),
+        }
+    }
+
+    /// Checks what can be checked without opening anything.
+    ///
+    /// # Errors
+    /// The first setting that is missing or contradicts another, and the remedy.
+    pub fn check(self) -> Result<StackConfig, StackError> {
+        let error = |key, what: String| Err(StackError { key, what });
+        let Self { device, addr, gateway, mac, host_addr, mtu, busy_poll, stats_socket, trace, fault } = self;
+        let Some(device) = device.filter(|d| !d.is_empty()) else {
+            return error(
+                "device",
+                "no device: give --device tap:NAME, or device = \"tap:NAME\" in [stack]".into(),
+            );
+        };
+        if addr.is_empty() {
+            return error(
+                "addr",
+                "no address: give --addr 10.0.0.2/24, or addr = \"10.0.0.2/24\" in [stack]".into(),
+            );
+        }
+        if let Some(twice) = first_repeated(addr.iter().map(|a| a.addr)) {
+            return error("addr", format!("address {twice} is given twice: leave one out"));
+        }
+        for gateway in &gateway {
+            if !addr.iter().any(|a| is_on_link(a, *gateway)) {
+                return error(
+                    "gateway",
+                    format!("gateway {gateway} is on the network of none of our addresses: give one that is"),
+                );
+            }
+            if addr.iter().any(|a| a.addr == *gateway) {
+                return error("gateway", format!("gateway {gateway} is our own address: give the router's"));
+            }
+        }
+        if first_repeated(gateway.iter().map(IpAddr::is_ipv6)).is_some() {
+            return error("gateway", "two gateways of one address family: leave one out".into());
+        }
+        if !host_addr.is_empty() && !device.starts_with("tap:") {
+            return error(
+                "host-addr",
+                format!("device {device} has no kernel side to give an address to: leave host-addr out"),
+            );
+        }
+        if let Some(same) = host_addr.iter().find(|h| addr.iter().any(|a| a.addr == h.addr)) {
+            return error(
+                "host-addr",
+                format!("{} would be ours and the kernel's: give two addresses", same.addr),
+            );
+        }
+        // RFC 791 and RFC 8200: the packet that every link must carry.
+        let least = if addr.iter().any(|a| a.addr.is_ipv6()) { 1_280 } else { 68 };
+        if let Some(mtu) = mtu.filter(|&mtu| mtu < least) {
+            return error("mtu", format!("mtu {mtu} is too small: give {least} to 65535"));
+        }
+        Ok(StackConfig {
+            device,
+            addrs: addr,
+            gateways: gateway,
+            mac,
+            host_addrs: host_addr,
+            mtu,
+            busy_poll,
+            stats_socket,
+            trace,
+            fault,
+        })
+    }
+}
+
+fn first_repeated<T: PartialEq>(items: impl Iterator<Item = T>) -> Option<T> {
+    let mut seen = Vec::new();
+    for item in items {
+        if seen.contains(&item) {
+            return Some(item);
+        }
+        seen.push(item);
+    }
+    None
+}
+
+/// Whether `other` is reached from `ours` without a router; link-local IPv6 always is.
+fn is_on_link(ours: &Cidr, other: IpAddr) -> bool {
+    let (a, b, bits) = match (ours.addr, other) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(a.to_bits()), u128::from(b.to_bits()), 32),
+        (IpAddr::V6(_), IpAddr::V6(b)) if b.is_unicast_link_local() => return true,
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits(), b.to_bits(), 128),
+        _ => return false,
+    };
+    let host_bits = bits - u32::from(ours.prefix).min(bits);
+    (a ^ b).checked_shr(host_bits).unwrap_or(0) == 0
+}
+
+/// In a file a list of one needs no brackets.
+fn one_or_more<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct OneOrMore<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrMore<T> {
+        type Value = Vec<T>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an address in quotes, or a list of them")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+            let text: StrDeserializer<'_, E> = text.into_deserializer();
+            Ok(vec![T::deserialize(text)?])
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+            let mut items = Vec::new();
+            while let Some(item) = seq.next_element()? {
+                items.push(item);
+            }
+            Ok(items)
+        }
+    }
+    deserializer.deserialize_any(OneOrMore(PhantomData))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> StackArgs {
+        StackArgs {
+            device: Some("tap:t0".into()),
+            addr: vec!["10.0.0.2/24".parse().unwrap(), "fd00::2/64".parse().unwrap()],
+            gateway: vec!["10.0.0.1".parse().unwrap(), "fe80::1".parse().unwrap()],
+            host_addr: vec!["10.0.0.1/24".parse().unwrap()],
+            mtu: Some(1_500),
+            ..StackArgs::default()
+        }
+    }
+
+    #[test]
+    fn contradicting_settings_are_refused_by_name() {
+        assert!(good().check().is_ok());
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let net = |text: &str| text.parse::<Cidr>().unwrap();
+        for (bad, key) in [
+            (StackArgs { device: None, ..good() }, "device"),
+            (StackArgs { device: Some(String::new()), ..good() }, "device"),
+            (StackArgs { addr: vec![], ..good() }, "addr"),
+            (StackArgs { addr: vec![net("10.0.0.2/24"), net("10.0.0.2/16")], ..good() }, "addr"),
+            (StackArgs { gateway: vec![ip("10.0.1.1")], ..good() }, "gateway"),
+            (StackArgs { gateway: vec![ip("10.0.0.2")], ..good() }, "gateway"),
+            (StackArgs { gateway: vec![ip("fd01::1")], ..good() }, "gateway"),
+            (StackArgs { gateway: vec![ip("10.0.0.1"), ip("10.0.0.3")], ..good() }, "gateway"),
+            (StackArgs { device: Some("mem:".into()), ..good() }, "host-addr"),
+            (StackArgs { host_addr: vec![net("10.0.0.2/24")], ..good() }, "host-addr"),
+            (StackArgs { mtu: Some(1_279), ..good() }, "mtu"),
+            (StackArgs { mtu: Some(67), addr: vec![net("10.0.0.2/24")], gateway: vec![], ..good() }, "mtu"),
+        ] {
+            let error = bad.clone().check().expect_err(key);
+            assert_eq!(error.key, key, "{bad:?}");
+            assert!(error.to_string().contains(": "), "names the remedy: {error}");
+        }
+        let v4 = StackArgs { mtu: Some(68), addr: vec![net("10.0.0.2/24")], gateway: vec![], ..good() };
+        assert!(v4.check().is_ok());
+    }
+
+    #[test]
+    fn flags_come_before_the_file() {
+        let flags = StackArgs { device: Some("tap:x".into()), busy_poll: true, ..StackArgs::default() };
+        let both = flags.or(good());
+        assert_eq!((both.device.as_deref(), both.busy_poll), (Some("tap:x"), true));
+        assert_eq!(both.addr, good().addr);
+    }
+
+    #[test]
+    fn prefixes_of_any_length_decide_what_is_on_link() {
+        let on_link = |ours: &str, other: &str| is_on_link(&ours.parse().unwrap(), other.parse().unwrap());
+        assert!(on_link("10.0.0.2/0", "1.2.3.4") && on_link("fd00::2/0", "fd01::1"));
+        assert!(on_link("10.0.0.2/31", "10.0.0.3") && !on_link("10.0.0.2/32", "10.0.0.3"));
+        assert!(!on_link("10.0.0.2/0", "fd00::1"));
+    }
+}

@@ -1,0 +1,106 @@
+//! Storing the body of a PUT: written to a hidden file beside its target, renamed when it is complete.
+//!
+//! A reader sees the old file or the new one, never a part. What is not completed is removed. The data is handed to
+//! the kernel, not forced to the disk: a power cut may lose an upload that was answered.
+
+use super::path::SitePath;
+use super::site::{FileMeta, Tree, state_of, status_of};
+use super::status::Status;
+use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::Write as _;
+
+/// A body on its way into a file.
+#[derive(Debug)]
+pub(super) struct Upload {
+    folder: OwnedFd,
+    temporary: String,
+    name: String,
+    file: File,
+    /// How many more bytes are allowed.
+    budget: u64,
+    replaces: bool,
+    finished: bool,
+}
+
+/// The place an upload goes to, before anything is written.
+#[derive(Debug)]
+pub(super) struct Target {
+    folder: OwnedFd,
+    name: String,
+    /// The file that is there now.
+    pub(super) existing: Option<FileMeta>,
+}
+
+impl Target {
+    /// Finds the folder and what is in the way.
+    ///
+    /// # Errors
+    /// 409 when the folder does not exist or the name is no file's; others as for reading.
+    pub(super) fn find(tree: &Tree, path: &SitePath) -> Result<Self, Status> {
+        let (folder, name) = path.split().filter(|_| !path.is_dir()).ok_or(Status::Conflict)?;
+        let folder = tree.folder(folder).map_err(|errno| match errno {
+            Errno::NOENT | Errno::NOTDIR => Status::Conflict,
+            other => status_of(other),
+        })?;
+        let existing = state_of(&folder, name)?;
+        Ok(Self { folder, name: name.to_owned(), existing })
+    }
+
+    /// Makes the temporary file. `tag` should differ between uploads; `limit` is the most bytes to accept.
+    pub(super) fn begin(self, tag: u64, limit: u64) -> Result<Upload, Status> {
+        let Self { folder, name, existing } = self;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o644);
+        let mut tries = 0_u64;
+        let (temporary, fd) = loop {
+            let temporary = format!(".nty-upload-{:016x}", tag.wrapping_add(tries));
+            match rustix::fs::openat(&folder, temporary.as_str(), flags, mode) {
+                Ok(fd) => break (temporary, fd),
+                Err(Errno::EXIST) if tries < 100 => tries += 1,
+                Err(errno) => return Err(status_of(errno)),
+            }
+        };
+        let replaces = existing.is_some();
+        Ok(Upload { folder, temporary, name, file: File::from(fd), budget: limit, replaces, finished: false })
+    }
+}
+
+impl Upload {
+    /// Appends content.
+    ///
+    /// # Errors
+    /// 413 beyond the limit, 507 when the disk is full, 500 otherwise.
+    pub(super) fn write(&mut self, data: &[u8]) -> Result<(), Status> {
+        self.budget = self.budget.checked_sub(data.len() as u64).ok_or(Status::ContentTooLarge)?;
+        self.file.write_all(data).map_err(|error| match error.raw_os_error() {
+            Some(code) => status_of(Errno::from_raw_os_error(code)),
+            None => Status::InternalError,
+        })
+    }
+
+    /// Puts the file in its place: 201 for a new one, 204 for a replaced one.
+    ///
+    /// # Errors
+    /// 409 when the name was taken by a directory meanwhile, 500 otherwise.
+    pub(super) fn finish(mut self) -> Result<Status, Status> {
+        rustix::fs::renameat(&self.folder, self.temporary.as_str(), &self.folder, self.name.as_str())
+            .map_err(|errno| match errno {
+                Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY => Status::Conflict,
+                other => status_of(other),
+            })?;
+        self.finished = true;
+        Ok(if self.replaces { Status::NoContent } else { Status::Created })
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Nothing more can be done about a file that will not go.
+            let _ = rustix::fs::unlinkat(&self.folder, self.temporary.as_str(), AtFlags::empty());
+        }
+    }
+}
