@@ -41,7 +41,7 @@ The file has one [stack] table and one [[app]] table per program, with the names
   root = \"/srv/www\"
   upload = true
 
-Flags given beside the file win over its [stack].";
+Flags given beside the file win over its [stack]. Relative paths start at the working directory.";
 
 /// A TCP/IP stack in user space, and programs that run on it
 #[derive(Debug, Parser)]

@@ -25,6 +25,8 @@ use ntytcp::time::{Duration, Instant};
 
 /// With so many bytes of answers waiting, no further request is read.
 const OUTBOX_LIMIT: usize = 8 * 1024;
+/// Memory for heads that come in pieces, in bytes, that a connection keeps from one to the next.
+const KEEP_HEAD: usize = 1024;
 /// How much of a file [`Connection::output`] reads at once.
 const CHUNK: usize = 32 * 1024;
 /// How long a connection that was closed by us goes on reading, so that no RST destroys the last answer on its way.
@@ -275,8 +277,10 @@ impl Connection {
             HeadEnd::At(end) => {
                 let mut head = std::mem::take(&mut self.head);
                 self.answer(site, now, head.get(..end).unwrap_or_default());
-                head.clear();
-                self.head = head;
+                if head.capacity() <= KEEP_HEAD {
+                    head.clear();
+                    self.head = head;
+                }
                 end.saturating_sub(before)
             }
         }

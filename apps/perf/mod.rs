@@ -1,6 +1,7 @@
 //! `nty perf`: moves bulk data over TCP or UDP and says how fast it went.
 
 pub mod report;
+pub mod request;
 
 use crate::values::{Port, Size, Span};
 use serde::Deserialize;

@@ -246,3 +246,8 @@ fn last_answer_has_as_much_time_as_any_other() {
     client.pass(&world.site, Duration::from_secs(5));
     assert_eq!(client.close, Some(Close::Now), "after that it only lingers");
 }
+
+#[test]
+fn idle_connection_is_small() {
+    assert!(size_of::<Connection>() <= 384, "{}", size_of::<Connection>());
+}
