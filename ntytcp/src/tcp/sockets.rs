@@ -303,6 +303,15 @@ impl Tcp {
         self.bound.contains_key(&(port, Some(local))) || self.bound.contains_key(&(port, None))
     }
 
+    /// How many of each there are.
+    pub(crate) fn population(&self) -> TcpPopulation {
+        TcpPopulation {
+            half_open: self.syns.len(),
+            connections: self.conns.len(),
+            time_wait: self.waits.len(),
+        }
+    }
+
     /// The connection's state and measurements.
     ///
     /// # Errors

@@ -1,0 +1,249 @@
+//! The TCP calls of a [`Stack`].
+//!
+//! Sockets are named by [`SocketId`]. None of the calls blocks: what is not possible now is
+//! [`SocketError::WouldBlock`], and an [`Event`](super::Event) tells when to try again. Bytes are taken and given through
+//! [`Stack::tcp_send`] and [`Stack::tcp_recv`], or through the connection's FIFOs after [`Stack::tcp_split`].
+
+use super::demux::FlowKey;
+use super::{Cx, SocketError, SocketId, Stack};
+use crate::fifo::{Consumer, Producer};
+use crate::tcp::{KeepAlive, ListenOptions, State, Tcp, TcpInfo, TcpSocketOptions};
+use crate::time::{Duration, Instant};
+use core::net::{IpAddr, SocketAddr};
+
+impl Stack {
+    /// Listens on an address and port; any address of ours when unspecified.
+    ///
+    /// # Errors
+    /// `AddressInUse`, `AddressNotAvailable` when the address is none of ours, `Invalid` for port 0.
+    pub fn tcp_listen(&mut self, local: SocketAddr, options: ListenOptions) -> Result<SocketId, SocketError> {
+        if local.port() == 0 {
+            return Err(SocketError::Invalid);
+        }
+        self.check_local(local.ip())?;
+        let address = (!local.ip().is_unspecified()).then_some(local.ip());
+        self.tcp.listen(address, local.port(), options)
+    }
+
+    /// Takes the oldest connection that waits at a listener, with the peer's address.
+    ///
+    /// # Errors
+    /// `WouldBlock` when none waits, `BadSocket`.
+    pub fn tcp_accept(
+        &mut self,
+        now: Instant,
+        listener: SocketId,
+    ) -> Result<(SocketId, SocketAddr), SocketError> {
+        let (tcp, mut cx) = self.tcp_cx(now);
+        tcp.accept(&mut cx, listener)
+    }
+
+    /// Opens a connection; WRITABLE tells that it is established, ERROR that it failed. Without `local`, or with its port 0, the
+    /// stack chooses (RFC 6056).
+    ///
+    /// # Errors
+    /// `NetworkUnreachable`, `AddressNotAvailable` when `local` is none of ours or no port is left, `AddressInUse`,
+    /// `NoBufferSpace`, `Invalid` for a remote that no connection can have.
+    pub fn tcp_connect(
+        &mut self,
+        now: Instant,
+        local: Option<SocketAddr>,
+        remote: SocketAddr,
+        options: Option<TcpSocketOptions>,
+    ) -> Result<SocketId, SocketError> {
+        if remote.port() == 0 || !is_unicast(remote.ip()) {
+            return Err(SocketError::Invalid);
+        }
+        let (source, interface) = self.select_source(remote.ip())?;
+        let mut address = source;
+        if let Some(local) = local {
+            self.check_local(local.ip())?;
+            if !local.ip().is_unspecified() {
+                address = local.ip();
+            }
+        }
+        let flow = |port| FlowKey {
+            local: address,
+            remote: remote.ip(),
+            local_port: port,
+            remote_port: remote.port(),
+        };
+        let port = match local.map_or(0, |local| local.port()) {
+            0 => {
+                let tcp = &self.tcp;
+                let taken = |port| tcp.has_flow(&flow(port)) || tcp.is_listening(address, port);
+                self.ports
+                    .pick(address, remote.ip(), remote.port(), taken)
+                    .ok_or(SocketError::AddressNotAvailable)?
+            }
+            port => port,
+        };
+        let mtu = self.interface_mtu(interface);
+        let (tcp, mut cx) = self.tcp_cx(now);
+        tcp.connect(&mut cx, flow(port), interface, mtu, options)
+    }
+
+    /// Takes the application's ends of a connection's FIFOs, for use on any thread: what is written into the producer is sent, what
+    /// arrives can be read from the consumer, whose end is the peer's FIN; closing the producer sends ours. After writing,
+    /// closing, or reading much, [`Stack::tcp_wake`] must be called. `None` when they were taken before.
+    pub fn tcp_split(&mut self, id: SocketId) -> Option<(Producer, Consumer)> {
+        self.tcp.split(id)
+    }
+
+    /// Looks at the FIFOs of a split connection: is there data or the end of the stream to send, or room to announce?
+    ///
+    /// # Errors
+    /// `BadSocket`.
+    pub fn tcp_wake(&mut self, now: Instant, id: SocketId) -> Result<(), SocketError> {
+        let (tcp, mut cx) = self.tcp_cx(now);
+        tcp.wake(&mut cx, id)
+    }
+
+    /// Sends as many bytes as there is room for and says how many.
+    ///
+    /// # Errors
+    /// `WouldBlock` without room, `BrokenPipe` after shutdown, `Invalid` when the connection was split, or why it ended.
+    pub fn tcp_send(&mut self, now: Instant, id: SocketId, data: &[u8]) -> Result<usize, SocketError> {
+        let (tcp, mut cx) = self.tcp_cx(now);
+        tcp.send(&mut cx, id, data)
+    }
+
+    /// Reads what has arrived; 0 bytes at the end of the stream.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing has, `NotConnected`, `Invalid` when the connection was split, or why it ended.
+    pub fn tcp_recv(&mut self, now: Instant, id: SocketId, buf: &mut [u8]) -> Result<usize, SocketError> {
+        let (tcp, mut cx) = self.tcp_cx(now);
+        tcp.recv(&mut cx, id, buf)
+    }
+
+    /// Sends FIN after everything that was sent; receiving goes on.
+    ///
+    /// # Errors
+    /// `NotConnected`, `BadSocket`, `Invalid` when the connection was split (close the producer instead).
+    pub fn tcp_shutdown(&mut self, now: Instant, id: SocketId) -> Result<(), SocketError> {
+        let (tcp, mut cx) = self.tcp_cx(now);
+        tcp.shutdown(&mut cx, id)
+    }
+
+    /// Closes a connection or a listener; the name is void from now on. What was sent is still delivered, but unread data makes it a
+    /// RST (RFC 1122 4.2.2.13). Connections that nobody accepted are reset with their listener.
+    ///
+    /// # Errors
+    /// `BadSocket`.
+    pub fn tcp_close(&mut self, now: Instant, id: SocketId) -> Result<(), SocketError> {
+        let (tcp, mut cx) = self.tcp_cx(now);
+        tcp.close(&mut cx, id)
+    }
+
+    /// Ends a connection with a RST; the name is void from now on.
+    ///
+    /// # Errors
+    /// `BadSocket`.
+    pub fn tcp_abort(&mut self, now: Instant, id: SocketId) -> Result<(), SocketError> {
+        let (tcp, mut cx) = self.tcp_cx(now);
+        tcp.abort(&mut cx, id)
+    }
+
+    /// Takes the error that ended a connection (SO_ERROR).
+    pub fn tcp_take_error(&mut self, id: SocketId) -> Option<SocketError> {
+        self.tcp.take_error(id)
+    }
+
+    /// The address and port of our end; of a listener, unspecified if it takes connections to any address of ours.
+    ///
+    /// # Errors
+    /// `BadSocket`.
+    pub fn tcp_local_addr(&mut self, id: SocketId) -> Result<SocketAddr, SocketError> {
+        match self.tcp.listener_address(id) {
+            Ok((address, port)) => {
+                Ok(SocketAddr::new(address.unwrap_or(IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED)), port))
+            }
+            Err(_) => self.tcp.addresses(id).map(|(local, _)| local),
+        }
+    }
+
+    /// The address and port of the peer.
+    ///
+    /// # Errors
+    /// `BadSocket`.
+    pub fn tcp_peer_addr(&mut self, id: SocketId) -> Result<SocketAddr, SocketError> {
+        self.tcp.addresses(id).map(|(_, remote)| remote)
+    }
+
+    /// The state of a connection.
+    ///
+    /// # Errors
+    /// `BadSocket`.
+    pub fn tcp_state(&mut self, id: SocketId) -> Result<State, SocketError> {
+        self.tcp.info(id).map(|info| info.state)
+    }
+
+    /// The state and the measurements of a connection.
+    ///
+    /// # Errors
+    /// `BadSocket`.
+    pub fn tcp_info(&mut self, id: SocketId) -> Result<TcpInfo, SocketError> {
+        self.tcp.info(id)
+    }
+
+    /// TCP_NODELAY: `true` sends small segments at once (no Nagle).
+    ///
+    /// # Errors
+    /// `BadSocket`.
+    pub fn tcp_set_nodelay(&mut self, now: Instant, id: SocketId, nodelay: bool) -> Result<(), SocketError> {
+        let (tcp, mut cx) = self.tcp_cx(now);
+        tcp.set_nodelay(&mut cx, id, nodelay)
+    }
+
+    /// SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT in one.
+    ///
+    /// # Errors
+    /// `BadSocket`.
+    pub fn tcp_set_keepalive(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        keepalive: Option<KeepAlive>,
+    ) -> Result<(), SocketError> {
+        let (tcp, mut cx) = self.tcp_cx(now);
+        tcp.set_keepalive(&mut cx, id, keepalive)
+    }
+
+    /// TCP_USER_TIMEOUT (RFC 5482): how long data may stay unacknowledged.
+    ///
+    /// # Errors
+    /// `BadSocket`.
+    pub fn tcp_set_user_timeout(&mut self, id: SocketId, limit: Option<Duration>) -> Result<(), SocketError> {
+        self.tcp.set_user_timeout(id, limit)
+    }
+
+    /// How many connections exist: being opened, open, and in TIME-WAIT.
+    pub fn tcp_connections(&self) -> TcpPopulation {
+        self.tcp.population()
+    }
+
+    fn tcp_cx(&mut self, now: Instant) -> (&mut Tcp, Cx<'_>) {
+        let (counters, events, rng) = (&mut self.counters, &mut self.events, &mut self.rng);
+        (&mut self.tcp, Cx { now, counters, events, rng })
+    }
+}
+
+/// How many connections there are, by how much each costs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TcpPopulation {
+    /// Handshakes that peers began.
+    pub half_open: usize,
+    /// Connections with a TCB.
+    pub connections: usize,
+    /// Connections in TIME-WAIT.
+    pub time_wait: usize,
+}
+
+/// Whether a connection can lead there.
+fn is_unicast(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_unspecified() && !ip.is_broadcast() && !ip.is_multicast(),
+        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast(),
+    }
+}
