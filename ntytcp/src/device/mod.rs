@@ -14,6 +14,7 @@
 //!
 //! Devices know nothing of the stack: they name neither addresses nor sockets.
 
+pub mod fault;
 mod forward;
 pub mod mem;
 pub mod offload;
