@@ -18,6 +18,12 @@ pub mod fault;
 mod forward;
 pub mod mem;
 pub mod offload;
+#[cfg(feature = "devices")]
+pub mod pcap;
+#[cfg(all(test, feature = "devices"))]
+mod testing;
+#[cfg(feature = "devices")]
+pub mod trace;
 
 use crate::counters::DropReason;
 use crate::time::Instant;
