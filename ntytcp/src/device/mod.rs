@@ -20,6 +20,12 @@ pub mod mem;
 pub mod offload;
 #[cfg(feature = "devices")]
 pub mod pcap;
+#[cfg(feature = "devices")]
+pub mod spec;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod sys;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod tap;
 #[cfg(all(test, feature = "devices"))]
 mod testing;
 #[cfg(feature = "devices")]
