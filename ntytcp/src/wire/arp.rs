@@ -87,3 +87,51 @@ impl ArpPacket {
             && !self.sender_ip.is_unspecified()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUEST: ArpPacket = ArpPacket {
+        operation: ArpOperation::Request,
+        sender_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        sender_ip: Ipv4Addr::new(10, 0, 0, 1),
+        target_mac: MacAddr::ZERO,
+        target_ip: Ipv4Addr::new(10, 0, 0, 2),
+    };
+
+    #[test]
+    fn request_is_laid_out_as_rfc_826_says() {
+        let mut buf = [0xff; 30];
+        assert_eq!(REQUEST.emit(&mut buf), Some(28));
+        let expected = [
+            0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 2, 0xff, 0xff,
+        ];
+        assert_eq!(buf, expected);
+        assert_eq!(ArpPacket::parse(&buf), Ok(REQUEST));
+        assert_eq!(REQUEST.emit(&mut buf[..27]), None);
+        assert_eq!(ArpPacket::parse(&buf[..27]), Err(ParseError::Truncated));
+    }
+
+    #[test]
+    fn other_hardware_protocol_or_address_length_is_malformed() {
+        for at in 0..6 {
+            let mut buf = [0; 28];
+            REQUEST.emit(&mut buf);
+            buf[at] ^= 0x10;
+            assert_eq!(ArpPacket::parse(&buf), Err(ParseError::Malformed), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn probes_and_announcements_are_told_apart() {
+        let probe = ArpPacket { sender_ip: Ipv4Addr::UNSPECIFIED, ..REQUEST };
+        let announcement = ArpPacket { target_ip: REQUEST.sender_ip, ..REQUEST };
+        let gratuitous_reply = ArpPacket { operation: ArpOperation::Reply, ..announcement };
+        let kinds =
+            [REQUEST, probe, announcement, gratuitous_reply].map(|p| (p.is_probe(), p.is_announcement()));
+        assert_eq!(kinds, [(false, false), (true, false), (false, true), (false, true)]);
+        let nothing = ArpPacket { target_ip: Ipv4Addr::UNSPECIFIED, ..probe };
+        assert!(!nothing.is_probe() && !nothing.is_announcement());
+    }
+}

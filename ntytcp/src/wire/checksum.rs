@@ -221,3 +221,131 @@ fn copy_sum_le(dst: &mut [u8], src: &[u8]) -> u64 {
     dst_rest.copy_from_slice(src_rest);
     add_carry(lanes.total(), sum_short(src_rest))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// RFC 1071, section 4.1, as it stands.
+    fn naive(data: &[u8]) -> u16 {
+        let mut sum = 0u32;
+        for pair in data.chunks(2) {
+            sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+        }
+        while sum >> 16 != 0 {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        sum as u16
+    }
+
+    /// Bytes without a period that divides a word.
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let mut byte = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        (0..len).map(|_| byte()).collect()
+    }
+
+    #[test]
+    fn rfc_1071_example() {
+        assert_eq!(Sum::of(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]).fold(), 0xddf2);
+    }
+
+    #[test]
+    fn every_length_at_every_alignment_equals_the_naive_sum() {
+        let data = noise(400);
+        for start in 0..64 {
+            for len in 0..=(data.len() - start) {
+                let piece = &data[start..start + len];
+                assert_eq!(Sum::of(piece).fold(), naive(piece), "{len} bytes at {start}");
+            }
+        }
+    }
+
+    #[test]
+    fn carries_survive_in_long_runs_of_ones() {
+        let ones = vec![0xff; 65_535];
+        for len in [2, 63, 64, 65, 1_460, 9_000, 65_534, 65_535] {
+            assert_eq!(Sum::of(&ones[..len]).fold(), naive(&ones[..len]), "{len} bytes");
+            // Adding to a sum that is full already must not lose the carry out of bit 63.
+            assert_eq!(Sum(u64::MAX).add(&ones[..len]).fold(), naive(&ones[..len]), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn fused_copy_copies_what_fits_and_sums_it() {
+        let src = noise(300);
+        for (dst_len, src_len) in (0..=300).map(|n| (n, n)).chain([(100, 300), (300, 100), (0, 9)]) {
+            let mut dst = vec![0; dst_len];
+            let n = dst_len.min(src_len);
+            assert_eq!(Sum::copy(&mut dst, &src[..src_len]).fold(), naive(&src[..n]));
+            assert_eq!(dst[..n], src[..n]);
+            assert!(dst[n..].iter().all(|&b| b == 0));
+        }
+    }
+
+    #[test]
+    fn pseudo_header_equals_its_bytes() {
+        let (a, b): (IpAddr, IpAddr) = ("192.0.2.255".parse().unwrap(), "198.51.100.1".parse().unwrap());
+        let bytes = [192, 0, 2, 255, 198, 51, 100, 1, 0, 6, 0x12, 0x34];
+        assert_eq!(Sum::pseudo_header(a, b, IpProtocol::TCP, 0x1234).fold(), naive(&bytes));
+        let (a, b): (core::net::Ipv6Addr, core::net::Ipv6Addr) =
+            ("2001:db8::ffff".parse().unwrap(), "fe80::1:2:3".parse().unwrap());
+        let bytes = [&a.octets()[..], &b.octets(), &[0, 1, 0x12, 0x34, 0, 0, 0, 58]].concat();
+        let sum = Sum::pseudo_header(a.into(), b.into(), IpProtocol::ICMPV6, 0x0001_1234);
+        assert_eq!(sum.fold(), naive(&bytes));
+    }
+
+    #[test]
+    fn incremental_update_avoids_the_corner_case_of_rfc_1624() {
+        // RFC 1624, section 4: equation 2 of RFC 1141 gives 0xffff here.
+        assert_eq!(update_u16(0xdd2f, 0x5555, 0x3285), 0x0000);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_add_up_wherever_the_cut_is(data in prop::collection::vec(any::<u8>(), 0..600), cut: prop::sample::Index) {
+            let (head, tail) = data.split_at(cut.index(data.len() + 1));
+            let sum = if head.len() % 2 == 0 { Sum::of(head).add(tail) } else { Sum::of(head).add_odd(tail) };
+            prop_assert_eq!(sum.fold(), naive(&data));
+        }
+
+        #[test]
+        fn updated_checksum_equals_a_new_one(mut data in prop::collection::vec(any::<u8>(), 8..80), word: u16, long: u32) {
+            // A word that is never zero keeps the sum from being the one that has two representations.
+            data[0] |= 1;
+            let check = Sum::of(&data).finish();
+            let old = u16::from_be_bytes([data[2], data[3]]);
+            data[2..4].copy_from_slice(&word.to_be_bytes());
+            let check = update_u16(check, old, word);
+            prop_assert_eq!(check, Sum::of(&data).finish());
+            let old = u32::from_be_bytes([data[4], data[5], data[6], data[7]]);
+            data[4..8].copy_from_slice(&long.to_be_bytes());
+            prop_assert_eq!(update_u32(check, old, long), Sum::of(&data).finish());
+        }
+
+        #[test]
+        fn data_with_its_checksum_verifies_and_one_flipped_bit_does_not(
+            mut data in prop::collection::vec(any::<u8>(), 4..200), bit: prop::sample::Index
+        ) {
+            data[0] |= 1;
+            let data = &mut data[..];
+            data[2..4].fill(0);
+            let check = Sum::of(data).finish();
+            data[2..4].copy_from_slice(&check.to_be_bytes());
+            prop_assert!(Sum::of(data).verify());
+            let bit = bit.index(data.len() * 8);
+            data[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(!Sum::of(data).verify());
+        }
+
+        #[test]
+        fn words_given_as_numbers_count_as_their_bytes(words in prop::collection::vec(any::<u16>(), 0..20)) {
+            let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_be_bytes()).collect();
+            prop_assert_eq!(words.iter().fold(Sum::ZERO, |sum, &w| sum.add_u16(w)).fold(), naive(&bytes));
+        }
+    }
+}

@@ -153,3 +153,55 @@ impl EthernetHeader {
         Some(len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESSES: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+
+    fn frame(rest: &[u8]) -> Vec<u8> {
+        [&ADDRESSES, rest].concat()
+    }
+
+    #[test]
+    fn untagged_frame_splits_behind_14_bytes() {
+        let frame = frame(&[0x08, 0x00, 0xaa, 0xbb]);
+        let (header, payload) = EthernetHeader::parse(&frame).unwrap();
+        assert_eq!((header.dst, header.src), (MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2])));
+        assert_eq!(
+            (header.ethertype, header.vlan.is_empty(), payload),
+            (EtherType::IPV4, true, &[0xaa, 0xbb][..])
+        );
+    }
+
+    #[test]
+    fn tags_are_read_outermost_first() {
+        let frame = frame(&[0x88, 0xa8, 0xb0, 0x64, 0x81, 0x00, 0x00, 0x07, 0x86, 0xdd, 0x60]);
+        let (header, payload) = EthernetHeader::parse(&frame).unwrap();
+        let (outer, inner) = (header.vlan.outer().unwrap(), header.vlan.inner().unwrap());
+        assert_eq!((outer.tpid, outer.pcp(), outer.dei(), outer.vid()), (EtherType::QINQ, 5, true, 100));
+        assert_eq!((inner, header.ethertype, payload), (VlanTag::new(7), EtherType::IPV6, &[0x60][..]));
+        assert_eq!((header.len(), header.vlan.len()), (22, 2));
+        let mut out = [0; 22];
+        assert_eq!(header.emit(&mut out), Some(22));
+        assert_eq!(out, frame[..22]);
+        assert_eq!(header.emit(&mut out[..21]), None);
+    }
+
+    #[test]
+    fn third_tag_is_left_in_the_payload() {
+        let frame = frame(&[0x81, 0, 0, 1, 0x81, 0, 0, 2, 0x81, 0, 0, 3, 8, 0]);
+        let (header, payload) = EthernetHeader::parse(&frame).unwrap();
+        assert_eq!((header.ethertype, payload), (EtherType::VLAN, &[0, 3, 8, 0][..]));
+    }
+
+    #[test]
+    fn frame_that_ends_within_a_header_or_tag_is_truncated() {
+        let frame = frame(&[0x81, 0, 0, 1, 8, 0]);
+        for len in 0..frame.len() {
+            assert_eq!(EthernetHeader::parse(&frame[..len]), Err(ParseError::Truncated), "{len} bytes");
+        }
+        assert!(EthernetHeader::parse(&frame).is_ok());
+    }
+}

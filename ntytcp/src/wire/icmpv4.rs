@@ -163,3 +163,52 @@ impl<'a> Icmpv4Message<'a> {
         Some(buf.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_round_trips() {
+        let quote = &[0x45; 28];
+        for message in [
+            Icmpv4Message::EchoRequest { ident: 0x1234, seq: 1, payload: b"odd" },
+            Icmpv4Message::EchoReply { ident: 0x1234, seq: 1, payload: &[] },
+            Icmpv4Message::DestinationUnreachable { code: 4, next_hop_mtu: 1_400, quote },
+            Icmpv4Message::TimeExceeded { code: 1, quote },
+            Icmpv4Message::ParameterProblem { pointer: 20, code: 0, quote },
+            Icmpv4Message::Other { kind: 13, code: 0, body: &[9; 16] },
+        ] {
+            let mut buf = [0xff; 64];
+            let len = message.emit(&mut buf).unwrap();
+            assert_eq!(len, message.len());
+            assert_eq!(Icmpv4Message::parse(&buf[..len]), Ok(message));
+            assert_eq!(message.emit(&mut buf[..len - 1]), None);
+            buf[len - 1] ^= 1;
+            assert_eq!(Icmpv4Message::parse(&buf[..len]), Err(ParseError::Checksum));
+        }
+    }
+
+    #[test]
+    fn echo_request_is_laid_out_as_rfc_792_says() {
+        let mut buf = [0; 10];
+        Icmpv4Message::EchoRequest { ident: 0x0102, seq: 0x0304, payload: &[0xff, 0] }.emit(&mut buf);
+        assert_eq!(buf, [8, 0, 0xf4, 0xf8, 1, 2, 3, 4, 0xff, 0]);
+        assert_eq!(Icmpv4Message::parse(&buf[..7]), Err(ParseError::Truncated));
+    }
+
+    #[test]
+    fn errors_are_told_from_queries() {
+        let other = |kind| Icmpv4Message::Other { kind, code: 0, body: &[0; 4] };
+        assert!(Icmpv4Message::TimeExceeded { code: 0, quote: &[] }.is_error());
+        assert!(other(5).is_error() && other(4).is_error() && other(200).is_error());
+        assert!(
+            !other(13).is_error() && !Icmpv4Message::EchoReply { ident: 0, seq: 0, payload: &[] }.is_error()
+        );
+    }
+
+    #[test]
+    fn other_message_shorter_than_its_fixed_part_is_not_emitted() {
+        assert_eq!(Icmpv4Message::Other { kind: 13, code: 0, body: &[1, 2] }.emit(&mut [0; 64]), None);
+    }
+}

@@ -57,3 +57,26 @@ impl Icmpv6Header {
 fn pseudo_header(src: Ipv6Addr, dst: Ipv6Addr, len: usize) -> Sum {
     Sum::pseudo_header(src.into(), dst.into(), IpProtocol::ICMPV6, len as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksum_covers_message_and_addresses() {
+        let (a, b) = (Ipv6Addr::LOCALHOST, Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
+        let mut message = [0; 9];
+        assert_eq!(Icmpv6Header { kind: 128, code: 0, checksum: 7 }.emit(&mut message), Some(4));
+        message[4..].copy_from_slice(&[1, 2, 3, 4, 5]);
+        assert_eq!(Icmpv6Header::fill_checksum(a, b, &mut message), Some(()));
+        let (header, body) = Icmpv6Header::parse(a, b, &message).unwrap();
+        assert_eq!(
+            (header.kind, header.code, header.is_error(), body),
+            (128, 0, false, &[1, 2, 3, 4, 5][..])
+        );
+        assert_eq!(Icmpv6Header::parse(a, a, &message), Err(ParseError::Checksum));
+        message[8] ^= 1;
+        assert_eq!(Icmpv6Header::parse(a, b, &message), Err(ParseError::Checksum));
+        assert_eq!(Icmpv6Header::parse(a, b, &message[..3]), Err(ParseError::Truncated));
+    }
+}

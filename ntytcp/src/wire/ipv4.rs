@@ -233,3 +233,129 @@ impl<'a> Iterator for Ipv4Options<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: Ipv4Header<'static> = Ipv4Header {
+        dscp_ecn: 0x2e << 2 | 1,
+        total_len: 24,
+        ident: 0xbeef,
+        dont_fragment: true,
+        more_fragments: false,
+        fragment_offset: 0,
+        ttl: 64,
+        protocol: IpProtocol::UDP,
+        src: Ipv4Addr::new(192, 0, 2, 1),
+        dst: Ipv4Addr::new(198, 51, 100, 7),
+        options: &[],
+    };
+
+    fn packet(header: &Ipv4Header<'_>) -> Vec<u8> {
+        let mut bytes = vec![0xaa; usize::from(header.total_len).max(header.header_len())];
+        assert_eq!(header.emit(&mut bytes), Some(header.header_len()));
+        bytes
+    }
+
+    /// Changes a byte and makes the header checksum right again.
+    fn patched(at: usize, byte: u8) -> Vec<u8> {
+        let mut bytes = packet(&HEADER);
+        bytes[at] = byte;
+        bytes[10..12].fill(0);
+        let sum = Sum::of(&bytes[..20]).finish();
+        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+        bytes
+    }
+
+    #[test]
+    fn header_is_laid_out_as_rfc_791_says() {
+        let expected = [
+            0x45, 0xb9, 0, 24, 0xbe, 0xef, 0x40, 0, 64, 17, 0x8e, 0xf0, 192, 0, 2, 1, 198, 51, 100, 7, 0xaa,
+            0xaa, 0xaa, 0xaa,
+        ];
+        assert_eq!(packet(&HEADER), expected);
+        assert_eq!(HEADER.emit(&mut [0; 19]), None);
+    }
+
+    #[test]
+    fn ethernet_padding_is_cut_off() {
+        let mut bytes = packet(&HEADER);
+        bytes.resize(46, 0);
+        assert_eq!(Ipv4Header::parse(&bytes), Ok((HEADER, &[0xaa; 4][..])));
+    }
+
+    #[test]
+    fn each_bad_field_has_its_error() {
+        let whole = packet(&HEADER);
+        for len in 0..whole.len() {
+            assert_eq!(Ipv4Header::parse(&whole[..len]), Err(ParseError::Truncated), "{len} bytes");
+        }
+        for (what, at, byte, error) in [
+            ("version", 0, 0x65, ParseError::Malformed),
+            ("header length 16", 0, 0x44, ParseError::Malformed),
+            ("header longer than the packet", 0, 0x4f, ParseError::Malformed),
+            ("total length 19", 3, 19, ParseError::Malformed),
+            ("total length beyond the data", 3, 25, ParseError::Truncated),
+        ] {
+            assert_eq!(Ipv4Header::parse(&patched(at, byte)), Err(error), "{what}");
+        }
+        let mut flipped = packet(&HEADER);
+        flipped[15] ^= 4;
+        assert_eq!(Ipv4Header::parse(&flipped), Err(ParseError::Checksum));
+    }
+
+    #[test]
+    fn fragment_that_reaches_beyond_64_kib_is_malformed() {
+        let last = Ipv4Header { dont_fragment: false, fragment_offset: 65_528, total_len: 27, ..HEADER };
+        let bytes = packet(&last);
+        assert_eq!(Ipv4Header::parse(&bytes).map(|(h, p)| (h.fragment_offset, p.len())), Ok((65_528, 7)));
+        let beyond = packet(&Ipv4Header { total_len: 28, ..last });
+        assert_eq!(Ipv4Header::parse(&beyond), Err(ParseError::Malformed));
+    }
+
+    #[test]
+    fn options_are_padded_and_covered_by_the_checksum() {
+        let header = Ipv4Header { options: &[148, 4, 0, 0, 7], total_len: 28, ..HEADER };
+        let bytes = packet(&header);
+        let (parsed, payload) = Ipv4Header::parse(&bytes).unwrap();
+        assert_eq!((parsed.options, payload), (&[148, 4, 0, 0, 7, 0, 0, 0][..], &[][..]));
+        assert!(Ipv4Header { options: &[1; 41], ..HEADER }.emit(&mut [0; 80]).is_none());
+    }
+
+    #[test]
+    fn options_are_told_apart_and_end_of_list_ends() {
+        let bytes = [
+            1, 131, 7, 4, 10, 0, 0, 1, 137, 3, 4, 7, 3, 4, 68, 4, 5, 0x10, 148, 4, 0, 1, 130, 3, 9, 0, 255,
+            255,
+        ];
+        let options: Result<Vec<_>, _> = Ipv4Options::new(&bytes).collect();
+        assert_eq!(
+            options.unwrap(),
+            [
+                Ipv4Option::Nop,
+                Ipv4Option::LooseSourceRoute { pointer: 4, route: &[10, 0, 0, 1] },
+                Ipv4Option::StrictSourceRoute { pointer: 4, route: &[] },
+                Ipv4Option::RecordRoute { pointer: 4, route: &[] },
+                Ipv4Option::Timestamp { pointer: 5, overflow_flag: 0x10, data: &[] },
+                Ipv4Option::RouterAlert(1),
+                Ipv4Option::Other { kind: 130, data: &[9] },
+                Ipv4Option::EndOfList,
+            ]
+        );
+    }
+
+    #[test]
+    fn malformed_option_is_an_error_once() {
+        for (bytes, error) in [
+            (&[1, 131][..], ParseError::Truncated),
+            (&[1, 131, 8, 0], ParseError::Truncated),
+            (&[1, 131, 1, 0, 1], ParseError::Malformed),
+            (&[1, 131, 2, 1], ParseError::Malformed),
+            (&[1, 148, 3, 1, 1], ParseError::Malformed),
+        ] {
+            let items: Vec<_> = Ipv4Options::new(bytes).collect();
+            assert_eq!(items, [Ok(Ipv4Option::Nop), Err(error)], "{bytes:?}");
+        }
+    }
+}

@@ -187,3 +187,86 @@ pub fn walk_extensions(next_header: IpProtocol, payload: &[u8]) -> Result<UpperL
 fn first<const N: usize>(data: &[u8]) -> Result<&[u8; N], ParseError> {
     data.first_chunk().ok_or(ParseError::Truncated)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: Ipv6Header = Ipv6Header {
+        traffic_class: 0xb8,
+        flow_label: 0x12345,
+        payload_len: 3,
+        next_header: IpProtocol::UDP,
+        hop_limit: 64,
+        src: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
+        dst: Ipv6Addr::LOCALHOST,
+    };
+
+    #[test]
+    fn header_round_trips_and_padding_is_cut_off() {
+        let mut bytes = [0x55; 50];
+        assert_eq!(HEADER.emit(&mut bytes), Some(40));
+        assert_eq!(bytes[..8], [0x6b, 0x81, 0x23, 0x45, 0, 3, 17, 64]);
+        assert_eq!(Ipv6Header::parse(&bytes), Ok((HEADER, &[0x55; 3][..])));
+        for len in 0..43 {
+            assert_eq!(Ipv6Header::parse(&bytes[..len]), Err(ParseError::Truncated), "{len} bytes");
+        }
+        bytes[0] = 0x4b;
+        assert_eq!(Ipv6Header::parse(&bytes), Err(ParseError::Malformed));
+        assert_eq!(HEADER.emit(&mut [0; 39]), None);
+    }
+
+    #[test]
+    fn without_extensions_the_walk_ends_at_once() {
+        let at = walk_extensions(IpProtocol::TCP, &[1, 2]).unwrap();
+        assert_eq!(
+            (at.protocol, at.offset, at.protocol_offset, at.payload),
+            (IpProtocol::TCP, 0, None, &[1, 2][..])
+        );
+    }
+
+    #[test]
+    fn all_kinds_of_headers_are_walked_over() {
+        let mut bytes = vec![43, 0, 1, 4, 0, 0, 0, 0]; // hop-by-hop: PadN
+        bytes.extend([51, 0, 3, 2, 0, 0, 0, 0]); // routing of type 3, two segments left
+        bytes.extend([44, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2]); // AH of 12 bytes
+        bytes.extend([60, 0, 0, 0, 0xde, 0xad, 0xbe, 0xef]); // atomic fragment
+        bytes.extend([6, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]); // destination options of 16 bytes
+        bytes.push(0x77);
+        let at = walk_extensions(IpProtocol::HOP_BY_HOP, &bytes).unwrap();
+        assert_eq!((at.protocol, at.offset, at.protocol_offset), (IpProtocol::TCP, 52, Some(36)));
+        assert_eq!(at.payload, [0x77]);
+        assert_eq!(at.routing, Some(RoutingHeader { kind: 3, segments_left: 2, offset: 8 }));
+        assert!(at.fragment.is_some_and(|f| f.is_atomic() && f.ident == 0xdead_beef));
+        for len in 0..52 {
+            assert_eq!(
+                walk_extensions(IpProtocol::HOP_BY_HOP, &bytes[..len]),
+                Err(ParseError::Truncated),
+                "{len} bytes"
+            );
+        }
+    }
+
+    #[test]
+    fn walk_stops_behind_a_true_fragment_header() {
+        // The bytes behind would be a hop-by-hop header, which is not to be looked at before reassembly.
+        let bytes = [60, 0, 0x00, 0x09, 0, 0, 0, 7, 6, 0, 0, 0];
+        let at = walk_extensions(IpProtocol::IPV6_FRAGMENT, &bytes).unwrap();
+        let fragment =
+            FragmentHeader { next_header: IpProtocol::IPV6_DEST_OPTIONS, offset: 8, more: true, ident: 7 };
+        assert_eq!((at.fragment, at.offset), (Some(fragment), 8));
+        assert_eq!((at.protocol, at.payload.len()), (IpProtocol::IPV6_DEST_OPTIONS, 4));
+    }
+
+    #[test]
+    fn late_hop_by_hop_and_endless_chains_are_malformed() {
+        let late = [0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(walk_extensions(IpProtocol::IPV6_DEST_OPTIONS, &late), Err(ParseError::Malformed));
+        let chain = |n: usize| {
+            let mut bytes = [60, 0, 1, 4, 0, 0, 0, 0].repeat(n);
+            bytes[8 * (n - 1)] = 17;
+            walk_extensions(IpProtocol::IPV6_DEST_OPTIONS, &bytes).map(|at| at.offset)
+        };
+        assert_eq!((chain(8), chain(9)), (Ok(64), Err(ParseError::Malformed)));
+    }
+}

@@ -138,3 +138,60 @@ impl TcpHeader {
 fn pseudo_header(src: IpAddr, dst: IpAddr, len: usize) -> Sum {
     Sum::pseudo_header(src, dst, IpProtocol::TCP, len as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(10, 0, 0, 1));
+    const B: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(10, 0, 0, 2));
+    const HEADER: TcpHeader = TcpHeader {
+        src_port: 0x0102,
+        dst_port: 0x0304,
+        seq: Seq(0x05060708),
+        ack: Seq(0x090a0b0c),
+        flags: TcpFlags::ACK.union(TcpFlags::PSH).union(TcpFlags::CWR),
+        window: 0x0d0e,
+        checksum: 0x0f10,
+        urgent: 0x1112,
+        options: TcpOptions::NONE,
+    };
+
+    #[test]
+    fn header_is_laid_out_as_rfc_9293_says() {
+        let mut buf = [0xaa; 22];
+        assert_eq!(HEADER.emit(&mut buf), Some(20));
+        let expected =
+            [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x50, 0x98, 13, 14, 15, 16, 17, 18, 0xaa, 0xaa];
+        assert_eq!(buf, expected);
+        assert_eq!(TcpHeader::parse(&buf), Ok((HEADER, &[0xaa, 0xaa][..])));
+        assert_eq!(HEADER.emit(&mut buf[..19]), None);
+    }
+
+    #[test]
+    fn data_offset_outside_the_segment_or_below_5_is_an_error() {
+        let mut buf = [0; 24];
+        HEADER.emit(&mut buf);
+        assert_eq!(TcpHeader::parse(&buf[..19]), Err(ParseError::Truncated));
+        buf[12] = 0x40;
+        assert_eq!(TcpHeader::parse(&buf), Err(ParseError::Malformed));
+        buf[12] = 0x70;
+        assert_eq!(TcpHeader::parse(&buf), Err(ParseError::Truncated));
+        buf[12] = 0x60;
+        assert_eq!(TcpHeader::parse(&buf), Ok((HEADER, &[][..])));
+    }
+
+    #[test]
+    fn checksum_is_filled_and_covers_addresses_header_and_data() {
+        let mut segment = [0x33; 27];
+        HEADER.emit(&mut segment);
+        TcpHeader::fill_checksum(A, B, &mut segment).unwrap();
+        assert!(TcpHeader::verify(A, B, &segment) && !TcpHeader::verify(A, A, &segment));
+        for at in 0..segment.len() {
+            segment[at] ^= 0x20;
+            assert!(!TcpHeader::verify(A, B, &segment), "byte {at}");
+            segment[at] ^= 0x20;
+        }
+        assert_eq!(TcpHeader::fill_checksum(A, B, &mut [0; 19]), None);
+    }
+}

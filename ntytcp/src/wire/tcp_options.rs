@@ -300,3 +300,123 @@ fn put_cookie(buf: &mut &mut [u8], cookie: &FastOpenCookie) -> Option<()> {
     }
     if cookie.option_len() > 2 + usize::from(cookie.len) { put(buf, [NOP, NOP]) } else { Some(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMESTAMPS_1_2: Option<Timestamps> = Some(Timestamps { value: 1, echo: 2 });
+
+    fn emitted(options: &TcpOptions) -> Vec<u8> {
+        let mut buf = [0xaa; SPACE];
+        let len = options.emit(&mut buf).unwrap();
+        assert_eq!(len, options.len());
+        assert!(len == 0 || options.emit(&mut buf[..len - 1]).is_none());
+        buf[..len].to_vec()
+    }
+
+    fn sack(blocks: &[(u32, u32)]) -> SackBlocks {
+        let mut sack = SackBlocks::default();
+        assert!(blocks.iter().all(|&(left, right)| sack.push(Seq(left), Seq(right))));
+        sack
+    }
+
+    #[test]
+    fn syn_options_come_in_the_order_of_linux() {
+        let options = TcpOptions {
+            mss: Some(1_460),
+            window_scale: Some(7),
+            sack_permitted: true,
+            timestamps: TIMESTAMPS_1_2,
+            ..TcpOptions::NONE
+        };
+        let bytes = emitted(&options);
+        assert_eq!(bytes, [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 3, 3, 7]);
+        assert_eq!(TcpOptions::parse(&bytes), Ok(options));
+    }
+
+    #[test]
+    fn data_options_are_aligned_by_nops_in_front() {
+        let options = TcpOptions {
+            timestamps: TIMESTAMPS_1_2,
+            sack: sack(&[(5, 6), (u32::MAX, 9)]),
+            ..TcpOptions::NONE
+        };
+        let bytes = emitted(&options);
+        assert_eq!(bytes[..16], [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 1, 5, 18]);
+        assert_eq!(bytes[16..], [0, 0, 0, 5, 0, 0, 0, 6, 255, 255, 255, 255, 0, 0, 0, 9]);
+        assert_eq!(TcpOptions::parse(&bytes), Ok(options));
+        assert_eq!(emitted(&TcpOptions { sack_permitted: true, ..TcpOptions::NONE }), [1, 1, 4, 2]);
+    }
+
+    #[test]
+    fn fast_open_cookie_and_request_round_trip() {
+        let cookie = FastOpenCookie::new(&[1, 2, 3, 4]).unwrap();
+        let options = TcpOptions { fast_open: Some(cookie), ..TcpOptions::NONE };
+        assert_eq!(emitted(&options), [34, 6, 1, 2, 3, 4, 1, 1]);
+        assert_eq!(TcpOptions::parse(&emitted(&options)), Ok(options));
+        let request = TcpOptions { fast_open: Some(FastOpenCookie::REQUEST), ..TcpOptions::NONE };
+        assert_eq!(emitted(&request), [34, 2, 1, 1]);
+        assert_eq!(TcpOptions::parse(&[34, 2]), Ok(request));
+        for len in [1, 2, 3, 5, 17, 18] {
+            assert_eq!(FastOpenCookie::new(&vec![0; len]), None, "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn sack_blocks_that_find_no_room_are_dropped() {
+        let four = sack(&[(1, 2), (3, 4), (5, 6), (7, 8)]);
+        let alone = TcpOptions { sack: four, ..TcpOptions::NONE };
+        assert_eq!((alone.len(), TcpOptions::parse(&emitted(&alone)).unwrap().sack.len()), (36, 4));
+        let beside = TcpOptions { timestamps: TIMESTAMPS_1_2, ..alone };
+        assert_eq!((beside.len(), TcpOptions::parse(&emitted(&beside)).unwrap().sack.len()), (40, 3));
+        let full = TcpOptions {
+            mss: Some(1),
+            window_scale: Some(1),
+            sack_permitted: true,
+            fast_open: FastOpenCookie::new(&[7; 16]),
+            ..beside
+        };
+        assert_eq!((full.len(), TcpOptions::parse(&emitted(&full)).unwrap().sack.len()), (40, 0));
+        let mut blocks = four;
+        assert!(!blocks.push(Seq(9), Seq(10)));
+        assert_eq!(blocks, four);
+    }
+
+    #[test]
+    fn unknown_and_wrongly_sized_options_are_skipped() {
+        let bytes = [253, 4, 0xf9, 0x89, 2, 3, 9, 3, 2, 5, 4, 1, 1, 34, 5, 1, 2, 3, 2, 4, 2, 0];
+        let options = TcpOptions::parse(&bytes).unwrap();
+        assert_eq!(options, TcpOptions { mss: Some(512), ..TcpOptions::NONE });
+    }
+
+    #[test]
+    fn end_of_list_and_nonsense_length_end_the_list() {
+        let mss = TcpOptions { mss: Some(512), ..TcpOptions::NONE };
+        assert_eq!(TcpOptions::parse(&[2, 4, 2, 0, 0, 3, 3, 7]), Ok(mss));
+        assert_eq!(TcpOptions::parse(&[2, 4, 2, 0, 3, 1, 3, 3, 7]), Ok(mss));
+        assert_eq!(TcpOptions::parse(&[2, 4, 2, 0, 3, 0, 3, 3, 7]), Ok(mss));
+    }
+
+    #[test]
+    fn option_beyond_the_header_is_malformed() {
+        for bytes in [&[1, 2][..], &[2, 4, 5], &[1, 1, 8, 11, 0, 0, 0, 1, 0, 0, 0, 2], &[5, 255, 0, 0]] {
+            assert_eq!(TcpOptions::parse(bytes), Err(ParseError::Malformed), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn window_scale_is_limited_to_14() {
+        assert_eq!(TcpOptions::parse(&[3, 3, 14]).unwrap().window_scale, Some(14));
+        assert_eq!(TcpOptions::parse(&[3, 3, 255]).unwrap().window_scale, Some(14));
+    }
+
+    #[test]
+    fn timestamps_alone_read_the_same_in_any_padding() {
+        let fast = [1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8];
+        let slow = [8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1];
+        let expected = Some(Timestamps { value: 0x0102_0304, echo: 0x0506_0708 });
+        assert_eq!(TcpOptions::parse(&fast), TcpOptions::parse(&slow));
+        assert_eq!(TcpOptions::parse(&fast).unwrap().timestamps, expected);
+    }
+}

@@ -76,3 +76,54 @@ impl UdpHeader {
 fn pseudo_header(src: IpAddr, dst: IpAddr, len: usize) -> Sum {
     Sum::pseudo_header(src, dst, IpProtocol::UDP, len as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(10, 0, 0, 1));
+    const B: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(10, 0, 0, 2));
+
+    #[test]
+    fn payload_is_cut_to_the_declared_length() {
+        let (header, payload) = UdpHeader::parse(&[0, 53, 1, 0, 0, 10, 0xab, 0xcd, 1, 2, 3, 4]).unwrap();
+        assert_eq!(header, UdpHeader { src_port: 53, dst_port: 256, length: 10, checksum: 0xabcd });
+        assert_eq!(payload, [1, 2]);
+    }
+
+    #[test]
+    fn length_below_8_or_beyond_the_packet_is_an_error() {
+        assert_eq!(UdpHeader::parse(&[0; 7]), Err(ParseError::Truncated));
+        assert_eq!(UdpHeader::parse(&[0, 1, 0, 2, 0, 7, 0, 0]), Err(ParseError::Malformed));
+        assert_eq!(UdpHeader::parse(&[0, 1, 0, 2, 0, 9, 0, 0]), Err(ParseError::Truncated));
+        assert!(UdpHeader::parse(&[0, 1, 0, 2, 0, 8, 0, 0]).is_ok());
+    }
+
+    #[test]
+    fn checksum_is_filled_verified_and_covers_the_addresses() {
+        let mut datagram = [0, 53, 1, 0, 0, 11, 0xff, 0xff, 1, 2, 3];
+        UdpHeader::fill_checksum(A, B, &mut datagram).unwrap();
+        assert!(UdpHeader::verify(A, B, &datagram) && !UdpHeader::verify(A, A, &datagram));
+        datagram[9] ^= 1;
+        assert!(!UdpHeader::verify(A, B, &datagram));
+        assert_eq!(UdpHeader::fill_checksum(A, B, &mut [0; 7]), None);
+    }
+
+    #[test]
+    fn zero_checksum_means_none_over_ipv4_only() {
+        let datagram = [0, 53, 1, 0, 0, 8, 0, 0];
+        let v6 = "fe80::1".parse().unwrap();
+        assert!(UdpHeader::verify(A, B, &datagram) && !UdpHeader::verify(v6, v6, &datagram));
+    }
+
+    #[test]
+    fn computed_zero_is_sent_as_all_ones() {
+        // Two payload bytes that complete the sum to 0xffff, so that its complement is 0.
+        let mut datagram = [0, 53, 1, 0, 0, 10, 0, 0, 0, 0];
+        let sum = Sum::pseudo_header(A, B, IpProtocol::UDP, 10).add(&datagram).finish();
+        datagram[8..].copy_from_slice(&sum.to_be_bytes());
+        UdpHeader::fill_checksum(A, B, &mut datagram).unwrap();
+        assert_eq!(datagram[6..8], [0xff, 0xff]);
+        assert!(UdpHeader::verify(A, B, &datagram));
+    }
+}
