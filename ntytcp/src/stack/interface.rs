@@ -3,9 +3,11 @@
 use core::net::{IpAddr, Ipv4Addr};
 use std::collections::VecDeque;
 
+use super::ConfigError;
 use super::ident::Idents;
 use super::neighbor::{Lookup, NeighborCache, NeighborRef};
 use super::outbox::{Datagram, Outbox};
+use super::route::InterfaceAddr;
 use crate::device::Caps;
 use crate::rng::Rng;
 use crate::time::Instant;
@@ -20,8 +22,8 @@ pub struct InterfaceId(pub u16);
 pub struct InterfaceConfig {
     /// The station address. Default: none, which [`Stack::add_interface`](super::Stack::add_interface) refuses.
     pub mac: MacAddr,
-    /// Addresses with their prefix lengths (0 to 32, or 128 for IPv6). Default: none.
-    pub addrs: Vec<(IpAddr, u8)>,
+    /// Addresses with their networks. Default: none.
+    pub addrs: Vec<InterfaceAddr>,
     /// What the device can do. Default: a plain link with an MTU of 1500.
     pub caps: Caps,
     /// The VLAN (1 to 4094) that the interface is in: it sends tagged frames and hears only those. Default: none; then frames
@@ -43,32 +45,18 @@ impl Default for InterfaceConfig {
     }
 }
 
-/// An IPv4 address of an interface with the network that it is in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Address {
-    /// The address.
-    pub ip: Ipv4Addr,
-    /// Length of the network's prefix, 0 to 32.
-    pub prefix: u8,
-}
-
-impl Address {
-    /// The network mask as a number.
-    const fn mask(self) -> u32 {
-        match self.prefix {
-            0 => 0,
-            n => u32::MAX << (32 - n as u32),
+impl InterfaceConfig {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if !self.mac.is_unicast() {
+            return Err(ConfigError::Mac(self.mac));
         }
-    }
-
-    /// Whether `ip` is in the same network.
-    pub(crate) const fn covers(self, ip: Ipv4Addr) -> bool {
-        (self.ip.to_bits() ^ ip.to_bits()) & self.mask() == 0
-    }
-
-    /// Whether `ip` is the broadcast address of the network. There is none for point-to-point prefixes (RFC 3021).
-    pub(crate) const fn is_broadcast(self, ip: Ipv4Addr) -> bool {
-        self.prefix < 31 && self.covers(ip) && ip.to_bits() | self.mask() == u32::MAX
+        let range = |name, value, allowed| Err(ConfigError::Range { name, value, allowed });
+        match (self.caps.mtu, self.vlan) {
+            // RFC 791: "Every internet module must be able to forward a datagram of 68 octets without further fragmentation."
+            (mtu @ (..68 | 65_536..), _) => range("mtu", mtu, "68 to 65535"),
+            (_, Some(vid @ (0 | 4_095..))) => range("vlan", usize::from(vid), "1 to 4094"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -91,56 +79,72 @@ pub(crate) struct Interface {
     /// The largest IP packet, in bytes.
     pub mtu: usize,
     pub vlan: Option<u16>,
-    pub addrs: Vec<Address>,
+    pub addrs: Vec<InterfaceAddr>,
     pub neighbors: NeighborCache,
     /// ARP packets to be sent, with their link destination.
     pub arp_queue: VecDeque<(MacAddr, ArpPacket)>,
     /// Whole packets to be sent.
     pub outbox: Outbox,
     pub idents: Idents,
+    /// TCP did not get its turn in the last egress.
+    pub tcp_first: bool,
 }
 
 impl Interface {
     pub(crate) fn new(id: InterfaceId, config: &InterfaceConfig, rng: &mut Rng) -> Self {
-        let v4 = |&(ip, prefix): &(IpAddr, u8)| match ip {
-            IpAddr::V4(ip) => Some(Address { ip, prefix: prefix.min(32) }),
-            IpAddr::V6(_) => None,
-        };
         Self {
             id,
             mac: config.mac,
             caps: config.caps,
             mtu: config.caps.mtu,
             vlan: config.vlan,
-            addrs: config.addrs.iter().filter_map(v4).collect(),
+            addrs: config.addrs.clone(),
             neighbors: NeighborCache::default(),
             arp_queue: VecDeque::new(),
             outbox: Outbox::new(config.outbox_bytes),
             idents: Idents::new(rng),
+            tcp_first: false,
         }
     }
 
     /// Whether `ip` is one of the interface's addresses.
     pub(crate) fn owns(&self, ip: Ipv4Addr) -> bool {
-        self.addrs.iter().any(|a| a.ip == ip)
+        self.addrs.iter().any(|a| a.addr() == ip)
     }
 
     /// Whether `ip` is the broadcast address of one of the interface's networks.
     pub(crate) fn is_subnet_broadcast(&self, ip: Ipv4Addr) -> bool {
-        self.addrs.iter().any(|a| a.is_broadcast(ip))
+        self.addrs.iter().any(|a| a.network().broadcast() == Some(ip))
     }
 
     /// The address to speak to `peer` (the destination or its gateway) from: the one in the same network with the longest
     /// prefix, else the first.
     pub(crate) fn source_for(&self, peer: Ipv4Addr) -> Option<Ipv4Addr> {
-        let near = self.addrs.iter().filter(|a| a.covers(peer)).max_by_key(|a| a.prefix);
-        near.or(self.addrs.first()).map(|a| a.ip)
+        let v4 = |a: &InterfaceAddr| match a.addr() {
+            IpAddr::V4(ip) => Some(ip),
+            IpAddr::V6(_) => None,
+        };
+        let near = self.addrs.iter().filter(|a| a.network().contains(peer.into()));
+        near.max_by_key(|a| a.prefix_len()).and_then(v4).or_else(|| self.addrs.iter().find_map(v4))
+    }
+
+    /// Whether anything is to be sent that belongs to no socket.
+    pub(crate) fn owes(&self) -> bool {
+        !self.arp_queue.is_empty() || !self.outbox.is_empty()
     }
 
     /// The Ethernet header of a frame to `dst`.
     pub(crate) fn link_header(&self, dst: MacAddr, ethertype: EtherType) -> EthernetHeader {
         let vlan = self.vlan.map_or(VlanTags::NONE, |vid| VlanTags::single(VlanTag::new(vid)));
         EthernetHeader { dst, src: self.mac, vlan, ethertype }
+    }
+
+    /// The identification of a packet to `dst` that may be fragmented.
+    pub(crate) fn next_ident(&mut self, dst: IpAddr) -> u16 {
+        match dst {
+            IpAddr::V4(dst) => self.idents.next(dst),
+            IpAddr::V6(_) => 0,
+        }
     }
 
     /// The station address under a reference, if it can still be used.

@@ -24,10 +24,14 @@ impl Datagram {
         Self { packet, sent: 0, origin }
     }
 
+    /// Where it comes from; for a packet of the stack's own making never `None`.
+    pub(crate) fn src(&self) -> Option<IpAddr> {
+        self.packet.get(12..)?.first_chunk::<4>().map(|&octets| octets.into())
+    }
+
     /// Where it goes; for a packet of the stack's own making never `None`.
     pub(crate) fn dst(&self) -> Option<IpAddr> {
-        let octets: [u8; 4] = self.packet.get(16..20)?.try_into().ok()?;
-        Some(IpAddr::from(octets))
+        self.packet.get(16..)?.first_chunk::<4>().map(|&octets| octets.into())
     }
 }
 
