@@ -2,6 +2,8 @@
 
 pub mod keyed;
 pub mod limiter;
+mod lists;
+pub mod neighbor;
 pub mod ports;
 pub mod route;
 mod socket;
