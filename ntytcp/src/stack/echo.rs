@@ -8,7 +8,6 @@ use std::collections::{HashMap, VecDeque};
 
 use super::Stack;
 use super::cx::{Cx, Pending};
-use super::demux::FlowKey;
 use super::icmp::{self, IcmpError};
 use super::output::DEFAULT_TTL;
 use super::outbox::Datagram;
@@ -174,9 +173,7 @@ impl Stack {
         let message = Icmpv4Message::EchoRequest { ident, seq, payload };
         let ip_ident = self.interfaces.get_mut(usize::from(interface.0)).map(|i| i.next_ident(dst));
         let packet = icmp::packet(src, dst4, &message, ttl, ip_ident).ok_or(SocketError::MessageTooLong)?;
-        // The flow of a request: identifier and number stand where other protocols have ports.
-        let flow = FlowKey { local: source, remote: dst, local_port: ident, remote_port: seq };
-        self.send_packet(Datagram::new(packet, Some((id, flow))))
+        self.send_packet(Datagram::new(packet))
     }
 
     /// What came back and was not looked at yet, oldest first.

@@ -5,9 +5,10 @@
 
 use core::net::{IpAddr, Ipv4Addr};
 
+use super::answer::{Answer, Question};
 use super::interface::{Interface, InterfaceId};
-use super::transport::{Answer, Packet};
-use super::{Cx, Stack, icmp};
+use super::transport::Packet;
+use super::{Stack, icmp};
 use crate::counters::DropReason;
 use crate::device::{RxFrame, TxMeta, Verdict};
 use crate::stack::demux::FlowKey;
@@ -83,19 +84,17 @@ impl Stack {
         let Some(interface) = self.interfaces.get_mut(usize::from(id.0)) else {
             return Verdict::Drop(DropReason::NotForUs);
         };
-        let (reply, outcome) = interface.on_arp(now, &packet);
-        if let Some((next_hop, outcome)) = outcome {
-            let (counters, events, rng) = (&mut self.counters, &mut self.events, &mut self.rng);
-            self.tcp.on_neighbor(&mut Cx { now, counters, events, rng }, next_hop, outcome);
-        }
-        let Some(reply) = reply else { return Verdict::Done };
-        let len = link.len + ArpPacket::LEN;
-        let Some(at) = address_reply(interface, link, frame) else { return Verdict::Drop(DropReason::ArpIgnored) };
-        if !frame.set_len(len - link.len + at) || reply.emit(frame.bytes_mut().get_mut(at..).unwrap_or_default()).is_none() {
-            return Verdict::Drop(DropReason::ArpIgnored);
-        }
-        self.counters.arp_tx += 1;
-        Verdict::Reply(TxMeta::default())
+        let reply = interface.on_arp(now, &packet);
+        let verdict = match reply.map(|reply| arp_in_place(interface, link, frame, &reply)) {
+            None => Verdict::Done,
+            Some(None) => Verdict::Drop(DropReason::ArpIgnored),
+            Some(Some(())) => {
+                self.counters.arp_tx += 1;
+                Verdict::Reply(TxMeta::default())
+            }
+        };
+        self.neighbor_outcomes(now, id);
+        verdict
     }
 
     /// RFC 1122 3.2.1, in its order: checksum and length (by the parser), addresses, options, fragments.
@@ -139,14 +138,13 @@ impl Stack {
         }
         if ip.is_fragment() {
             self.counters.fragments_rx += 1;
-            return self.fragment(now, &ip, packet);
+            return Verdict::Drop(DropReason::FragmentMemory);
         }
         self.counters.ip_rx += 1;
-        let answer = self.transport(now, &packet);
-        let (header_len, payload_len) = (header.len(), payload.len());
-        match answer {
+        let question = Question::of(&packet);
+        match self.transport(now, &packet) {
             Answer::Verdict(verdict) => verdict,
-            answer => self.answer_in_place(now, id, link, frame, (header_len, payload_len), answer),
+            answer => self.answer_in_place(link, frame, &question, answer),
         }
     }
 }
@@ -169,6 +167,12 @@ fn accept(interface: &Interface, frame: &RxFrame<'_>) -> Result<Link, DropReason
     }
     let len = frame.len() - payload.len();
     Ok(Link { len, src: header.src, group, ethertype: header.ethertype })
+}
+
+fn arp_in_place(interface: &Interface, link: &Link, frame: &mut RxFrame<'_>, reply: &ArpPacket) -> Option<()> {
+    let at = address_reply(interface, link, frame)?;
+    frame.set_len(at + ArpPacket::LEN).then_some(())?;
+    reply.emit(frame.bytes_mut().get_mut(at..)?).map(drop)
 }
 
 /// Turns the Ethernet header of `frame` round, with a tag where one belongs that the device had stripped. Answers where the

@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 
 use super::ConfigError;
 use super::ident::Idents;
-use super::neighbor::{Lookup, NeighborCache, NeighborRef};
+use super::neighbor::{Lookup, NeighborAction, NeighborCache, NeighborConfig, NeighborRef};
 use super::outbox::{Datagram, Outbox};
 use super::route::InterfaceAddr;
 use crate::device::Caps;
 use crate::rng::Rng;
 use crate::time::Instant;
-use crate::wire::{ArpPacket, EtherType, EthernetHeader, MacAddr, VlanTag, VlanTags};
+use crate::wire::{ArpOperation, ArpPacket, EtherType, EthernetHeader, MacAddr, VlanTag, VlanTags};
 
 /// The name of an interface of one stack: its place in the order of [`Stack::add_interface`](super::Stack::add_interface).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -91,7 +91,12 @@ pub(crate) struct Interface {
 }
 
 impl Interface {
-    pub(crate) fn new(id: InterfaceId, config: &InterfaceConfig, rng: &mut Rng) -> Self {
+    pub(crate) fn new(
+        id: InterfaceId,
+        config: &InterfaceConfig,
+        neighbors: NeighborConfig,
+        rng: &mut Rng,
+    ) -> Self {
         Self {
             id,
             mac: config.mac,
@@ -99,7 +104,7 @@ impl Interface {
             mtu: config.caps.mtu,
             vlan: config.vlan,
             addrs: config.addrs.clone(),
-            neighbors: NeighborCache::default(),
+            neighbors: NeighborCache::new(neighbors, rng),
             arp_queue: VecDeque::new(),
             outbox: Outbox::new(config.outbox_bytes),
             idents: Idents::new(rng),
@@ -148,22 +153,87 @@ impl Interface {
     }
 
     /// The station address under a reference, if it can still be used.
+    #[inline]
     pub(crate) fn neighbor_mac(&mut self, now: Instant, neighbor: NeighborRef) -> Option<MacAddr> {
-        self.neighbors.mac(now, neighbor)
+        match self.neighbors.get(now, neighbor)? {
+            Lookup::Ready(mac) => Some(mac),
+            Lookup::Pending | Lookup::Failed => None,
+        }
     }
 
     /// The station address of `next_hop`; asks for it when it is unknown.
     pub(crate) fn resolve(&mut self, now: Instant, next_hop: IpAddr) -> Resolution {
-        match self.neighbors.lookup(now, next_hop) {
-            Lookup::Known(neighbor, mac) => Resolution::Reachable(neighbor, mac),
-            Lookup::Pending => Resolution::Pending,
+        match (self.neighbors.lookup(now, next_hop), self.neighbors.slot(next_hop)) {
+            (Lookup::Ready(mac), Some(neighbor)) => Resolution::Reachable(neighbor, mac),
+            (Lookup::Pending, _) => Resolution::Pending,
+            (Lookup::Failed, _) | (Lookup::Ready(_), None) => Resolution::Failed,
         }
     }
 
     /// Lets a packet wait for its next hop; `false` when too many do.
     #[must_use]
     pub(crate) fn park(&mut self, next_hop: IpAddr, datagram: Datagram) -> bool {
-        self.neighbors.park(next_hop, datagram)
+        self.neighbors.enqueue(next_hop, datagram.packet.into()).is_ok()
+    }
+
+    /// When [`Interface::on_timeout`] has something to do next.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.neighbors.next_deadline()
+    }
+
+    /// Does what has become due. [`Interface::next_outcome`] follows.
+    pub(crate) fn on_timeout(&mut self, now: Instant) {
+        self.neighbors.on_timeout(now);
+    }
+
+    /// Queues the questions that looking up a neighbor has raised.
+    pub(crate) fn queue_questions(&mut self) {
+        // Outcomes are taken at once where they come about, so there are only questions here.
+        let _none = self.next_outcome();
+    }
+
+    fn ask(&mut self, target: IpAddr, unicast: Option<MacAddr>) {
+        let IpAddr::V4(target_ip) = target else { return };
+        let Some(sender_ip) = self.source_for(target_ip) else { return };
+        let packet = ArpPacket {
+            operation: ArpOperation::Request,
+            sender_mac: self.mac,
+            sender_ip,
+            target_mac: MacAddr::ZERO,
+            target_ip,
+        };
+        self.arp_queue.push_back((unicast.unwrap_or(MacAddr::BROADCAST), packet));
+    }
+
+    /// The next hop that became known or is given up, if there is one; its packets wait to be taken. Questions on the way are
+    /// queued.
+    pub(crate) fn next_outcome(&mut self) -> Option<(IpAddr, NeighborOutcome)> {
+        loop {
+            match self.neighbors.poll_action()? {
+                NeighborAction::Solicit { target, unicast } => self.ask(target, unicast),
+                NeighborAction::Resolved { ip, .. } => return Some((ip, NeighborOutcome::Resolved)),
+                NeighborAction::Failed { ip, .. } => return Some((ip, NeighborOutcome::Failed)),
+            }
+        }
+    }
+
+    /// Stand-in for the ARP engine: answers and learns.
+    pub(crate) fn on_arp(&mut self, now: Instant, packet: &ArpPacket) -> Option<ArpPacket> {
+        use super::neighbor::Evidence;
+        let ours = self.owns(packet.target_ip);
+        let evidence = match packet.operation {
+            ArpOperation::Reply => Evidence::Reply,
+            ArpOperation::Request if ours => Evidence::Request,
+            _ => Evidence::Gratuitous,
+        };
+        self.neighbors.learn(now, packet.sender_ip.into(), packet.sender_mac, evidence);
+        (ours && packet.operation == ArpOperation::Request).then_some(ArpPacket {
+            operation: ArpOperation::Reply,
+            sender_mac: self.mac,
+            sender_ip: packet.target_ip,
+            target_mac: packet.sender_mac,
+            target_ip: packet.sender_ip,
+        })
     }
 }
 

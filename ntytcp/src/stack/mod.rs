@@ -17,6 +17,7 @@
 //! - A full ring stops `egress` ([`Pending::RingFull`]); nothing is lost, and the next call goes on from there.
 //! - Addresses, sockets and routes belong to this stack alone; nothing is shared, so nothing is locked.
 
+mod answer;
 mod cx;
 pub mod demux;
 mod echo;
@@ -26,9 +27,8 @@ mod input;
 mod interface;
 pub mod keyed;
 pub mod limiter;
-#[allow(dead_code)]
 mod lists;
-mod neighbor;
+pub mod neighbor;
 mod outbox;
 mod output;
 pub mod ports;
@@ -55,7 +55,7 @@ pub use socket::{Event, Readiness, SocketError, SocketId, SocketKind};
 pub use udp::{MAX_UDP_PAYLOAD, Responder, UdpStats};
 pub use udp_sockets::{Received, UdpHalf};
 
-use crate::counters::Counters;
+use crate::counters::{Counters, DropReason};
 use crate::device::TxQueue;
 #[cfg(doc)]
 use crate::device::Verdict;
@@ -65,8 +65,10 @@ use crate::tcp::{Tcp, TcpConfig};
 use crate::time::Instant;
 use crate::wire::MacAddr;
 use echo::EchoTable;
+use icmp::Quoted;
 use interface::Interface;
 use limiter::{LimiterConfig, RateLimiter};
+use neighbor::{NeighborConfig, StaticNeighborError};
 use outbox::Datagram;
 use ports::{PortAllocator, PortRange};
 use route::{Route, RouteError, RouteTable};
@@ -90,6 +92,8 @@ pub struct StackConfig {
     pub udp_datagrams: u64,
     /// How often ICMP errors are sent. Default: what Linux does.
     pub icmp_errors: LimiterConfig,
+    /// Bounds and times of each interface's neighbor cache.
+    pub neighbors: NeighborConfig,
     /// Settings of TCP.
     pub tcp: TcpConfig,
 }
@@ -104,6 +108,7 @@ impl Default for StackConfig {
             udp_tx_bytes: 256 << 10,
             udp_datagrams: 4_096,
             icmp_errors: LimiterConfig::icmp_errors(),
+            neighbors: NeighborConfig::default(),
             tcp: TcpConfig::default(),
         }
     }
@@ -129,6 +134,9 @@ pub enum ConfigError {
     /// The interface's addresses contradict a route.
     #[error(transparent)]
     Route(#[from] RouteError),
+    /// A static neighbor makes no sense.
+    #[error(transparent)]
+    Neighbor(#[from] StaticNeighborError),
     /// There is no interface of that name.
     #[error("there is no interface {}", .0.0)]
     NoInterface(InterfaceId),
@@ -214,7 +222,7 @@ impl Stack {
                 return Err(error.into());
             }
         }
-        self.interfaces.push(Interface::new(id, &config, &mut self.rng));
+        self.interfaces.push(Interface::new(id, &config, self.config.neighbors, &mut self.rng));
         self.udp.add_interface();
         Ok(id)
     }
@@ -238,6 +246,15 @@ impl Stack {
     /// The routes.
     pub fn routes(&self) -> &RouteTable {
         &self.routes
+    }
+
+    /// Sets the station address of a neighbor by hand.
+    ///
+    /// # Errors
+    /// [`ConfigError::Neighbor`], [`ConfigError::NoInterface`].
+    pub fn add_neighbor(&mut self, id: InterfaceId, ip: IpAddr, mac: MacAddr) -> Result<(), ConfigError> {
+        let interface = self.interfaces.get_mut(usize::from(id.0)).ok_or(ConfigError::NoInterface(id))?;
+        Ok(interface.neighbors.add_static(ip, mac)?)
     }
 
     /// What the stack counted since it was made.
@@ -264,6 +281,8 @@ impl Stack {
             tcp_full = self.tcp.egress(&mut cx, &mut out);
             full = tcp_full;
         }
+        // Asking for a next hop that was missed just now need not wait for the next turn.
+        full = full || out.send_owed().is_err();
         out.finish(cx.counters);
         interface.tcp_first = full && !tcp_full;
         if full { Pending::RingFull } else { Pending::Clear }
@@ -277,13 +296,61 @@ impl Stack {
 
     /// Does what has become due: retransmissions, retries, expiry. Sends nothing; [`Stack::egress`] follows.
     pub fn on_timeout(&mut self, now: Instant) {
+        for index in 0..self.interfaces.len() {
+            if let Some(interface) = self.interfaces.get_mut(index) {
+                interface.on_timeout(now);
+            }
+            self.neighbor_outcomes(now, InterfaceId(index as u16));
+        }
         let (counters, events, rng) = (&mut self.counters, &mut self.events, &mut self.rng);
         self.tcp.on_timeout(&mut Cx { now, counters, events, rng });
     }
 
     /// When [`Stack::on_timeout`] wants to be called next, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.tcp.next_deadline()
+        let interfaces = self.interfaces.iter().filter_map(Interface::next_deadline);
+        interfaces.chain(self.tcp.next_deadline()).min()
+    }
+
+    /// Tells everybody how asking for next hops on an interface ended.
+    fn neighbor_outcomes(&mut self, now: Instant, id: InterfaceId) {
+        while let Some(interface) = self.interfaces.get_mut(usize::from(id.0))
+            && let Some((next_hop, outcome)) = interface.next_outcome()
+        {
+            while let Some(interface) = self.interfaces.get_mut(usize::from(id.0))
+                && let Some(packet) = interface.neighbors.take_packet(next_hop)
+            {
+                match outcome {
+                    NeighborOutcome::Resolved => {
+                        if interface.outbox.push(Datagram::new(packet.into())).is_err() {
+                            self.counters.drop(DropReason::NeighborQueueFull);
+                        }
+                    }
+                    NeighborOutcome::Failed => self.undeliverable(now, &packet),
+                }
+            }
+            let (counters, events, rng) = (&mut self.counters, &mut self.events, &mut self.rng);
+            self.tcp.on_neighbor(&mut Cx { now, counters, events, rng }, next_hop, outcome);
+        }
+    }
+
+    /// A packet of ours waited in vain for its next hop: its socket hears what it would hear from a router.
+    fn undeliverable(&mut self, now: Instant, packet: &[u8]) {
+        self.counters.drop(DropReason::NeighborFailed);
+        let (counters, events, rng) = (&mut self.counters, &mut self.events, &mut self.rng);
+        let mut cx = Cx { now, counters, events, rng };
+        let error = IcmpError::Unreachable(SocketError::HostUnreachable, icmp::Severity::Soft);
+        match icmp::quoted(packet) {
+            Some(Quoted::Udp(key)) => {
+                self.udp.on_icmp(&mut cx, &key, error);
+            }
+            Some(Quoted::Echo { local, ident, seq, .. }) => {
+                // A full queue has enough to tell.
+                let _ = self.echo.on_error(&mut cx, local, (ident, seq), error);
+            }
+            // Segments do not wait here.
+            Some(Quoted::Tcp { .. }) | None => {}
+        }
     }
 
     /// A socket at which something happened, and what. Each socket is reported once for all that happened since the last time.

@@ -22,7 +22,7 @@ use super::neighbor::NeighborRef;
 use super::outbox::Datagram;
 use super::records::{RecordHeader, RecordReader};
 use super::route::RouteTable;
-use super::socket::{SocketError, SocketId};
+use super::socket::SocketError;
 use crate::counters::{Counters, DropReason};
 use crate::device::{Gso, GsoKind, TxChecksum, TxMeta, TxQueue};
 use crate::fifo::{Chunks, Consumer};
@@ -159,6 +159,13 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         Ok(self.limits())
     }
 
+    /// The peer at the other end of `path` acknowledged something new, so its next hop is alive (RFC 4861 7.3.1).
+    pub(crate) fn confirm(&mut self, path: &PathCache) {
+        if let Some(neighbor) = path.neighbor.filter(|_| path.interface == self.interface.id) {
+            self.interface.neighbors.confirm(self.now, neighbor);
+        }
+    }
+
     /// The address that packets to `dst` are sent from, unless the sender has one.
     ///
     /// # Errors
@@ -224,7 +231,6 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     /// Why it was not sent; then nothing has changed.
     pub(crate) fn send_udp(
         &mut self,
-        socket: SocketId,
         key: &FlowKey,
         path: &mut PathCache,
         ttl: u8,
@@ -239,7 +245,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
             Ok(mac) if fits => mac,
             Ok(_) | Err(Blocked::Unresolved { .. }) => {
                 let ident = (!fits).then(|| self.interface.next_ident(key.remote));
-                return self.take_over(udp_datagram(socket, key, ttl, head, reader, ident)?, target.err());
+                return self.take_over(udp_datagram(key, ttl, head, reader, ident)?, target.err());
             }
             Err(blocked) => return Err(blocked),
         };
@@ -396,7 +402,10 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
                 path.neighbor = Some(neighbor);
                 Ok(mac)
             }
-            Resolution::Pending => Err(Blocked::Unresolved { next_hop }),
+            Resolution::Pending => {
+                self.interface.queue_questions();
+                Err(Blocked::Unresolved { next_hop })
+            }
             Resolution::Failed => Err(Blocked::Unreachable(SocketError::HostUnreachable)),
         }
     }
@@ -523,7 +532,6 @@ fn write_udp(datagram: &mut [u8], key: &FlowKey, payload: Chunks<'_>, offload: b
 
 /// A UDP datagram as a packet of its own. It may be fragmented if it is given an identification.
 fn udp_datagram(
-    socket: SocketId,
     key: &FlowKey,
     ttl: u8,
     head: &RecordHeader,
@@ -532,13 +540,14 @@ fn udp_datagram(
 ) -> Result<Datagram, Blocked> {
     let len = UdpHeader::LEN + usize::from(head.len);
     let ip = Ipv4Header {
-        dont_fragment: fits,
+        dont_fragment: ident.is_none(),
+        ident: ident.unwrap_or(0),
         ..atomic_header(key.local, key.remote, IpProtocol::UDP, len, ttl)?
     };
     let mut packet = vec![0; Ipv4Header::LEN + len];
     let at = ip.emit(&mut packet).ok_or(TOO_LONG)?;
     write_udp(packet.get_mut(at..).unwrap_or_default(), key, reader.payload(head), false).ok_or(TOO_LONG)?;
-    Ok(Datagram::new(packet, Some((socket, *key))))
+    Ok(Datagram::new(packet))
 }
 
 fn put_u16(buf: &mut [u8], at: usize, value: u16) {

@@ -3,21 +3,19 @@
 //! A packet comes either in a frame or put together from fragments. Both go through [`Stack::transport`]; only the answer is
 //! written differently: into the frame, or as a packet of its own.
 
-use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr};
 
 use super::demux::FlowKey;
 use super::icmp::{self, IcmpError, Quoted, Report};
-use super::input::{Link, address_reply, reason};
-use super::interface::{Interface, InterfaceId};
-use super::outbox::Datagram;
-use super::output::{DEFAULT_TTL, ipv4_header};
-use super::udp::MAX_UDP_PAYLOAD;
+use super::answer::{Answer, Respond};
+use super::input::reason;
+use super::interface::InterfaceId;
 use super::{Cx, Stack};
 use crate::counters::DropReason;
-use crate::device::{RxChecksum, RxFrame, TxChecksum, TxMeta, Verdict};
+use crate::device::{RxChecksum, Verdict};
 use crate::tcp::{Arrival, TcpAction};
 use crate::time::Instant;
-use crate::wire::{Icmpv4Message, IpProtocol, Ipv4Header, ParseError, Sum, TcpHeader, UdpHeader, checksum};
+use crate::wire::{Icmpv4Message, IpProtocol, ParseError, TcpHeader, UdpHeader};
 
 /// A packet that is ours, whole.
 #[derive(Clone, Copy, Debug)]
@@ -52,30 +50,6 @@ impl Packet<'_> {
             local_port: dst_port,
             remote_port: src_port,
         }
-    }
-}
-
-/// What a packet calls forth.
-pub(super) enum Answer {
-    /// Nothing beyond the verdict.
-    Verdict(Verdict),
-    /// An echo request: the same back.
-    Echo,
-    /// A TCP segment without data.
-    Segment(TcpHeader),
-    /// A UDP request for a responder: what it says.
-    Respond {
-        /// Slot of the socket.
-        socket: u32,
-        key: FlowKey,
-        /// To a broadcast address.
-        group: bool,
-    },
-}
-
-impl Answer {
-    const fn drop(reason: DropReason) -> Self {
-        Self::Verdict(Verdict::Drop(reason))
     }
 }
 
@@ -142,11 +116,12 @@ impl Stack {
         let size = packet.gso_size.map_or(usize::MAX, usize::from).max(1);
         let one = payload.len() <= size;
         if self.udp.responder(socket).is_some() {
+            let respond = Respond { socket, key, group: packet.group, len: payload.len() };
             if one {
-                return Answer::Respond { socket, key, group: packet.group };
+                return Answer::Respond(respond);
             }
             for request in payload.chunks(size) {
-                self.respond_by_packet(packet.interface, socket, &key, packet.group, request, request.len());
+                self.respond_by_packet(packet.interface, &respond, request);
             }
             return Answer::Verdict(Verdict::Done);
         }
@@ -237,71 +212,6 @@ impl Stack {
             return;
         }
         let reply = icmp::report(report, packet.dst, packet.src, packet.header, packet.payload);
-        self.send_or_count(reply.map(|reply| Datagram::new(reply, None)));
-    }
-
-    fn send_or_count(&mut self, datagram: Option<Datagram>) {
-        if let Some(datagram) = datagram
-            && self.send_packet(datagram).is_err()
-        {
-            self.counters.drop(DropReason::NoRoute);
-        }
-    }
-
-    /// Writes the answer to a packet of `header_len` and `payload_len` bytes over it.
-    pub(super) fn answer_in_place(
-        &mut self,
-        link: &Link,
-        frame: &mut RxFrame<'_>,
-        packet: AnswerTo,
-        answer: Answer,
-    ) -> Verdict {
-        let Some(interface) = self.interfaces.get_mut(usize::from(packet.interface.0)) else {
-            return Verdict::Drop(DropReason::NotForUs);
-        };
-        let written = match answer {
-            Answer::Verdict(verdict) => return verdict,
-            Answer::Echo => echo_in_place(interface, link, frame, &packet).inspect(|_| self.counters.icmp_tx += 1),
-            Answer::Segment(header) => segment_in_place(interface, link, frame, &packet, &header)
-                .inspect(|_| self.counters.tcp_tx += 1),
-            Answer::Respond { socket, key, group } => {
-                return self.respond_in_place(link, frame, &packet, socket, &key, group);
-            }
-        };
-        match written {
-            Some(meta) => {
-                self.counters.ip_tx += 1;
-                Verdict::Reply(meta)
-            }
-            None => Verdict::Drop(DropReason::TooBig),
-        }
-    }
-
-    /// Sends the answer to a packet that was put together from fragments.
-    pub(super) fn answer_by_packet(&mut self, packet: &Packet<'_>, answer: Answer) -> Verdict {
-        let reply = match answer {
-            Answer::Verdict(verdict) => return verdict,
-            Answer::Echo => {
-                let ident = self.next_ident(packet.interface, packet.src.into());
-                match Icmpv4Message::parse(packet.payload) {
-                    Ok(Icmpv4Message::EchoRequest { ident: id, seq, payload }) => {
-                        let reply = Icmpv4Message::EchoReply { ident: id, seq, payload };
-                        icmp::packet(packet.dst, packet.src, &reply, DEFAULT_TTL, Some(ident))
-                    }
-                    _ => None,
-                }
-            }
-            Answer::Segment(header) => segment_packet(packet.dst, packet.src, &header),
-            Answer::Respond { socket, key, group } => {
-                if let Ok((_, request)) = UdpHeader::parse(packet.payload) {
-                    self.respond_by_packet(packet.interface, socket, &key, group, request, MAX_UDP_PAYLOAD.min(
-                        usize::from(u16::MAX),
-                    ));
-                }
-                return Verdict::Done;
-            }
-        };
-        self.send_or_count(reply.map(|reply| Datagram::new(reply, None)));
-        Verdict::Done
+        self.send_or_count(reply);
     }
 }

@@ -225,17 +225,18 @@ impl UdpTable {
         Some((socket.responder.as_deref_mut()?, &mut socket.stats))
     }
 
-    /// Queues a datagram at the socket `index`.
+    /// Queues a datagram of the flow `key` at the socket `index`; an answer would come from `local`.
     pub(super) fn deliver(
         &mut self,
         cx: &mut Cx<'_>,
         index: u32,
         key: &FlowKey,
+        local: IpAddr,
         payload: &[u8],
     ) -> Result<(), DropReason> {
         let socket = self.sockets.at_mut(index).ok_or(DropReason::NoSocket)?;
         let from = SocketAddr::new(key.remote, key.remote_port);
-        if !socket.rx.push(from, key.local, payload) {
+        if !socket.rx.push(from, local, payload) {
             socket.stats.dropped += 1;
             return Err(DropReason::SocketFull);
         }
@@ -371,7 +372,7 @@ impl UdpSocket {
             _ => out.source_for(remote)?,
         };
         let key = self.flow(head.remote, local);
-        out.send_udp(self.id, &key, &mut self.path, self.ttl, head, &mut self.tx)
+        out.send_udp(&key, &mut self.path, self.ttl, head, &mut self.tx)
     }
 }
 
