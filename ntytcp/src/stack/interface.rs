@@ -3,13 +3,18 @@
 use core::net::{IpAddr, Ipv4Addr};
 use std::collections::VecDeque;
 
+use super::ConfigError;
+use super::arp::{AddressGuard, ArpAction, ArpOutcome, GuardConfig, GuardState};
 use super::ident::Idents;
-use super::neighbor::{Lookup, NeighborCache, NeighborRef};
+use super::neighbor::{
+    Evidence, Learned, Lookup, NeighborAction, NeighborCache, NeighborConfig, NeighborRef,
+};
 use super::outbox::{Datagram, Outbox};
+use super::route::InterfaceAddr;
 use crate::device::Caps;
 use crate::rng::Rng;
 use crate::time::Instant;
-use crate::wire::{ArpPacket, EtherType, EthernetHeader, MacAddr, VlanTag, VlanTags};
+use crate::wire::{ArpOperation, ArpPacket, EtherType, EthernetHeader, MacAddr, VlanTag, VlanTags};
 
 /// The name of an interface of one stack: its place in the order of [`Stack::add_interface`](super::Stack::add_interface).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -20,13 +25,16 @@ pub struct InterfaceId(pub u16);
 pub struct InterfaceConfig {
     /// The station address. Default: none, which [`Stack::add_interface`](super::Stack::add_interface) refuses.
     pub mac: MacAddr,
-    /// Addresses with their prefix lengths (0 to 32, or 128 for IPv6). Default: none.
-    pub addrs: Vec<(IpAddr, u8)>,
+    /// Addresses with their networks. Default: none.
+    pub addrs: Vec<InterfaceAddr>,
     /// What the device can do. Default: a plain link with an MTU of 1500.
     pub caps: Caps,
     /// The VLAN (1 to 4094) that the interface is in: it sends tagged frames and hears only those. Default: none; then frames
     /// without a VLAN are heard.
     pub vlan: Option<u16>,
+    /// How addresses are probed for before they are used, and defended afterwards (RFC 5227). Default: announced and used at
+    /// once, as Linux does; [`GuardConfig::quick`] looks first whether another station has them.
+    pub guard: GuardConfig,
     /// How many bytes of whole packets (ICMP, fragments) may wait for room in the ring. Default 1 MiB.
     pub outbox_bytes: usize,
 }
@@ -38,37 +46,24 @@ impl Default for InterfaceConfig {
             addrs: Vec::new(),
             caps: Caps::plain(1500),
             vlan: None,
+            guard: GuardConfig::immediate(),
             outbox_bytes: 1 << 20,
         }
     }
 }
 
-/// An IPv4 address of an interface with the network that it is in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Address {
-    /// The address.
-    pub ip: Ipv4Addr,
-    /// Length of the network's prefix, 0 to 32.
-    pub prefix: u8,
-}
-
-impl Address {
-    /// The network mask as a number.
-    const fn mask(self) -> u32 {
-        match self.prefix {
-            0 => 0,
-            n => u32::MAX << (32 - n as u32),
+impl InterfaceConfig {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if !self.mac.is_unicast() {
+            return Err(ConfigError::Mac(self.mac));
         }
-    }
-
-    /// Whether `ip` is in the same network.
-    pub(crate) const fn covers(self, ip: Ipv4Addr) -> bool {
-        (self.ip.to_bits() ^ ip.to_bits()) & self.mask() == 0
-    }
-
-    /// Whether `ip` is the broadcast address of the network. There is none for point-to-point prefixes (RFC 3021).
-    pub(crate) const fn is_broadcast(self, ip: Ipv4Addr) -> bool {
-        self.prefix < 31 && self.covers(ip) && ip.to_bits() | self.mask() == u32::MAX
+        let range = |name, value, allowed| Err(ConfigError::Range { name, value, allowed });
+        match (self.caps.mtu, self.vlan) {
+            // RFC 791: "Every internet module must be able to forward a datagram of 68 octets without further fragmentation."
+            (mtu @ (..68 | 65_536..), _) => range("mtu", mtu, "68 to 65535"),
+            (_, Some(vid @ (0 | 4_095..))) => range("vlan", usize::from(vid), "1 to 4094"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -83,6 +78,30 @@ pub(crate) enum Resolution {
     Failed,
 }
 
+/// An address of an interface, and how far the claim to it has come.
+pub(crate) struct Claim {
+    pub addr: InterfaceAddr,
+    /// Of an IPv4 address. (IPv6 has duplicate address detection instead.)
+    guard: Option<AddressGuard>,
+}
+
+impl Claim {
+    /// The address, once it may be used.
+    fn usable(&self) -> Option<Ipv4Addr> {
+        self.guard.as_ref().filter(|guard| guard.is_usable()).map(AddressGuard::ip)
+    }
+}
+
+/// What an ARP packet led to.
+pub(crate) struct ArpInput {
+    /// To be sent back.
+    pub reply: Option<ArpPacket>,
+    /// Another station uses one of our addresses.
+    pub conflict: bool,
+    /// It told us something.
+    pub useful: bool,
+}
+
 /// An interface of the stack.
 pub(crate) struct Interface {
     pub id: InterfaceId,
@@ -91,50 +110,74 @@ pub(crate) struct Interface {
     /// The largest IP packet, in bytes.
     pub mtu: usize,
     pub vlan: Option<u16>,
-    pub addrs: Vec<Address>,
+    pub addrs: Vec<Claim>,
     pub neighbors: NeighborCache,
     /// ARP packets to be sent, with their link destination.
     pub arp_queue: VecDeque<(MacAddr, ArpPacket)>,
     /// Whole packets to be sent.
     pub outbox: Outbox,
     pub idents: Idents,
+    /// TCP did not get its turn in the last egress.
+    pub tcp_first: bool,
 }
 
 impl Interface {
-    pub(crate) fn new(id: InterfaceId, config: &InterfaceConfig, rng: &mut Rng) -> Self {
-        let v4 = |&(ip, prefix): &(IpAddr, u8)| match ip {
-            IpAddr::V4(ip) => Some(Address { ip, prefix: prefix.min(32) }),
-            IpAddr::V6(_) => None,
+    pub(crate) fn new(
+        id: InterfaceId,
+        config: &InterfaceConfig,
+        neighbors: NeighborConfig,
+        rng: &mut Rng,
+    ) -> Self {
+        let claim = |&addr: &InterfaceAddr| {
+            let guard = match addr.addr() {
+                // The clock is read by the first `on_timeout`, which is due at once.
+                IpAddr::V4(ip) => Some(AddressGuard::new(config.guard, ip, Instant::ZERO, rng)),
+                IpAddr::V6(_) => None,
+            };
+            Claim { addr, guard }
         };
+        let addrs = config.addrs.iter().map(claim).collect();
         Self {
             id,
             mac: config.mac,
             caps: config.caps,
             mtu: config.caps.mtu,
             vlan: config.vlan,
-            addrs: config.addrs.iter().filter_map(v4).collect(),
-            neighbors: NeighborCache::default(),
+            addrs,
+            neighbors: NeighborCache::new(neighbors, rng),
             arp_queue: VecDeque::new(),
             outbox: Outbox::new(config.outbox_bytes),
             idents: Idents::new(rng),
+            tcp_first: false,
         }
     }
 
-    /// Whether `ip` is one of the interface's addresses.
+    /// Whether `ip` is one of the interface's addresses and may be used.
     pub(crate) fn owns(&self, ip: Ipv4Addr) -> bool {
-        self.addrs.iter().any(|a| a.ip == ip)
+        self.addrs.iter().any(|a| a.usable() == Some(ip))
     }
 
     /// Whether `ip` is the broadcast address of one of the interface's networks.
     pub(crate) fn is_subnet_broadcast(&self, ip: Ipv4Addr) -> bool {
-        self.addrs.iter().any(|a| a.is_broadcast(ip))
+        self.addrs.iter().any(|a| a.addr.network().broadcast() == Some(ip))
     }
 
     /// The address to speak to `peer` (the destination or its gateway) from: the one in the same network with the longest
     /// prefix, else the first.
     pub(crate) fn source_for(&self, peer: Ipv4Addr) -> Option<Ipv4Addr> {
-        let near = self.addrs.iter().filter(|a| a.covers(peer)).max_by_key(|a| a.prefix);
-        near.or(self.addrs.first()).map(|a| a.ip)
+        let usable = || self.addrs.iter().filter_map(|a| Some((a.addr, a.usable()?)));
+        let near = usable().filter(|(addr, _)| addr.network().contains(peer.into()));
+        near.max_by_key(|(addr, _)| addr.prefix_len()).or_else(|| usable().next()).map(|(_, ip)| ip)
+    }
+
+    /// The addresses, and how far the claim to each has come.
+    pub(crate) fn claims(&self) -> impl Iterator<Item = (InterfaceAddr, GuardState)> {
+        self.addrs.iter().filter_map(|a| Some((a.addr, a.guard.as_ref()?.state())))
+    }
+
+    /// Whether anything is to be sent that belongs to no socket.
+    pub(crate) fn owes(&self) -> bool {
+        !self.arp_queue.is_empty() || !self.outbox.is_empty()
     }
 
     /// The Ethernet header of a frame to `dst`.
@@ -143,23 +186,133 @@ impl Interface {
         EthernetHeader { dst, src: self.mac, vlan, ethertype }
     }
 
+    /// The identification of a packet to `dst` that may be fragmented.
+    pub(crate) fn next_ident(&mut self, dst: IpAddr) -> u16 {
+        match dst {
+            IpAddr::V4(dst) => self.idents.next(dst),
+            IpAddr::V6(_) => 0,
+        }
+    }
+
     /// The station address under a reference, if it can still be used.
+    #[inline]
     pub(crate) fn neighbor_mac(&mut self, now: Instant, neighbor: NeighborRef) -> Option<MacAddr> {
-        self.neighbors.mac(now, neighbor)
+        match self.neighbors.get(now, neighbor)? {
+            Lookup::Ready(mac) => Some(mac),
+            Lookup::Pending | Lookup::Failed => None,
+        }
     }
 
     /// The station address of `next_hop`; asks for it when it is unknown.
     pub(crate) fn resolve(&mut self, now: Instant, next_hop: IpAddr) -> Resolution {
-        match self.neighbors.lookup(now, next_hop) {
-            Lookup::Known(neighbor, mac) => Resolution::Reachable(neighbor, mac),
-            Lookup::Pending => Resolution::Pending,
+        match (self.neighbors.lookup(now, next_hop), self.neighbors.slot(next_hop)) {
+            (Lookup::Ready(mac), Some(neighbor)) => Resolution::Reachable(neighbor, mac),
+            (Lookup::Pending, _) => Resolution::Pending,
+            (Lookup::Failed, _) | (Lookup::Ready(_), None) => Resolution::Failed,
         }
     }
 
     /// Lets a packet wait for its next hop; `false` when too many do.
     #[must_use]
     pub(crate) fn park(&mut self, next_hop: IpAddr, datagram: Datagram) -> bool {
-        self.neighbors.park(next_hop, datagram)
+        self.neighbors.enqueue(next_hop, datagram.packet.into()).is_ok()
+    }
+
+    /// When [`Interface::on_timeout`] has something to do next.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let guards = self.addrs.iter().filter_map(|a| a.guard.as_ref()?.next_deadline());
+        guards.chain(self.neighbors.next_deadline()).min()
+    }
+
+    /// Does what has become due. [`Interface::next_outcome`] follows.
+    pub(crate) fn on_timeout(&mut self, now: Instant) {
+        self.neighbors.on_timeout(now);
+        self.addrs.iter_mut().filter_map(|a| a.guard.as_mut()).for_each(|guard| guard.on_timeout(now));
+        self.queue_claims();
+    }
+
+    /// Queues what the guards of the addresses want sent.
+    fn queue_claims(&mut self) {
+        for guard in self.addrs.iter_mut().filter_map(|a| a.guard.as_mut()) {
+            while let Some(action) = guard.poll_action() {
+                // RFC 5227 2.1.1 and 2.3: both are requests for the address; an announcement has it as sender, too.
+                let sender_ip = match action {
+                    ArpAction::Probe => Ipv4Addr::UNSPECIFIED,
+                    ArpAction::Announce => guard.ip(),
+                    ArpAction::Usable | ArpAction::Conflict { .. } => continue,
+                };
+                let packet = ArpPacket {
+                    operation: ArpOperation::Request,
+                    sender_mac: self.mac,
+                    sender_ip,
+                    target_mac: MacAddr::ZERO,
+                    target_ip: guard.ip(),
+                };
+                self.arp_queue.push_back((MacAddr::BROADCAST, packet));
+            }
+        }
+    }
+
+    /// Queues the questions that looking up a neighbor has raised.
+    pub(crate) fn queue_questions(&mut self) {
+        // Outcomes are taken at once where they come about, so there are only questions here.
+        let _none = self.next_outcome();
+    }
+
+    fn ask(&mut self, target: IpAddr, unicast: Option<MacAddr>) {
+        let IpAddr::V4(target_ip) = target else { return };
+        let Some(sender_ip) = self.source_for(target_ip) else { return };
+        let packet = ArpPacket {
+            operation: ArpOperation::Request,
+            sender_mac: self.mac,
+            sender_ip,
+            target_mac: MacAddr::ZERO,
+            target_ip,
+        };
+        self.arp_queue.push_back((unicast.unwrap_or(MacAddr::BROADCAST), packet));
+    }
+
+    /// The next hop that became known or is given up, if there is one; its packets wait to be taken. Questions on the way are
+    /// queued.
+    pub(crate) fn next_outcome(&mut self) -> Option<(IpAddr, NeighborOutcome)> {
+        loop {
+            match self.neighbors.poll_action()? {
+                NeighborAction::Solicit { target, unicast } => self.ask(target, unicast),
+                NeighborAction::Resolved { ip, .. } => return Some((ip, NeighborOutcome::Resolved)),
+                NeighborAction::Failed { ip, .. } => return Some((ip, NeighborOutcome::Failed)),
+            }
+        }
+    }
+
+    /// Takes an ARP packet: RFC 826 with the checks of RFC 5227. [`Interface::next_outcome`] follows.
+    pub(crate) fn on_arp(&mut self, now: Instant, packet: &ArpPacket) -> ArpInput {
+        let mut conflict = false;
+        for guard in self.addrs.iter_mut().filter_map(|a| a.guard.as_mut()) {
+            conflict |= match guard.on_arp(now, packet, self.mac) {
+                ArpOutcome::Clear => false,
+                ArpOutcome::Defended | ArpOutcome::Tolerated | ArpOutcome::Lost => true,
+            };
+        }
+        self.queue_claims();
+        // What we sent ourselves says nothing, and who claims our address is no neighbor.
+        if conflict || packet.sender_mac == self.mac {
+            return ArpInput { reply: None, conflict, useful: conflict };
+        }
+        let for_us = self.owns(packet.target_ip);
+        let evidence = match packet.operation {
+            ArpOperation::Reply if for_us => Evidence::Reply,
+            ArpOperation::Request if for_us => Evidence::Request,
+            ArpOperation::Reply | ArpOperation::Request | ArpOperation::Other(_) => Evidence::Gratuitous,
+        };
+        let learned = self.neighbors.learn(now, packet.sender_ip.into(), packet.sender_mac, evidence);
+        let reply = (for_us && packet.operation == ArpOperation::Request).then_some(ArpPacket {
+            operation: ArpOperation::Reply,
+            sender_mac: self.mac,
+            sender_ip: packet.target_ip,
+            target_mac: packet.sender_mac,
+            target_ip: packet.sender_ip,
+        });
+        ArpInput { useful: reply.is_some() || learned != Learned::Ignored, reply, conflict }
     }
 }
 

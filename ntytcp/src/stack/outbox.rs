@@ -4,9 +4,6 @@
 use core::net::IpAddr;
 use std::collections::VecDeque;
 
-use super::demux::FlowKey;
-use super::socket::SocketId;
-
 /// An IP packet with its header, and how much of its payload was already sent as fragments.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Datagram {
@@ -14,20 +11,22 @@ pub(crate) struct Datagram {
     pub packet: Vec<u8>,
     /// Bytes of payload that were sent.
     pub sent: usize,
-    /// Whose it is, and of which flow: who is to be told when it cannot be delivered.
-    pub origin: Option<(SocketId, FlowKey)>,
 }
 
 impl Datagram {
     /// A packet of which nothing was sent.
-    pub(crate) fn new(packet: Vec<u8>, origin: Option<(SocketId, FlowKey)>) -> Self {
-        Self { packet, sent: 0, origin }
+    pub(crate) fn new(packet: Vec<u8>) -> Self {
+        Self { packet, sent: 0 }
+    }
+
+    /// Where it comes from; for a packet of the stack's own making never `None`.
+    pub(crate) fn src(&self) -> Option<IpAddr> {
+        self.packet.get(12..)?.first_chunk::<4>().map(|&octets| octets.into())
     }
 
     /// Where it goes; for a packet of the stack's own making never `None`.
     pub(crate) fn dst(&self) -> Option<IpAddr> {
-        let octets: [u8; 4] = self.packet.get(16..20)?.try_into().ok()?;
-        Some(IpAddr::from(octets))
+        self.packet.get(16..)?.first_chunk::<4>().map(|&octets| octets.into())
     }
 }
 
@@ -88,7 +87,7 @@ mod tests {
 
     #[test]
     fn an_outbox_is_bounded_but_takes_one_packet_of_any_size() {
-        let packet = |n| Datagram::new(vec![0; n], None);
+        let packet = |n| Datagram::new(vec![0; n]);
         let mut outbox = Outbox::new(1_000);
         assert_eq!(outbox.push(packet(65_535)), Ok(()));
         assert!(outbox.push(packet(20)).is_err());

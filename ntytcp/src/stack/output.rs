@@ -22,7 +22,7 @@ use super::neighbor::NeighborRef;
 use super::outbox::Datagram;
 use super::records::{RecordHeader, RecordReader};
 use super::route::RouteTable;
-use super::socket::{SocketError, SocketId};
+use super::socket::SocketError;
 use crate::counters::{Counters, DropReason};
 use crate::device::{Gso, GsoKind, TxChecksum, TxMeta, TxQueue};
 use crate::fifo::{Chunks, Consumer};
@@ -116,14 +116,15 @@ pub(crate) struct Output<'a, Q: TxQueue + ?Sized> {
 }
 
 impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
-    /// The way out over `interface`, which `queue` is the ring of. `generation` changes whenever `routes` do.
+    /// The way out over `interface`, which `queue` is the ring of.
     pub(crate) fn new(
         now: Instant,
         queue: &'a mut Q,
         interface: &'a mut Interface,
         routes: &'a RouteTable,
-        generation: u32,
     ) -> Self {
+        // Never 0, which means that nothing is known.
+        let generation = (routes.generation() as u32) | 1 << 31;
         Self { now, queue, interface, routes, generation, tally: Tally::default() }
     }
 
@@ -158,6 +159,28 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         Ok(self.limits())
     }
 
+    /// The peer at the other end of `path` acknowledged something new, so its next hop is alive (RFC 4861 7.3.1).
+    pub(crate) fn confirm(&mut self, path: &PathCache) {
+        if let Some(neighbor) = path.neighbor.filter(|_| path.interface == self.interface.id) {
+            self.interface.neighbors.confirm(self.now, neighbor);
+        }
+    }
+
+    /// The address that packets to `dst` are sent from, unless the sender has one.
+    ///
+    /// # Errors
+    /// [`Blocked::OtherInterface`] or [`Blocked::Unreachable`].
+    pub(crate) fn source_for(&self, dst: IpAddr) -> Result<IpAddr, Blocked> {
+        let next_hop = match self.route(dst)? {
+            Way::Group(_) => dst,
+            Way::Station { interface, next_hop } if interface == self.interface.id => next_hop,
+            Way::Station { interface, .. } => return Err(Blocked::OtherInterface(interface)),
+        };
+        let IpAddr::V4(next_hop) = next_hop else { return Err(NO_FAMILY) };
+        let source = self.interface.source_for(next_hop);
+        source.map(IpAddr::V4).ok_or(Blocked::Unreachable(SocketError::AddressNotAvailable))
+    }
+
     /// Sends one TCP segment with DF set, or with `gso_size` a train of segments which each but the last have that many
     /// payload bytes. Source, destination and ports on the wire are those of `key` and `header`.
     ///
@@ -185,7 +208,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         header.emit(head).ok_or(TOO_LONG)?;
         let chunks = payload.map(|p| p.fifo.peek(p.offset, p.len));
         if offload {
-            chunks.map(|chunks| copy(body, chunks));
+            chunks.into_iter().for_each(|chunks| copy(body, chunks));
         } else {
             let sum = chunks.map_or(Sum::ZERO, |chunks| copy_and_sum(body, chunks));
             // The header's length is a multiple of 4, so the body begins at an even offset.
@@ -208,7 +231,6 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     /// Why it was not sent; then nothing has changed.
     pub(crate) fn send_udp(
         &mut self,
-        socket: SocketId,
         key: &FlowKey,
         path: &mut PathCache,
         ttl: u8,
@@ -222,7 +244,8 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         let dst_mac = match target {
             Ok(mac) if fits => mac,
             Ok(_) | Err(Blocked::Unresolved { .. }) => {
-                return self.take_over(udp_datagram(socket, key, ttl, head, reader, fits)?, target.err());
+                let ident = (!fits).then(|| self.interface.next_ident(key.remote));
+                return self.take_over(udp_datagram(key, ttl, head, reader, ident)?, target.err());
             }
             Err(blocked) => return Err(blocked),
         };
@@ -366,28 +389,38 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     /// Routes and resolves from the start.
     #[cold]
     fn find_path(&mut self, dst: IpAddr, path: &mut PathCache) -> Result<MacAddr, Blocked> {
-        let IpAddr::V4(dst4) = dst else { return Err(Blocked::Unreachable(SocketError::FamilyNotSupported)) };
-        // Group addresses are mapped, not asked for, and are sent where the sender chose to.
-        if dst4.is_multicast() {
-            return Ok(MacAddr::multicast_for(dst));
+        let (interface, next_hop) = match self.route(dst)? {
+            Way::Group(mac) => return Ok(mac),
+            Way::Station { interface, next_hop } => (interface, next_hop),
+        };
+        *path = PathCache { generation: self.generation, interface, neighbor: None };
+        if interface != self.interface.id {
+            return Err(Blocked::OtherInterface(interface));
         }
-        if dst4.is_broadcast() || self.interface.is_subnet_broadcast(dst4) {
-            return Ok(MacAddr::BROADCAST);
-        }
-        let route = self.routes.lookup(dst).ok_or(Blocked::Unreachable(SocketError::NetworkUnreachable))?;
-        *path = PathCache { generation: self.generation, interface: route.interface, neighbor: None };
-        if route.interface != self.interface.id {
-            return Err(Blocked::OtherInterface(route.interface));
-        }
-        let next_hop = route.gateway.unwrap_or(dst);
         match self.interface.resolve(self.now, next_hop) {
             Resolution::Reachable(neighbor, mac) => {
                 path.neighbor = Some(neighbor);
                 Ok(mac)
             }
-            Resolution::Pending => Err(Blocked::Unresolved { next_hop }),
+            Resolution::Pending => {
+                self.interface.queue_questions();
+                Err(Blocked::Unresolved { next_hop })
+            }
             Resolution::Failed => Err(Blocked::Unreachable(SocketError::HostUnreachable)),
         }
+    }
+
+    /// Where packets to `dst` go. Group addresses are mapped, not asked for, and are sent where the sender chose to.
+    fn route(&self, dst: IpAddr) -> Result<Way, Blocked> {
+        let IpAddr::V4(dst4) = dst else { return Err(NO_FAMILY) };
+        if dst4.is_multicast() {
+            return Ok(Way::Group(MacAddr::multicast_for(dst)));
+        }
+        if dst4.is_broadcast() || self.interface.is_subnet_broadcast(dst4) {
+            return Ok(Way::Group(MacAddr::BROADCAST));
+        }
+        let route = self.routes.lookup(dst).ok_or(Blocked::Unreachable(SocketError::NetworkUnreachable))?;
+        Ok(Way::Station { interface: InterfaceId(route.interface), next_hop: route.next_hop(dst) })
     }
 
     fn commit(&mut self, meta: TxMeta, frame_len: usize) {
@@ -404,6 +437,15 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     }
 }
 
+/// Where a packet goes next.
+enum Way {
+    /// To all stations of a group on the interface at hand.
+    Group(MacAddr),
+    /// To the station with this address.
+    Station { interface: InterfaceId, next_hop: IpAddr },
+}
+
+const NO_FAMILY: Blocked = Blocked::Unreachable(SocketError::FamilyNotSupported);
 const TOO_LONG: Blocked = Blocked::Unreachable(SocketError::MessageTooLong);
 
 /// The header of a packet that is never fragmented, before `len` bytes of payload. Its identification is 0: RFC 6864 4.1 "the
@@ -415,9 +457,7 @@ fn atomic_header(
     len: usize,
     ttl: u8,
 ) -> Result<Ipv4Header<'static>, Blocked> {
-    let (IpAddr::V4(src), IpAddr::V4(dst)) = (src, dst) else {
-        return Err(Blocked::Unreachable(SocketError::FamilyNotSupported));
-    };
+    let (IpAddr::V4(src), IpAddr::V4(dst)) = (src, dst) else { return Err(NO_FAMILY) };
     let total_len = u16::try_from(Ipv4Header::LEN + len).map_err(|_| TOO_LONG)?;
     Ok(ipv4_header(src, dst, protocol, total_len, ttl))
 }
@@ -490,24 +530,24 @@ fn write_udp(datagram: &mut [u8], key: &FlowKey, payload: Chunks<'_>, offload: b
     Some(())
 }
 
-/// A UDP datagram as a packet of its own. It may be fragmented unless it `fits`; the identification is given when it is.
+/// A UDP datagram as a packet of its own. It may be fragmented if it is given an identification.
 fn udp_datagram(
-    socket: SocketId,
     key: &FlowKey,
     ttl: u8,
     head: &RecordHeader,
     reader: &mut RecordReader,
-    fits: bool,
+    ident: Option<u16>,
 ) -> Result<Datagram, Blocked> {
     let len = UdpHeader::LEN + usize::from(head.len);
     let ip = Ipv4Header {
-        dont_fragment: fits,
+        dont_fragment: ident.is_none(),
+        ident: ident.unwrap_or(0),
         ..atomic_header(key.local, key.remote, IpProtocol::UDP, len, ttl)?
     };
     let mut packet = vec![0; Ipv4Header::LEN + len];
     let at = ip.emit(&mut packet).ok_or(TOO_LONG)?;
     write_udp(packet.get_mut(at..).unwrap_or_default(), key, reader.payload(head), false).ok_or(TOO_LONG)?;
-    Ok(Datagram::new(packet, Some((socket, *key))))
+    Ok(Datagram::new(packet))
 }
 
 fn put_u16(buf: &mut [u8], at: usize, value: u16) {

@@ -9,7 +9,8 @@ use super::tcb::{Opening, State, Tcb, mss_for, timestamp, window_shift};
 use crate::counters::DropReason;
 use crate::fifo::PagePool;
 use crate::stack::demux::FlowKey;
-use crate::stack::{InterfaceId, PathCache};
+use crate::stack::InterfaceId;
+use crate::stack::output::PathCache;
 use crate::time::{Duration, Instant};
 use crate::wire::{Seq, TcpFlags, TcpHeader, TcpOptions, Timestamps};
 

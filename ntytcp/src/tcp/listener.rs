@@ -1,7 +1,7 @@
 //! A listening socket: its SYN queue (by count; the entries are in the table) and its accept queue.
 
 use super::config::TcpSocketOptions;
-use crate::stack::Pending;
+use crate::stack::cx::Pending;
 use core::net::IpAddr;
 use std::collections::VecDeque;
 

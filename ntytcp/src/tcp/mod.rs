@@ -12,8 +12,6 @@
 //! [`Tcb`](tcb::Tcb) while it lives, and a [`TimeWait`](time_wait::TimeWait) entry after. Its bytes are in two FIFOs whose other
 //! halves belong to the application, on this thread or another.
 
-#![allow(dead_code, unused_imports)] // Until the stack is joined to it.
-
 mod arena;
 mod assembly;
 mod config;

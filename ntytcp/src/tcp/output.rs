@@ -7,7 +7,7 @@ use super::config::TcpConfig;
 use super::tcb::{AckDue, State, Tcb};
 use super::timers::TimerKind;
 use crate::counters::Counters;
-use crate::stack::PathLimits;
+use crate::stack::output::PathLimits;
 use crate::time::Instant;
 use crate::wire::{SackBlocks, Seq, TcpFlags, TcpHeader, TcpOptions, Timestamps};
 
@@ -251,7 +251,8 @@ impl Tcb {
 
     /// The window to announce: what the buffer has room for, if that is worth announcing.
     fn receive_window(&self) -> u32 {
-        let free = self.rx.free() as u32;
+        let most = u32::from(u16::MAX) << self.rcv.scale;
+        let free = (self.rx.free() as u32).min(most);
         let told = self.rcv.wnd();
         let step = (self.rx.capacity() as u32 / 2).min(u32::from(self.snd.mss.min(self.snd.peer_mss)));
         if free < told.saturating_add(step) { told } else { free }

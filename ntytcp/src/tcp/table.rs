@@ -16,10 +16,10 @@ use crate::device::TxQueue;
 use crate::fifo::PagePool;
 use crate::rng::Rng;
 use crate::stack::demux::{FlowHasher, FlowKey, FlowTable};
-use crate::stack::{
-    Blocked, Cx, IcmpError, InterfaceId, NeighborOutcome, Output, Payload, Pending, RateLimiter, RateLimits,
-    Readiness, SocketError, SocketId, SocketKind,
-};
+use crate::stack::cx::{Cx, Pending};
+use crate::stack::limiter::{LimiterConfig, RateLimiter};
+use crate::stack::output::{Blocked, Output, Payload};
+use crate::stack::{IcmpError, InterfaceId, NeighborOutcome, Readiness, SocketError, SocketId, SocketKind};
 use crate::time::Instant;
 use crate::wheel::Wheel;
 use crate::wire::{Seq, TcpFlags, TcpHeader};
@@ -104,7 +104,7 @@ impl Tcp {
             dirty: Vec::new(),
             parked: Vec::new(),
             isn: IsnGenerator::new(rng.key()),
-            resets: RateLimiter::new(RateLimits::default()),
+            resets: RateLimiter::new(LimiterConfig::resets(), rng),
         }
     }
 

@@ -1,0 +1,1 @@
+//! Traces of a neighbor cache in virtual time.
