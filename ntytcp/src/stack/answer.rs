@@ -125,7 +125,8 @@ impl Stack {
             Answer::Verdict(verdict) => return verdict,
             Answer::Echo => {
                 let ip_ident = self.next_ident(packet.interface, packet.src);
-                let Ok(Icmpv4Message::EchoRequest { ident, seq, payload }) = Icmpv4Message::parse(packet.payload)
+                let Ok(Icmpv4Message::EchoRequest { ident, seq, payload }) =
+                    Icmpv4Message::parse(packet.payload)
                 else {
                     return Verdict::Drop(DropReason::Malformed);
                 };
@@ -238,8 +239,7 @@ impl Stack {
         ip.emit(&mut packet)?;
         let datagram = packet.get_mut(Ipv4Header::LEN..)?;
         let length = (UdpHeader::LEN + len) as u16;
-        let header =
-            UdpHeader { src_port: key.local_port, dst_port: key.remote_port, length, checksum: 0 };
+        let header = UdpHeader { src_port: key.local_port, dst_port: key.remote_port, length, checksum: 0 };
         header.emit(datagram)?;
         UdpHeader::fill_checksum(src.into(), dst.into(), datagram)?;
         Some(packet)

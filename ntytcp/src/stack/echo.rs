@@ -9,8 +9,8 @@ use std::collections::{HashMap, VecDeque};
 use super::Stack;
 use super::cx::{Cx, Pending};
 use super::icmp::{self, IcmpError};
-use super::output::DEFAULT_TTL;
 use super::outbox::Datagram;
+use super::output::DEFAULT_TTL;
 use super::slots::Slots;
 use super::socket::{Readiness, SocketError, SocketId, SocketKind};
 use crate::counters::DropReason;
@@ -142,7 +142,13 @@ impl Stack {
         let mut name = SocketId { kind: SocketKind::Echo, index: 0, generation: 0 };
         let index = self.echo.sockets.insert_with(|index, generation| {
             name = SocketId { index, generation, ..name };
-            EchoSocket { id: name, ident, ttl: DEFAULT_TTL, queue: VecDeque::new(), pending: Pending::default() }
+            EchoSocket {
+                id: name,
+                ident,
+                ttl: DEFAULT_TTL,
+                queue: VecDeque::new(),
+                pending: Pending::default(),
+            }
         });
         self.echo.by_ident.insert(ident, index);
         Ok(name)

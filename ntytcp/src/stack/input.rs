@@ -13,9 +13,7 @@ use crate::counters::DropReason;
 use crate::device::{RxFrame, TxMeta, Verdict};
 use crate::stack::demux::FlowKey;
 use crate::time::Instant;
-use crate::wire::{
-    ArpPacket, EtherType, EthernetHeader, Ipv4Header, Ipv4Option, MacAddr, ParseError,
-};
+use crate::wire::{ArpPacket, EtherType, EthernetHeader, Ipv4Header, Ipv4Option, MacAddr, ParseError};
 
 /// What the rest needs to know of a frame's Ethernet header.
 #[derive(Clone, Copy, Debug)]
@@ -84,14 +82,16 @@ impl Stack {
         let Some(interface) = self.interfaces.get_mut(usize::from(id.0)) else {
             return Verdict::Drop(DropReason::NotForUs);
         };
-        let reply = interface.on_arp(now, &packet);
-        let verdict = match reply.map(|reply| arp_in_place(interface, link, frame, &reply)) {
-            None => Verdict::Done,
-            Some(None) => Verdict::Drop(DropReason::ArpIgnored),
-            Some(Some(())) => {
+        let input = interface.on_arp(now, &packet);
+        self.counters.address_conflicts += u64::from(input.conflict);
+        let written = input.reply.and_then(|reply| arp_in_place(interface, link, frame, &reply));
+        let verdict = match (input.reply, written) {
+            (Some(_), Some(())) => {
                 self.counters.arp_tx += 1;
                 Verdict::Reply(TxMeta::default())
             }
+            (None, _) if input.useful => Verdict::Done,
+            _ => Verdict::Drop(DropReason::ArpIgnored),
         };
         self.neighbor_outcomes(now, id);
         verdict
@@ -154,7 +154,8 @@ fn accept(interface: &Interface, frame: &RxFrame<'_>) -> Result<Link, DropReason
     let (header, payload) = EthernetHeader::parse(frame.bytes()).map_err(reason)?;
     // A tag with VLAN 0 carries a priority only (802.1Q 9.6).
     let stripped = frame.meta.vlan.map(|tci| tci & 0xfff);
-    let mut vlans = stripped.into_iter().chain(header.vlan.iter().map(|tag| tag.vid())).filter(|&vid| vid != 0);
+    let mut vlans =
+        stripped.into_iter().chain(header.vlan.iter().map(|tag| tag.vid())).filter(|&vid| vid != 0);
     if vlans.next() != interface.vlan || vlans.next().is_some() {
         return Err(DropReason::NotForUs);
     }
@@ -169,7 +170,12 @@ fn accept(interface: &Interface, frame: &RxFrame<'_>) -> Result<Link, DropReason
     Ok(Link { len, src: header.src, group, ethertype: header.ethertype })
 }
 
-fn arp_in_place(interface: &Interface, link: &Link, frame: &mut RxFrame<'_>, reply: &ArpPacket) -> Option<()> {
+fn arp_in_place(
+    interface: &Interface,
+    link: &Link,
+    frame: &mut RxFrame<'_>,
+    reply: &ArpPacket,
+) -> Option<()> {
     let at = address_reply(interface, link, frame)?;
     frame.set_len(at + ArpPacket::LEN).then_some(())?;
     reply.emit(frame.bytes_mut().get_mut(at..)?).map(drop)
@@ -211,7 +217,9 @@ fn check_addresses(interface: &Interface, ip: &Ipv4Header<'_>, link_group: bool)
         return if link_group { Err(DropReason::NotForUs) } else { Ok(false) };
     }
     // Of multicast groups a host is always a member of 224.0.0.1 (RFC 1112 4).
-    let group = ip.dst.is_broadcast() || ip.dst == Ipv4Addr::new(224, 0, 0, 1) || interface.is_subnet_broadcast(ip.dst);
+    let group = ip.dst.is_broadcast()
+        || ip.dst == Ipv4Addr::new(224, 0, 0, 1)
+        || interface.is_subnet_broadcast(ip.dst);
     if group { Ok(true) } else { Err(DropReason::NotOurAddress) }
 }
 

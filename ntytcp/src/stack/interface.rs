@@ -4,8 +4,11 @@ use core::net::{IpAddr, Ipv4Addr};
 use std::collections::VecDeque;
 
 use super::ConfigError;
+use super::arp::{AddressGuard, ArpAction, ArpOutcome, GuardConfig, GuardState};
 use super::ident::Idents;
-use super::neighbor::{Lookup, NeighborAction, NeighborCache, NeighborConfig, NeighborRef};
+use super::neighbor::{
+    Evidence, Learned, Lookup, NeighborAction, NeighborCache, NeighborConfig, NeighborRef,
+};
 use super::outbox::{Datagram, Outbox};
 use super::route::InterfaceAddr;
 use crate::device::Caps;
@@ -29,6 +32,9 @@ pub struct InterfaceConfig {
     /// The VLAN (1 to 4094) that the interface is in: it sends tagged frames and hears only those. Default: none; then frames
     /// without a VLAN are heard.
     pub vlan: Option<u16>,
+    /// How addresses are probed for before they are used, and defended afterwards (RFC 5227). Default: announced and used at
+    /// once, as Linux does; [`GuardConfig::quick`] looks first whether another station has them.
+    pub guard: GuardConfig,
     /// How many bytes of whole packets (ICMP, fragments) may wait for room in the ring. Default 1 MiB.
     pub outbox_bytes: usize,
 }
@@ -40,6 +46,7 @@ impl Default for InterfaceConfig {
             addrs: Vec::new(),
             caps: Caps::plain(1500),
             vlan: None,
+            guard: GuardConfig::immediate(),
             outbox_bytes: 1 << 20,
         }
     }
@@ -71,6 +78,30 @@ pub(crate) enum Resolution {
     Failed,
 }
 
+/// An address of an interface, and how far the claim to it has come.
+pub(crate) struct Claim {
+    pub addr: InterfaceAddr,
+    /// Of an IPv4 address. (IPv6 has duplicate address detection instead.)
+    guard: Option<AddressGuard>,
+}
+
+impl Claim {
+    /// The address, once it may be used.
+    fn usable(&self) -> Option<Ipv4Addr> {
+        self.guard.as_ref().filter(|guard| guard.is_usable()).map(AddressGuard::ip)
+    }
+}
+
+/// What an ARP packet led to.
+pub(crate) struct ArpInput {
+    /// To be sent back.
+    pub reply: Option<ArpPacket>,
+    /// Another station uses one of our addresses.
+    pub conflict: bool,
+    /// It told us something.
+    pub useful: bool,
+}
+
 /// An interface of the stack.
 pub(crate) struct Interface {
     pub id: InterfaceId,
@@ -79,7 +110,7 @@ pub(crate) struct Interface {
     /// The largest IP packet, in bytes.
     pub mtu: usize,
     pub vlan: Option<u16>,
-    pub addrs: Vec<InterfaceAddr>,
+    pub addrs: Vec<Claim>,
     pub neighbors: NeighborCache,
     /// ARP packets to be sent, with their link destination.
     pub arp_queue: VecDeque<(MacAddr, ArpPacket)>,
@@ -97,40 +128,54 @@ impl Interface {
         neighbors: NeighborConfig,
         rng: &mut Rng,
     ) -> Self {
-        Self {
+        let claim = |&addr: &InterfaceAddr| {
+            let guard = match addr.addr() {
+                // The clock is read by the first `on_timeout`, which is due at once.
+                IpAddr::V4(ip) => Some(AddressGuard::new(config.guard, ip, Instant::ZERO, rng)),
+                IpAddr::V6(_) => None,
+            };
+            Claim { addr, guard }
+        };
+        let addrs = config.addrs.iter().map(claim).collect();
+        let mut interface = Self {
             id,
             mac: config.mac,
             caps: config.caps,
             mtu: config.caps.mtu,
             vlan: config.vlan,
-            addrs: config.addrs.clone(),
+            addrs,
             neighbors: NeighborCache::new(neighbors, rng),
             arp_queue: VecDeque::new(),
             outbox: Outbox::new(config.outbox_bytes),
             idents: Idents::new(rng),
             tcp_first: false,
-        }
+        };
+        // An address that is not probed for is announced at once.
+        interface.queue_claims();
+        interface
     }
 
-    /// Whether `ip` is one of the interface's addresses.
+    /// Whether `ip` is one of the interface's addresses and may be used.
     pub(crate) fn owns(&self, ip: Ipv4Addr) -> bool {
-        self.addrs.iter().any(|a| a.addr() == ip)
+        self.addrs.iter().any(|a| a.usable() == Some(ip))
     }
 
     /// Whether `ip` is the broadcast address of one of the interface's networks.
     pub(crate) fn is_subnet_broadcast(&self, ip: Ipv4Addr) -> bool {
-        self.addrs.iter().any(|a| a.network().broadcast() == Some(ip))
+        self.addrs.iter().any(|a| a.addr.network().broadcast() == Some(ip))
     }
 
     /// The address to speak to `peer` (the destination or its gateway) from: the one in the same network with the longest
     /// prefix, else the first.
     pub(crate) fn source_for(&self, peer: Ipv4Addr) -> Option<Ipv4Addr> {
-        let v4 = |a: &InterfaceAddr| match a.addr() {
-            IpAddr::V4(ip) => Some(ip),
-            IpAddr::V6(_) => None,
-        };
-        let near = self.addrs.iter().filter(|a| a.network().contains(peer.into()));
-        near.max_by_key(|a| a.prefix_len()).and_then(v4).or_else(|| self.addrs.iter().find_map(v4))
+        let usable = || self.addrs.iter().filter_map(|a| Some((a.addr, a.usable()?)));
+        let near = usable().filter(|(addr, _)| addr.network().contains(peer.into()));
+        near.max_by_key(|(addr, _)| addr.prefix_len()).or_else(|| usable().next()).map(|(_, ip)| ip)
+    }
+
+    /// The addresses, and how far the claim to each has come.
+    pub(crate) fn claims(&self) -> impl Iterator<Item = (InterfaceAddr, GuardState)> {
+        self.addrs.iter().filter_map(|a| Some((a.addr, a.guard.as_ref()?.state())))
     }
 
     /// Whether anything is to be sent that belongs to no socket.
@@ -178,12 +223,37 @@ impl Interface {
 
     /// When [`Interface::on_timeout`] has something to do next.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.neighbors.next_deadline()
+        let guards = self.addrs.iter().filter_map(|a| a.guard.as_ref()?.next_deadline());
+        guards.chain(self.neighbors.next_deadline()).min()
     }
 
     /// Does what has become due. [`Interface::next_outcome`] follows.
     pub(crate) fn on_timeout(&mut self, now: Instant) {
         self.neighbors.on_timeout(now);
+        self.addrs.iter_mut().filter_map(|a| a.guard.as_mut()).for_each(|guard| guard.on_timeout(now));
+        self.queue_claims();
+    }
+
+    /// Queues what the guards of the addresses want sent.
+    fn queue_claims(&mut self) {
+        for guard in self.addrs.iter_mut().filter_map(|a| a.guard.as_mut()) {
+            while let Some(action) = guard.poll_action() {
+                // RFC 5227 2.1.1 and 2.3: both are requests for the address; an announcement has it as sender, too.
+                let sender_ip = match action {
+                    ArpAction::Probe => Ipv4Addr::UNSPECIFIED,
+                    ArpAction::Announce => guard.ip(),
+                    ArpAction::Usable | ArpAction::Conflict { .. } => continue,
+                };
+                let packet = ArpPacket {
+                    operation: ArpOperation::Request,
+                    sender_mac: self.mac,
+                    sender_ip,
+                    target_mac: MacAddr::ZERO,
+                    target_ip: guard.ip(),
+                };
+                self.arp_queue.push_back((MacAddr::BROADCAST, packet));
+            }
+        }
     }
 
     /// Queues the questions that looking up a neighbor has raised.
@@ -217,23 +287,35 @@ impl Interface {
         }
     }
 
-    /// Stand-in for the ARP engine: answers and learns.
-    pub(crate) fn on_arp(&mut self, now: Instant, packet: &ArpPacket) -> Option<ArpPacket> {
-        use super::neighbor::Evidence;
-        let ours = self.owns(packet.target_ip);
+    /// Takes an ARP packet: RFC 826 with the checks of RFC 5227. [`Interface::next_outcome`] follows.
+    pub(crate) fn on_arp(&mut self, now: Instant, packet: &ArpPacket) -> ArpInput {
+        let mut conflict = false;
+        for guard in self.addrs.iter_mut().filter_map(|a| a.guard.as_mut()) {
+            conflict |= match guard.on_arp(now, packet, self.mac) {
+                ArpOutcome::Clear => false,
+                ArpOutcome::Defended | ArpOutcome::Tolerated | ArpOutcome::Lost => true,
+            };
+        }
+        self.queue_claims();
+        // What we sent ourselves says nothing, and who claims our address is no neighbor.
+        if conflict || packet.sender_mac == self.mac {
+            return ArpInput { reply: None, conflict, useful: conflict };
+        }
+        let for_us = self.owns(packet.target_ip);
         let evidence = match packet.operation {
-            ArpOperation::Reply => Evidence::Reply,
-            ArpOperation::Request if ours => Evidence::Request,
-            _ => Evidence::Gratuitous,
+            ArpOperation::Reply if for_us => Evidence::Reply,
+            ArpOperation::Request if for_us => Evidence::Request,
+            ArpOperation::Reply | ArpOperation::Request | ArpOperation::Other(_) => Evidence::Gratuitous,
         };
-        self.neighbors.learn(now, packet.sender_ip.into(), packet.sender_mac, evidence);
-        (ours && packet.operation == ArpOperation::Request).then_some(ArpPacket {
+        let learned = self.neighbors.learn(now, packet.sender_ip.into(), packet.sender_mac, evidence);
+        let reply = (for_us && packet.operation == ArpOperation::Request).then_some(ArpPacket {
             operation: ArpOperation::Reply,
             sender_mac: self.mac,
             sender_ip: packet.target_ip,
             target_mac: packet.sender_mac,
             target_ip: packet.sender_ip,
-        })
+        });
+        ArpInput { useful: reply.is_some() || learned != Learned::Ignored, reply, conflict }
     }
 }
 

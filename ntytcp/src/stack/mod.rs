@@ -18,6 +18,7 @@
 //! - Addresses, sockets and routes belong to this stack alone; nothing is shared, so nothing is locked.
 
 mod answer;
+pub mod arp;
 mod cx;
 pub mod demux;
 mod echo;
@@ -64,6 +65,7 @@ use crate::rng::{Rng, Seed};
 use crate::tcp::{Tcp, TcpConfig};
 use crate::time::Instant;
 use crate::wire::MacAddr;
+use arp::GuardState;
 use echo::EchoTable;
 use icmp::Quoted;
 use interface::Interface;
@@ -71,7 +73,7 @@ use limiter::{LimiterConfig, RateLimiter};
 use neighbor::{NeighborConfig, StaticNeighborError};
 use outbox::Datagram;
 use ports::{PortAllocator, PortRange};
-use route::{Route, RouteError, RouteTable};
+use route::{InterfaceAddr, Route, RouteError, RouteTable};
 use udp::UdpTable;
 
 /// Settings of a [`Stack`].
@@ -129,7 +131,9 @@ pub enum ConfigError {
         allowed: &'static str,
     },
     /// The station address is missing or a group's.
-    #[error("{0} is no address of one station: choose one whose first byte is even, such as 02:00:00:00:00:01")]
+    #[error(
+        "{0} is no address of one station: choose one whose first byte is even, such as 02:00:00:00:00:01"
+    )]
     Mac(MacAddr),
     /// The interface's addresses contradict a route.
     #[error(transparent)]
@@ -255,6 +259,11 @@ impl Stack {
     pub fn add_neighbor(&mut self, id: InterfaceId, ip: IpAddr, mac: MacAddr) -> Result<(), ConfigError> {
         let interface = self.interfaces.get_mut(usize::from(id.0)).ok_or(ConfigError::NoInterface(id))?;
         Ok(interface.neighbors.add_static(ip, mac)?)
+    }
+
+    /// The addresses of an interface, and how far the claim to each has come.
+    pub fn addresses(&self, id: InterfaceId) -> impl Iterator<Item = (InterfaceAddr, GuardState)> {
+        self.interfaces.get(usize::from(id.0)).into_iter().flat_map(Interface::claims)
     }
 
     /// What the stack counted since it was made.

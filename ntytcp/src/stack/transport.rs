@@ -5,9 +5,9 @@
 
 use core::net::{IpAddr, Ipv4Addr};
 
+use super::answer::{Answer, Respond};
 use super::demux::FlowKey;
 use super::icmp::{self, IcmpError, Quoted, Report};
-use super::answer::{Answer, Respond};
 use super::input::reason;
 use super::interface::InterfaceId;
 use super::{Cx, Stack};

@@ -265,10 +265,9 @@ impl UdpTable {
 
     /// Notes that a socket has something to send over `interface`.
     pub(super) fn mark_dirty(&mut self, id: SocketId, interface: InterfaceId) {
-        if let (Some(socket), Some(list)) = (
-            self.sockets.get_mut(id.index, id.generation),
-            self.dirty.get_mut(usize::from(interface.0)),
-        ) && !socket.dirty
+        if let (Some(socket), Some(list)) =
+            (self.sockets.get_mut(id.index, id.generation), self.dirty.get_mut(usize::from(interface.0)))
+            && !socket.dirty
         {
             socket.dirty = true;
             list.push_back(id.index);
@@ -281,11 +280,7 @@ impl UdpTable {
     }
 
     /// Sends what sockets owe over the interface of `out`, a number of datagrams each in turn. Whether the ring became full.
-    pub(super) fn egress<Q: TxQueue + ?Sized>(
-        &mut self,
-        cx: &mut Cx<'_>,
-        out: &mut Output<'_, Q>,
-    ) -> bool {
+    pub(super) fn egress<Q: TxQueue + ?Sized>(&mut self, cx: &mut Cx<'_>, out: &mut Output<'_, Q>) -> bool {
         let here = usize::from(out.interface().0);
         // A datagram that nobody routes here moves its socket to another list; at most every socket once per call.
         while let Some(index) = self.dirty.get_mut(here).and_then(VecDeque::pop_front) {
@@ -323,11 +318,7 @@ enum Drained {
 }
 
 impl UdpSocket {
-    fn send_some<Q: TxQueue + ?Sized>(
-        &mut self,
-        cx: &mut Cx<'_>,
-        out: &mut Output<'_, Q>,
-    ) -> Drained {
+    fn send_some<Q: TxQueue + ?Sized>(&mut self, cx: &mut Cx<'_>, out: &mut Output<'_, Q>) -> Drained {
         for _ in 0..QUANTUM {
             let Some(head) = self.tx.head() else { return Drained::Empty };
             match self.send_head(out, &head) {

@@ -1,1 +1,6 @@
+//! Frames in, frames out, in virtual time: what the stack does on a wire that the test holds in its hands.
 
+mod arp;
+mod icmp;
+mod kit;
+mod udp;
