@@ -1,5 +1,6 @@
 //! The protocol core of one shard. Placeholder.
 
+pub mod arp;
 pub mod keyed;
 pub mod limiter;
 mod lists;

@@ -565,10 +565,10 @@ impl NeighborCache {
 
     /// Turns the longest expired REACHABLE entry STALE, if the table is full and an entry is about to be displaced.
     fn age(&mut self, now: Instant) {
-        if self.table.is_full() {
-            if let Some(index) = self.table.due(NeighborState::Reachable, now) {
-                self.table.set_state(index, NeighborState::Stale, Instant::FAR_FUTURE);
-            }
+        if self.table.is_full()
+            && let Some(index) = self.table.due(NeighborState::Reachable, now)
+        {
+            self.table.set_state(index, NeighborState::Stale, Instant::FAR_FUTURE);
         }
     }
 
