@@ -6,6 +6,7 @@ pub mod limiter;
 mod lists;
 pub mod neighbor;
 pub mod ports;
+pub mod reassembly;
 pub mod route;
 mod socket;
 
