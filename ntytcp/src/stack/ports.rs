@@ -198,6 +198,20 @@ mod tests {
     }
 
     #[test]
+    fn ports_found_in_use_are_not_asked_about_again_by_the_next_pick() {
+        let mut ports = allocator(1, 20_000);
+        let origin = allocator(1, 20_000).pick(ip(1), ip(2), 80, |_| false).unwrap();
+        let mut asked = 0;
+        ports.pick(ip(1), ip(2), 80, |_| {
+            asked += 1;
+            asked <= 5_000
+        });
+        let next = ports.pick(ip(1), ip(2), 80, |_| false).unwrap();
+        let moved = (u32::from(next) + 20_000 - u32::from(origin)) % 20_000;
+        assert!((5_001..5_010).contains(&moved), "moved on by {moved}");
+    }
+
+    #[test]
     fn a_destination_sees_most_of_the_range_before_a_port_repeats() {
         let mut ports = allocator(32_768, 60_999);
         let mut seen = HashSet::new();

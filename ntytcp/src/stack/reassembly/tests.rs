@@ -126,6 +126,11 @@ fn an_overlap_drops_the_datagram_and_what_comes_after_until_the_timeout() {
         assert_dropped(outcome(&mut r, overlap), DropReason::FragmentOverlap);
         assert_dropped(outcome(&mut r, more(0, &data[..16])), DropReason::FragmentOverlap);
         assert_eq!((r.len(), r.bytes()), (1, OVERHEAD), "{what}: only the key is kept");
+        assert_eq!(
+            r.sources.values().map(|s| s.bytes).sum::<usize>(),
+            OVERHEAD,
+            "{what}: nor does the source pay"
+        );
         r.on_timeout(Instant::from_millis(30_000));
         assert_eq!(r.poll_expired(), None, "{what}: no ICMP for an attack");
         assert_empty(&r);
