@@ -4,6 +4,7 @@
 //! namespaces the tests say so and pass.
 #![cfg(all(feature = "devices", target_os = "linux"))]
 #![allow(unsafe_code)] // One setsockopt that std does not have.
+#![allow(clippy::unwrap_used)] // A failed step is a failed test, in helpers too.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpStream, UdpSocket};
