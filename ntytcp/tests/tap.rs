@@ -86,7 +86,7 @@ fn kernel_rx_packets(name: &str) -> Option<u64> {
 }
 
 /// Answers ARP and hands every other frame to `handle` until that says it is done. Fails after five seconds of silence.
-fn serve(tap: &mut TapDevice, handle: &mut dyn FnMut(&mut [u8], RxMeta) -> (bool, Verdict)) {
+fn serve(tap: &mut TapDevice, mut handle: impl FnMut(&mut [u8], RxMeta) -> (bool, Verdict)) {
     let mut done = false;
     while !done {
         let mut fds = [PollFd::readable(tap.poll_fd().unwrap())];
@@ -170,7 +170,7 @@ fn exchange_datagrams(tap: &mut TapDevice) -> (Vec<u8>, RxMeta) {
     let socket = host_socket();
     socket.send(b"hello").unwrap();
     let mut came = None;
-    serve(tap, &mut |frame, meta| {
+    serve(tap, |frame, meta| {
         let ours = is_ipv4(frame, UDP) && frame.ends_with(b"hello");
         if ours {
             came = Some((frame.to_vec(), meta));
@@ -196,7 +196,7 @@ fn kernel_pings_us_and_gets_answers_in_place() {
     let mut ping =
         Command::new("ping").args(["-q", "-c", "2", "-i", "0.2", "-W", "5", "10.9.8.2"]).spawn().unwrap();
     let mut left = 2;
-    serve(&mut tap, &mut |frame, _| {
+    serve(&mut tap, |frame, _| {
         if !is_ipv4(frame, 1) || frame[34] != 8 {
             return (false, Verdict::Done);
         }
@@ -284,7 +284,7 @@ fn receive_stream(tap: &mut TapDevice, peer: &mut Peer, len: usize) -> usize {
     let (mut got, mut longest) = (0, 0);
     while got < len {
         let mut frames = Vec::new();
-        serve(tap, &mut |frame, meta| {
+        serve(tap, |frame, meta| {
             let tcp = is_ipv4(frame, TCP);
             if tcp {
                 frames.push((frame.to_vec(), meta));
@@ -363,7 +363,7 @@ fn udp_trains_cross_whole_only_when_asked_for() {
         assert_eq!(rc, 0);
         socket.send(&[7; 60_000]).unwrap();
         let (mut got, mut lens) = (0, Vec::new());
-        serve(&mut tap, &mut |frame, meta| {
+        serve(&mut tap, |frame, meta| {
             if is_ipv4(frame, UDP) {
                 got += frame.len() - 42;
                 lens.push((frame.len() - 42, meta.gso_size));
