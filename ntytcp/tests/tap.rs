@@ -53,6 +53,7 @@ fn run_copy(wrapper: &mut Command, test: &str, who: &str) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
     assert!(text(&output.stdout).contains("1 passed"), "{test} names no test");
+    text(&output.stdout).lines().filter(|l| l.starts_with("skipped")).for_each(|l| println!("{l}"));
 }
 
 /// A name that is free, even if the namespace is shared after all.
