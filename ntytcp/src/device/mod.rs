@@ -14,9 +14,22 @@
 //!
 //! Devices know nothing of the stack: they name neither addresses nor sockets.
 
+pub mod fault;
 mod forward;
 pub mod mem;
 pub mod offload;
+#[cfg(feature = "devices")]
+pub mod pcap;
+#[cfg(feature = "devices")]
+pub mod spec;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod sys;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod tap;
+#[cfg(all(test, feature = "devices"))]
+mod testing;
+#[cfg(feature = "devices")]
+pub mod trace;
 
 use crate::counters::DropReason;
 use crate::time::Instant;
