@@ -15,7 +15,7 @@
 //! in one instruction. Nothing is allocated except when a key larger than all before appears.
 //!
 //! One slot can hold very many entries (a million keepalives armed in the same minute), and moving them all down at
-//! once would hold up the packets of a whole shard. So a slot is emptied in portions of at most [`PORTION`] entries per
+//! once would hold up the packets of a whole shard. So a slot is emptied in portions of at most 256 entries per
 //! [`Wheel::pop`], and [`Wheel::next`] asks to be called back at once until it is done.
 
 use crate::time::Instant;
@@ -268,6 +268,9 @@ impl core::fmt::Debug for Wheel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::time::Duration;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     #[test]
     fn a_key_is_due_at_its_tick_and_not_before() {
@@ -278,5 +281,123 @@ mod tests {
         assert_eq!(wheel.pop(Instant::from_nanos(due.as_nanos() - 1)), None);
         assert_eq!(wheel.pop(due), Some(3));
         assert_eq!((wheel.pop(due), wheel.next(), wheel.len()), (None, None, 0));
+    }
+
+    #[test]
+    fn moving_a_key_forgets_its_old_deadline_and_cancel_forgets_both() {
+        let mut wheel = Wheel::new(Instant::ZERO);
+        wheel.arm(0, Instant::from_millis(1));
+        wheel.arm(1, Instant::from_millis(1));
+        wheel.arm(0, Instant::from_millis(500));
+        assert_eq!(wheel.pop(Instant::from_millis(400)), Some(1));
+        assert_eq!(wheel.pop(Instant::from_millis(400)), None);
+        assert!(wheel.cancel(0) && !wheel.cancel(0) && !wheel.cancel(77));
+        assert_eq!((wheel.pop(Instant::from_millis(900)), wheel.deadline(0)), (None, None));
+    }
+
+    #[test]
+    fn what_is_past_is_due_at_once_and_the_far_future_never() {
+        let mut wheel = Wheel::new(Instant::from_millis(10));
+        wheel.arm(1, Instant::FAR_FUTURE);
+        wheel.arm(2, Instant::from_nanos(u64::MAX - 20_000));
+        wheel.arm(3, Instant::ZERO);
+        assert!(wheel.next().unwrap() <= Instant::from_millis(10));
+        assert_eq!(wheel.pop(Instant::from_millis(10)), Some(3));
+        assert_eq!(wheel.pop(Instant::from_millis(10)), None);
+        assert_eq!(wheel.pop(Instant::from_nanos(u64::MAX - 20_000)), None);
+        assert_eq!(wheel.pop(Instant::from_nanos(u64::MAX - 10_000)), Some(2));
+        assert_eq!((wheel.pop(Instant::FAR_FUTURE), wheel.deadline(1)), (None, Some(Instant::FAR_FUTURE)));
+    }
+
+    #[test]
+    fn a_crowded_slot_is_emptied_in_portions_and_asks_to_be_called_back() {
+        let mut wheel = Wheel::new(Instant::ZERO);
+        let count = 10 * PORTION as u32;
+        for key in 0..count {
+            wheel.arm(key, Instant::from_millis(7_200_000) + Duration::from_micros(u64::from(count - key)));
+        }
+        let late = Instant::from_millis(7_300_000);
+        let (mut popped, mut calls) = (Vec::new(), 0);
+        while let Some(next) = wheel.next() {
+            assert!(next <= late);
+            calls += 1;
+            popped.extend(wheel.pop(late));
+        }
+        assert!(calls > count as usize, "some calls only moved entries");
+        let ticks: Vec<_> = popped
+            .iter()
+            .map(|key| (7_200_000_000_000 + 1_000 * u64::from(count - key)).div_ceil(1 << TICK_SHIFT))
+            .collect();
+        assert!(ticks.is_sorted() && popped.len() == count as usize);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Arm(u32, u64),
+        Cancel(u32),
+        Advance(u64),
+    }
+
+    /// Spans of every magnitude, so that all levels are used.
+    fn span() -> impl Strategy<Value = u64> {
+        (0..50u32, any::<u64>()).prop_map(|(bits, n)| n >> (63 - bits))
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            6 => (0..40u32, span()).prop_map(|(key, ahead)| Op::Arm(key, ahead)),
+            1 => (0..40u32).prop_map(Op::Cancel),
+            3 => span().prop_map(Op::Advance),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn it_behaves_as_a_sorted_map(start in span(), ops in prop::collection::vec(op(), 1..200)) {
+            let mut now = start;
+            let mut wheel = Wheel::new(Instant::from_nanos(now));
+            let mut model: BTreeMap<u32, u64> = BTreeMap::new();
+            for op in ops {
+                match op {
+                    Op::Arm(key, ahead) => {
+                        // Some of them in the past.
+                        let at = (now + ahead).saturating_sub(1_000_000);
+                        wheel.arm(key, Instant::from_nanos(at));
+                        let tick = at.div_ceil(1 << TICK_SHIFT).max(now >> TICK_SHIFT);
+                        model.insert(key, tick << TICK_SHIFT);
+                    }
+                    Op::Cancel(key) => prop_assert_eq!(wheel.cancel(key), model.remove(&key).is_some()),
+                    Op::Advance(by) => {
+                        now += by;
+                        let mut last = 0;
+                        while let Some(key) = wheel.pop(Instant::from_nanos(now)) {
+                            let at = model.remove(&key).expect("only what is armed is due");
+                            prop_assert!(last <= at && at <= now);
+                            last = at;
+                        }
+                        prop_assert!(model.values().all(|&at| at > now), "all that is due came out");
+                    }
+                }
+                prop_assert_eq!(wheel.len(), model.len());
+                for key in 0..40 {
+                    let at = model.get(&key).copied().map(Instant::from_nanos);
+                    prop_assert_eq!(wheel.deadline(key), at);
+                }
+                let earliest = model.values().min().copied().map(Instant::from_nanos);
+                prop_assert_eq!(wheel.next().is_some(), earliest.is_some());
+                prop_assert!(wheel.next() <= earliest);
+            }
+            // Going from one `next` to the following meets every deadline exactly.
+            while let Some(next) = wheel.next() {
+                now = now.max(next.as_nanos());
+                if let Some(key) = wheel.pop(Instant::from_nanos(now)) {
+                    let at = model.remove(&key).expect("only what is armed is due");
+                    prop_assert!(at == now || at < now && now - at < 1 << TICK_SHIFT);
+                }
+            }
+            prop_assert!(model.is_empty());
+        }
     }
 }
