@@ -15,7 +15,7 @@
 //! in one instruction. Nothing is allocated except when a key larger than all before appears.
 //!
 //! One slot can hold very many entries (a million keepalives armed in the same minute), and moving them all down at
-//! once would hold up the packets of a whole shard. So a slot is emptied in portions of at most [`PORTION`] entries per
+//! once would hold up the packets of a whole shard. So a slot is emptied in portions of at most 256 entries per
 //! [`Wheel::pop`], and [`Wheel::next`] asks to be called back at once until it is done.
 
 use crate::time::Instant;

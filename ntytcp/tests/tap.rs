@@ -4,6 +4,7 @@
 //! namespaces the tests say so and pass.
 #![cfg(all(feature = "devices", target_os = "linux"))]
 #![allow(unsafe_code)] // One setsockopt that std does not have.
+#![allow(clippy::unwrap_used)] // A failed step is a failed test, in helpers too.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpStream, UdpSocket};
@@ -52,6 +53,7 @@ fn run_copy(wrapper: &mut Command, test: &str, who: &str) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
     assert!(text(&output.stdout).contains("1 passed"), "{test} names no test");
+    text(&output.stdout).lines().filter(|l| l.starts_with("skipped")).for_each(|l| println!("{l}"));
 }
 
 /// A name that is free, even if the namespace is shared after all.
@@ -85,7 +87,7 @@ fn kernel_rx_packets(name: &str) -> Option<u64> {
 }
 
 /// Answers ARP and hands every other frame to `handle` until that says it is done. Fails after five seconds of silence.
-fn serve(tap: &mut TapDevice, handle: &mut dyn FnMut(&mut [u8], RxMeta) -> (bool, Verdict)) {
+fn serve(tap: &mut TapDevice, mut handle: impl FnMut(&mut [u8], RxMeta) -> (bool, Verdict)) {
     let mut done = false;
     while !done {
         let mut fds = [PollFd::readable(tap.poll_fd().unwrap())];
@@ -169,7 +171,7 @@ fn exchange_datagrams(tap: &mut TapDevice) -> (Vec<u8>, RxMeta) {
     let socket = host_socket();
     socket.send(b"hello").unwrap();
     let mut came = None;
-    serve(tap, &mut |frame, meta| {
+    serve(tap, |frame, meta| {
         let ours = is_ipv4(frame, UDP) && frame.ends_with(b"hello");
         if ours {
             came = Some((frame.to_vec(), meta));
@@ -195,7 +197,7 @@ fn kernel_pings_us_and_gets_answers_in_place() {
     let mut ping =
         Command::new("ping").args(["-q", "-c", "2", "-i", "0.2", "-W", "5", "10.9.8.2"]).spawn().unwrap();
     let mut left = 2;
-    serve(&mut tap, &mut |frame, _| {
+    serve(&mut tap, |frame, _| {
         if !is_ipv4(frame, 1) || frame[34] != 8 {
             return (false, Verdict::Done);
         }
@@ -283,7 +285,7 @@ fn receive_stream(tap: &mut TapDevice, peer: &mut Peer, len: usize) -> usize {
     let (mut got, mut longest) = (0, 0);
     while got < len {
         let mut frames = Vec::new();
-        serve(tap, &mut |frame, meta| {
+        serve(tap, |frame, meta| {
             let tcp = is_ipv4(frame, TCP);
             if tcp {
                 frames.push((frame.to_vec(), meta));
@@ -362,7 +364,7 @@ fn udp_trains_cross_whole_only_when_asked_for() {
         assert_eq!(rc, 0);
         socket.send(&[7; 60_000]).unwrap();
         let (mut got, mut lens) = (0, Vec::new());
-        serve(&mut tap, &mut |frame, meta| {
+        serve(&mut tap, |frame, meta| {
             if is_ipv4(frame, UDP) {
                 got += frame.len() - 42;
                 lens.push((frame.len() - 42, meta.gso_size));

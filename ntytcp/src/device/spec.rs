@@ -3,10 +3,10 @@
 //! | string | device |
 //! |---|---|
 //! | `tap:NAME` | [`TapDevice`](super::tap::TapDevice): the kernel is at the other end |
-//! | `pcap:IN[,OUT]` | [`PcapDevice`](super::pcap::PcapDevice): a capture is replayed, what is sent is written to another |
-//! | `mem:` | a [`mem`](super::mem) link whose other end is not connected: a stack that runs and hears nothing, for measuring what it costs |
+//! | `pcap:IN[,OUT]` | [`PcapDevice`]: a capture is replayed, what is sent is written to another |
+//! | `mem:` | a [`mem`] link whose other end is not connected: a stack that runs and hears nothing, for measuring what it costs |
 //!
-//! A new kind is one file beside this one and one line in [`KINDS`].
+//! A new kind is one file beside this one and one line in `KINDS`.
 
 use std::fmt;
 use std::net::IpAddr;

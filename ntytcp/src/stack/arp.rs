@@ -9,8 +9,9 @@
 //!                                    +--restart--> PROBING, later and later
 //! ```
 //!
-//! An [`AddressGuard`] is told the time and every ARP packet that arrives, and says what to send. It answers no requests:
-//! whether to reply for the address is [`AddressGuard::is_usable`], and the reply is the stack's.
+//! An [`AddressGuard`] is told the time and every ARP packet that arrives, and says what to send. It answers
+//! no requests: whether to reply for the address is [`AddressGuard::is_usable`], and the reply is the
+//! stack's.
 
 use core::net::Ipv4Addr;
 
@@ -24,11 +25,12 @@ use crate::wire::{ArpPacket, MacAddr};
 pub enum Defense {
     /// Give the address up at once: choice (a).
     GiveUp,
-    /// Announce it again; give it up when the other insists within [`GuardConfig::defend_interval`]: choice (b).
+    /// Announce it again; give it up when the other insists within [`GuardConfig::defend_interval`]: choice
+    /// (b).
     #[default]
     Once,
-    /// Never give it up, and announce it at most once per [`GuardConfig::defend_interval`]: choice (c), for a server or
-    /// router whose address others rely on.
+    /// Never give it up, and announce it at most once per [`GuardConfig::defend_interval`]: choice (c), for a
+    /// server or router whose address others rely on.
     Always,
 }
 
@@ -37,7 +39,8 @@ pub enum Defense {
 pub struct GuardConfig {
     /// Longest random wait before the first probe (PROBE_WAIT). Default 1 s.
     pub probe_wait: Duration,
-    /// Probes before the address counts as free (PROBE_NUM). Default 3; 0 skips the probing and uses the address at once.
+    /// Probes before the address counts as free (PROBE_NUM). Default 3; 0 skips the probing and uses the
+    /// address at once.
     pub probes: u8,
     /// Shortest time between probes (PROBE_MIN). Default 1 s.
     pub probe_min: Duration,
@@ -45,7 +48,8 @@ pub struct GuardConfig {
     pub probe_max: Duration,
     /// Silence after the last probe (ANNOUNCE_WAIT). Default 2 s.
     pub announce_wait: Duration,
-    /// Announcements, the first at the moment the address becomes usable (ANNOUNCE_NUM). Default 2; 0 sends none.
+    /// Announcements, the first at the moment the address becomes usable (ANNOUNCE_NUM). Default 2; 0 sends
+    /// none.
     pub announcements: u8,
     /// Between announcements (ANNOUNCE_INTERVAL). Default 2 s.
     pub announce_interval: Duration,
@@ -78,8 +82,9 @@ impl Default for GuardConfig {
 }
 
 impl GuardConfig {
-    /// Three probes 50 ms apart: usable after 150 ms instead of four to seven seconds, on links where every station answers
-    /// within 50 ms. That is every wired link; what it misses is a neighbor asleep, or a switch port that is not forwarding yet.
+    /// Three probes 50 ms apart: usable after 150 ms instead of four to seven seconds, on links where every
+    /// station answers within 50 ms. That is every wired link; what it misses is a neighbor asleep, or a
+    /// switch port that is not forwarding yet.
     pub fn quick() -> Self {
         let step = Duration::from_millis(50);
         Self {
@@ -91,7 +96,8 @@ impl GuardConfig {
         }
     }
 
-    /// No probing: the address is announced and used at once. Conflicts are still noticed and defended against.
+    /// No probing: the address is announced and used at once. Conflicts are still noticed and defended
+    /// against.
     pub fn immediate() -> Self {
         Self { probes: 0, ..Self::default() }
     }
@@ -199,18 +205,20 @@ impl AddressGuard {
         matches!(self.state, GuardState::Announcing | GuardState::Bound)
     }
 
-    /// An ARP packet arrived. `own_mac` is the interface's address: what it sent itself, and hears again, is no conflict.
+    /// An ARP packet arrived. `own_mac` is the interface's address: what it sent itself, and hears again, is
+    /// no conflict.
     pub fn on_arp(&mut self, now: Instant, arp: &ArpPacket, own_mac: MacAddr) -> ArpOutcome {
         let other = arp.sender_mac;
         if other == own_mac || !other.is_unicast() {
             return ArpOutcome::Clear;
         }
-        // RFC 5227 2.1.1: "any ARP packet (Request *or* Reply) where the packet's 'sender IP address' is the address being
-        // probed for"; the same test finds conflicts later on (2.4).
+        // RFC 5227 2.1.1: "any ARP packet (Request *or* Reply) where the packet's 'sender IP address' is the
+        // address being probed for"; the same test finds conflicts later on (2.4).
         let claimed = arp.sender_ip == self.ip;
         match self.state {
-            // "... any ARP Probe where the packet's 'target IP address' is the address being probed for, and the packet's
-            // 'sender hardware address' is not the hardware address of any of the host's interfaces".
+            // "... any ARP Probe where the packet's 'target IP address' is the address being probed for, and
+            // the packet's 'sender hardware address' is not the hardware address of any of the host's
+            // interfaces".
             GuardState::Probing if claimed || (arp.is_probe() && arp.target_ip == self.ip) => {
                 self.lose(now, other)
             }
@@ -230,7 +238,8 @@ impl AddressGuard {
         self.deadline
     }
 
-    /// Takes the next step if its time has come. One step per call: after a long pause the probes are still spaced out.
+    /// Takes the next step if its time has come. One step per call: after a long pause the probes are still
+    /// spaced out.
     pub fn on_timeout(&mut self, now: Instant) {
         if self.deadline.is_none_or(|at| now < at) {
             return;
@@ -260,8 +269,8 @@ impl AddressGuard {
         take(&mut self.owed.probe).then_some(ArpAction::Probe)
     }
 
-    /// Claims the address again after it was lost, with a long wait when that happened often (RFC 5227 2.1.1). Does nothing
-    /// while the address is not lost.
+    /// Claims the address again after it was lost, with a long wait when that happened often (RFC 5227
+    /// 2.1.1). Does nothing while the address is not lost.
     pub fn restart(&mut self, now: Instant) {
         if matches!(self.state, GuardState::Lost(_)) {
             let limited = self.conflicts >= self.cfg.max_conflicts;
@@ -272,8 +281,8 @@ impl AddressGuard {
         }
     }
 
-    /// Enters PROBING, with the first probe after `wait` and the random time that keeps stations that were switched on
-    /// together apart.
+    /// Enters PROBING, with the first probe after `wait` and the random time that keeps stations that were
+    /// switched on together apart.
     fn probe_after(&mut self, now: Instant, wait: Duration) {
         self.sent = 0;
         self.owed = Owed::default();

@@ -138,7 +138,7 @@ impl Stack {
         }
         if ip.is_fragment() {
             self.counters.fragments_rx += 1;
-            return Verdict::Drop(DropReason::FragmentMemory);
+            return self.fragment(now, &ip, &packet);
         }
         self.counters.ip_rx += 1;
         let question = Question::of(&packet);

@@ -137,7 +137,7 @@ impl Interface {
             Claim { addr, guard }
         };
         let addrs = config.addrs.iter().map(claim).collect();
-        Self {
+        let mut interface = Self {
             id,
             mac: config.mac,
             caps: config.caps,
@@ -149,7 +149,10 @@ impl Interface {
             outbox: Outbox::new(config.outbox_bytes),
             idents: Idents::new(rng),
             tcp_first: false,
-        }
+        };
+        // An address that is not probed for is announced at once.
+        interface.queue_claims();
+        interface
     }
 
     /// Whether `ip` is one of the interface's addresses and may be used.

@@ -1,7 +1,7 @@
 //! Hashing that a peer cannot steer, and generators split off the stack's one source of randomness.
 //!
-//! Every table whose keys come off the wire is hashed with SipHash-1-3 under a key drawn from the stack's seed:
-//! nobody outside can aim many keys at one bucket, and the same seed still gives the same run.
+//! Every table whose keys come off the wire is hashed with SipHash-1-3 under a key drawn from the stack's
+//! seed: nobody outside can aim many keys at one bucket, and the same seed still gives the same run.
 
 use core::hash::BuildHasher;
 
@@ -9,7 +9,8 @@ use siphasher::sip::SipHasher13;
 
 use crate::rng::{Rng, Seed};
 
-/// Builds hashers under one secret key. For `HashMap` and, through [`BuildHasher::hash_one`], for tables of our own.
+/// Builds hashers under one secret key. For `HashMap` and, through [`BuildHasher::hash_one`], for tables of
+/// our own.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyedHash {
     key: [u64; 2],
@@ -30,7 +31,8 @@ impl BuildHasher for KeyedHash {
     }
 }
 
-/// A generator of its own for one component, so that how often that component draws shifts no one else's numbers.
+/// A generator of its own for one component, so that how often that component draws shifts no one else's
+/// numbers.
 pub(super) fn fork(rng: &mut Rng) -> Rng {
     let mut seed: Seed = [0; 32];
     for chunk in seed.chunks_exact_mut(8) {

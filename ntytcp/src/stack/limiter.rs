@@ -1,15 +1,17 @@
 //! How often the stack answers what nobody asked a socket for: ICMP errors, RSTs, challenge ACKs.
 //!
-//! Two token buckets stand before each such answer: one for all of them, and one per destination, so that one noisy
-//! peer cannot use up what the others are entitled to (RFC 1812 4.3.2.8, RFC 4443 2.4 (f), RFC 5961 7). A bucket is a
-//! single instant, the *theoretical arrival time* of the GCRA: the time at which the bucket will be full again.
+//! Two token buckets stand before each such answer: one for all of them, and one per destination, so that one
+//! noisy peer cannot use up what the others are entitled to (RFC 1812 4.3.2.8, RFC 4443 2.4 (f), RFC 5961 7).
+//! A bucket is a single instant, the *theoretical arrival time* of the GCRA: the time at which the bucket
+//! will be full again.
 //!
-//! The buckets of destinations live in a table of fixed size, four to a set, found by keyed hash. A destination that
-//! is not in its set takes the place of the one whose bucket is nearest to full; an idle one, as a rule, which loses nothing.
+//! The buckets of destinations live in a table of fixed size, four to a set, found by keyed hash. A
+//! destination that is not in its set takes the place of the one whose bucket is nearest to full; an idle
+//! one, as a rule, which loses nothing.
 //!
-//! A global limit that can be counted from outside tells an off-path attacker which of his spoofed probes were answered
-//! (CVE-2020-25705 found open UDP ports so). Each answer therefore takes zero, one or two tokens from the global bucket,
-//! at random, one on average.
+//! A global limit that can be counted from outside tells an off-path attacker which of his spoofed probes
+//! were answered (CVE-2020-25705 found open UDP ports so). Each answer therefore takes zero, one or two
+//! tokens from the global bucket, at random, one on average.
 
 use core::hash::BuildHasher;
 use core::net::{IpAddr, Ipv4Addr};
@@ -39,8 +41,8 @@ pub struct LimiterConfig {
 }
 
 impl LimiterConfig {
-    /// ICMP errors: 1,000 per second in all with bursts of 50, 1 per second and destination with bursts of 6. These are
-    /// the figures that Linux made customary.
+    /// ICMP errors: 1,000 per second in all with bursts of 50, 1 per second and destination with bursts of 6.
+    /// These are the figures that Linux made customary.
     pub const fn icmp_errors() -> Self {
         Self {
             global: Rate { per_second: 1_000, burst: 50 },
@@ -49,7 +51,8 @@ impl LimiterConfig {
         }
     }
 
-    /// RSTs to segments without a connection: generous, since a refused connection attempt that hears nothing retries.
+    /// RSTs to segments without a connection: generous, since a refused connection attempt that hears nothing
+    /// retries.
     pub const fn resets() -> Self {
         Self {
             global: Rate { per_second: 10_000, burst: 1_000 },
@@ -134,8 +137,9 @@ impl RateLimiter {
         }
     }
 
-    /// Whether one more answer may go to `dst` now; if so, it is counted. What is refused costs nothing: a peer that
-    /// keeps asking still gets its answers at the configured rate. One keyed hash and one cache line or two.
+    /// Whether one more answer may go to `dst` now; if so, it is counted. What is refused costs nothing: a
+    /// peer that keeps asking still gets its answers at the configured rate. One keyed hash and one cache
+    /// line or two.
     pub fn allow(&mut self, now: Instant, dst: IpAddr) -> bool {
         let index = self.hash.hash_one(dst) as usize & (self.sets.len() - 1);
         let Some(set) = self.sets.get_mut(index) else { return false };

@@ -1,7 +1,8 @@
-//! Doubly linked lists threaded through slots of a table by index: O(1) insert, remove and move, no allocation.
+//! Doubly linked lists threaded through slots of a table by index: O(1) insert, remove and move, no
+//! allocation.
 //!
-//! A [`Links`] holds one pair of neighbors per slot; a slot is in at most one [`List`] of the same `Links` at a time,
-//! and the owner knows which.
+//! A [`Links`] holds one pair of neighbors per slot; a slot is in at most one [`List`] of the same `Links` at
+//! a time, and the owner knows which.
 
 /// No slot.
 pub(super) const NIL: u32 = u32::MAX;
@@ -68,6 +69,14 @@ impl Links {
             None => list.tail = prev,
         }
     }
+
+    /// The slots of `list`, first to last.
+    #[cfg(test)]
+    pub(super) fn iter(&self, list: &List) -> impl Iterator<Item = u32> {
+        core::iter::successors(list.head(), |&i| {
+            self.0.get(i as usize).map(|l| l.next).filter(|&next| next != NIL)
+        })
+    }
 }
 
 #[cfg(test)]
@@ -83,12 +92,8 @@ mod tests {
             links.remove(&mut list, gone);
         }
         links.push_back(&mut list, 2);
-        let mut order = Vec::new();
-        while let Some(i) = list.head() {
-            order.push(i);
-            links.remove(&mut list, i);
-        }
-        assert_eq!(order, [1, 3, 2]);
-        assert_eq!(list.tail, NIL);
+        assert_eq!(links.iter(&list).collect::<Vec<_>>(), [1, 3, 2]);
+        [1, 3, 2].into_iter().for_each(|i| links.remove(&mut list, i));
+        assert_eq!((list.head(), list.tail), (None, NIL));
     }
 }

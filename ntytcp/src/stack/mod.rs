@@ -22,6 +22,7 @@ pub mod arp;
 pub(crate) mod cx;
 pub mod demux;
 mod echo;
+mod fragments;
 mod icmp;
 mod ident;
 mod input;
@@ -34,6 +35,7 @@ mod outbox;
 pub(crate) mod output;
 pub mod ports;
 mod records;
+pub mod reassembly;
 pub mod route;
 mod slots;
 mod socket;
@@ -75,6 +77,7 @@ use limiter::{LimiterConfig, RateLimiter};
 use neighbor::{NeighborConfig, StaticNeighborError};
 use outbox::Datagram;
 use ports::{PortAllocator, PortRange};
+use reassembly::{Reassembler, ReassemblyConfig};
 use route::{InterfaceAddr, Route, RouteError, RouteTable};
 use udp::UdpTable;
 
@@ -98,6 +101,8 @@ pub struct StackConfig {
     pub icmp_errors: LimiterConfig,
     /// Bounds and times of each interface's neighbor cache.
     pub neighbors: NeighborConfig,
+    /// Bounds of the reassembly of fragments.
+    pub reassembly: ReassemblyConfig,
     /// Settings of TCP.
     pub tcp: TcpConfig,
 }
@@ -113,6 +118,7 @@ impl Default for StackConfig {
             udp_datagrams: 4_096,
             icmp_errors: LimiterConfig::icmp_errors(),
             neighbors: NeighborConfig::default(),
+            reassembly: ReassemblyConfig::default(),
             tcp: TcpConfig::default(),
         }
     }
@@ -183,6 +189,7 @@ pub struct Stack {
     echo: EchoTable,
     ports: PortAllocator,
     icmp_limiter: RateLimiter,
+    reassembler: Reassembler,
     pool: PagePool,
     counters: Counters,
     events: EventQueue,
@@ -206,6 +213,7 @@ impl Stack {
             echo: EchoTable::default(),
             ports: PortAllocator::new(config.ephemeral_ports, &mut rng),
             icmp_limiter: RateLimiter::new(config.icmp_errors, &mut rng),
+            reassembler: Reassembler::new(config.reassembly, &mut rng),
             pool,
             counters: Counters::default(),
             events: EventQueue::default(),
@@ -313,6 +321,8 @@ impl Stack {
             }
             self.neighbor_outcomes(now, InterfaceId(index as u16));
         }
+        self.reassembler.on_timeout(now);
+        self.expired_fragments(now);
         let (counters, events, rng) = (&mut self.counters, &mut self.events, &mut self.rng);
         self.tcp.on_timeout(&mut Cx { now, counters, events, rng });
     }
@@ -320,7 +330,7 @@ impl Stack {
     /// When [`Stack::on_timeout`] wants to be called next, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
         let interfaces = self.interfaces.iter().filter_map(Interface::next_deadline);
-        interfaces.chain(self.tcp.next_deadline()).min()
+        interfaces.chain(self.reassembler.next_deadline()).chain(self.tcp.next_deadline()).min()
     }
 
     /// Tells everybody how asking for next hops on an interface ended.
@@ -362,6 +372,11 @@ impl Stack {
             // Segments do not wait here.
             Some(Quoted::Tcp { .. }) | None => {}
         }
+    }
+
+    /// Whether [`Stack::poll_event`] has something to say, or did not look yet.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
     }
 
     /// A socket at which something happened, and what. Each socket is reported once for all that happened since the last time.

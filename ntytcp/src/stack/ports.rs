@@ -1,11 +1,12 @@
 //! Ephemeral ports that an attacker off the path cannot guess (RFC 6056).
 //!
-//! A connected socket gets its port by Algorithm 4, double-hash port selection: a keyed hash of (local address, remote
-//! address, remote port) gives each destination its own place in the range, and a counter, one of a table picked by a
-//! second keyed hash, moves that place on. Ports to one destination thus cycle through the whole range before one
-//! repeats, which spares it the peer's TIME-WAIT, while what one destination sees says nothing about another.
-//! The counters start at random and move by random small steps (Algorithm 5's idea), so that a destination cannot count
-//! how often the others of its counter were connected to.
+//! A connected socket gets its port by Algorithm 4, double-hash port selection: a keyed hash of (local
+//! address, remote address, remote port) gives each destination its own place in the range, and a counter,
+//! one of a table picked by a second keyed hash, moves that place on. Ports to one destination thus cycle
+//! through the whole range before one repeats, which spares it the peer's TIME-WAIT, while what one
+//! destination sees says nothing about another. The counters start at random and move by random small steps
+//! (Algorithm 5's idea), so that a destination cannot count how often the others of its counter were
+//! connected to.
 //!
 //! An unconnected UDP socket gets a port at random (Algorithm 1): what answers it is known to nobody yet.
 
@@ -85,8 +86,8 @@ const MAX_STEP: u32 = 8;
 /// Random tries of an unconnected pick before it scans.
 const RANDOM_TRIES: usize = 16;
 
-/// Picks local ports. Which ports are taken is the caller's knowledge, given to each pick as a closure; the closure may
-/// refuse a port for any other reason as well (a flow hash that lands on another shard).
+/// Picks local ports. Which ports are taken is the caller's knowledge, given to each pick as a closure; the
+/// closure may refuse a port for any other reason as well (a flow hash that lands on another shard).
 #[derive(Clone, Debug)]
 pub struct PortAllocator {
     range: PortRange,
@@ -109,8 +110,8 @@ impl PortAllocator {
         self.range
     }
 
-    /// A port for a connection from `local` to `remote`:`remote_port` that `in_use` does not refuse, or `None` when it
-    /// refuses the whole range. Each port is asked about at most once.
+    /// A port for a connection from `local` to `remote`:`remote_port` that `in_use` does not refuse, or
+    /// `None` when it refuses the whole range. Each port is asked about at most once.
     pub fn pick(
         &mut self,
         local: IpAddr,
@@ -194,6 +195,20 @@ mod tests {
         assert_eq!(ports.pick(ip(1), ip(2), 80, |p| p != 777), Some(777));
         assert_eq!(ports.pick_random(|p| p != 778), Some(778));
         assert_eq!(allocator(9, 9).pick(ip(1), ip(2), 80, |_| false), Some(9));
+    }
+
+    #[test]
+    fn ports_found_in_use_are_not_asked_about_again_by_the_next_pick() {
+        let mut ports = allocator(1, 20_000);
+        let origin = allocator(1, 20_000).pick(ip(1), ip(2), 80, |_| false).unwrap();
+        let mut asked = 0;
+        ports.pick(ip(1), ip(2), 80, |_| {
+            asked += 1;
+            asked <= 5_000
+        });
+        let next = ports.pick(ip(1), ip(2), 80, |_| false).unwrap();
+        let moved = (u32::from(next) + 20_000 - u32::from(origin)) % 20_000;
+        assert!((5_001..5_010).contains(&moved), "moved on by {moved}");
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! Who answers to which address on a link: the neighbor cache of one interface, for ARP and for neighbor discovery.
+//! Who answers to which address on a link: the neighbor cache of one interface, for ARP and for neighbor
+//! discovery.
 //!
-//! The states are those of RFC 4861 7.3.2, with two more: FAILED, a short memory of neighbors that did not answer, so that
-//! senders get their error at once and not another burst of requests; and PERMANENT, for static entries.
+//! The states are those of RFC 4861 7.3.2, with two more: FAILED, a short memory of neighbors that did not
+//! answer, so that senders get their error at once and not another burst of requests; and PERMANENT, for
+//! static entries.
 //!
 //! ```text
 //!   lookup                 reply                    30 s                 lookup
@@ -13,19 +15,20 @@
 //!                                                                +-- heard another address      3 x 1 s
 //! ```
 //!
-//! The cache does no I/O. [`NeighborCache::lookup`] asks for an address, [`NeighborCache::learn`] is told what was heard,
-//! [`NeighborCache::on_timeout`] moves time on, and [`NeighborCache::poll_action`] says what is to be sent and whose
-//! waiting packets are to be taken with [`NeighborCache::take_packet`].
+//! The cache does no I/O. [`NeighborCache::lookup`] asks for an address, [`NeighborCache::learn`] is told
+//! what was heard, [`NeighborCache::on_timeout`] moves time on, and [`NeighborCache::poll_action`] says what
+//! is to be sent and whose waiting packets are to be taken with [`NeighborCache::take_packet`].
 //!
-//! **Cost.** A [`NeighborRef`] kept by a connection makes a lookup one bounds check and two comparisons; otherwise it is one
-//! keyed hash. Nothing on that path allocates. Every entry is in exactly one list, that of its state, and each list is
-//! sorted by deadline because all entries of a state wait equally long: timers and eviction are O(1) too.
+//! **Cost.** A [`NeighborRef`] kept by a connection makes a lookup one bounds check and two comparisons;
+//! otherwise it is one keyed hash. Nothing on that path allocates. Every entry is in exactly one list, that
+//! of its state, and each list is sorted by deadline because all entries of a state wait equally long: timers
+//! and eviction are O(1) too.
 //!
-//! **Floods.** The table has a fixed capacity. What strangers send can create an entry only by asking for one of our
-//! addresses, is written down as STALE, and can displace nothing but STALE and FAILED entries. Our own lookups may displace
-//! more, in the order STALE, FAILED, INCOMPLETE, PROBE, DELAY, REACHABLE, oldest first; so a scan through a whole network, which leaves
-//! INCOMPLETE entries, displaces itself before any neighbor in use. PERMANENT entries are never displaced. Packets that wait are
-//! bounded per neighbor and in total.
+//! **Floods.** The table has a fixed capacity. What strangers send can create an entry only by asking for one
+//! of our addresses, is written down as STALE, and can displace nothing but STALE and FAILED entries. Our own
+//! lookups may displace more, in the order STALE, FAILED, INCOMPLETE, PROBE, DELAY, REACHABLE, oldest first;
+//! so a scan through a whole network, which leaves INCOMPLETE entries, displaces itself before any neighbor
+//! in use. PERMANENT entries are never displaced. Packets that wait are bounded per neighbor and in total.
 
 mod table;
 #[cfg(test)]
@@ -39,8 +42,8 @@ use crate::rng::Rng;
 use crate::time::{Duration, Instant};
 use crate::wire::MacAddr;
 
-/// Bounds and times of a [`NeighborCache`]. The defaults are the protocol constants of RFC 4861 10, the bounds those of
-/// a host.
+/// Bounds and times of a [`NeighborCache`]. The defaults are the protocol constants of RFC 4861 10, the
+/// bounds those of a host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NeighborConfig {
     /// Entries, static ones included. Default 1,024, at least 1, at most 1,048,576.
@@ -51,17 +54,18 @@ pub struct NeighborConfig {
     pub queue_bytes: usize,
     /// How long an answer is trusted (REACHABLE_TIME). Default 30 s.
     pub reachable_time: Duration,
-    /// How long a STALE entry in use waits for a word from the upper layer before it is probed (DELAY_FIRST_PROBE_TIME).
-    /// Default 5 s.
+    /// How long a STALE entry in use waits for a word from the upper layer before it is probed
+    /// (DELAY_FIRST_PROBE_TIME). Default 5 s.
     pub delay_time: Duration,
     /// Between solicitations (RETRANS_TIMER). Default 1 s, at least 1 ms.
     pub retrans_time: Duration,
-    /// Solicitations before giving up, broadcast or unicast (MAX_MULTICAST_SOLICIT, MAX_UNICAST_SOLICIT). Default 3, at
-    /// least 1.
+    /// Solicitations before giving up, broadcast or unicast (MAX_MULTICAST_SOLICIT, MAX_UNICAST_SOLICIT).
+    /// Default 3, at least 1.
     pub solicitations: u8,
     /// How long a neighbor that did not answer is remembered as such. Default 3 s.
     pub failed_time: Duration,
-    /// How long a confirmed answer is protected from a contradicting one that nobody asked for. Default 1 s, as on Linux.
+    /// How long a confirmed answer is protected from a contradicting one that nobody asked for. Default 1 s,
+    /// as on Linux.
     pub lock_time: Duration,
 }
 
@@ -106,14 +110,15 @@ pub enum NeighborState {
 pub enum Lookup {
     /// This one; send.
     Ready(MacAddr),
-    /// Being asked for: [`NeighborCache::enqueue`] the packet, or try again after [`NeighborAction::Resolved`].
+    /// Being asked for: [`NeighborCache::enqueue`] the packet, or try again after
+    /// [`NeighborAction::Resolved`].
     Pending,
     /// The neighbor did not answer a moment ago: fail the send (EHOSTUNREACH).
     Failed,
 }
 
-/// Names an entry without its address: slot and generation. It stays valid while the entry exists and names nothing
-/// afterwards.
+/// Names an entry without its address: slot and generation. It stays valid while the entry exists and names
+/// nothing afterwards.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct NeighborRef {
     index: u32,
@@ -135,7 +140,8 @@ pub enum Evidence {
 /// What [`NeighborCache::learn`] made of a sighting.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Learned {
-    /// Nothing: not a host's address, a static entry, no entry to update, a full table, or too soon after a confirmed answer.
+    /// Nothing: not a host's address, a static entry, no entry to update, a full table, or too soon after a
+    /// confirmed answer.
     Ignored,
     /// It agrees with what is known.
     Same,
@@ -235,8 +241,8 @@ impl NeighborCache {
         Self { cfg, table: Table::new(cfg.capacity, rng), waiting_bytes: 0, displaced: 0 }
     }
 
-    /// The address of `ip`, which is a neighbor on this link and neither multicast nor broadcast. An unknown neighbor is
-    /// solicited; a STALE one is used and verified meanwhile.
+    /// The address of `ip`, which is a neighbor on this link and neither multicast nor broadcast. An unknown
+    /// neighbor is solicited; a STALE one is used and verified meanwhile.
     pub fn lookup(&mut self, now: Instant, ip: IpAddr) -> Lookup {
         match self.table.find(ip) {
             Some(index) => self.use_entry(now, index),
@@ -250,7 +256,8 @@ impl NeighborCache {
         Some(NeighborRef { index, generation: self.table.get(index)?.generation })
     }
 
-    /// As [`NeighborCache::lookup`], without a hash. `None` when the entry is gone: look up the address again.
+    /// As [`NeighborCache::lookup`], without a hash. `None` when the entry is gone: look up the address
+    /// again.
     #[inline]
     pub fn get(&mut self, now: Instant, neighbor: NeighborRef) -> Option<Lookup> {
         let entry = self.entry(neighbor)?;
@@ -260,8 +267,9 @@ impl NeighborCache {
         Some(self.use_entry(now, neighbor.index))
     }
 
-    /// The upper layer made progress with the help of this neighbor (RFC 4861 7.3.1), which confirms it as a reply would.
-    /// Cheap enough for every ACK: it does something only in the second half of a confirmation's life.
+    /// The upper layer made progress with the help of this neighbor (RFC 4861 7.3.1), which confirms it as a
+    /// reply would. Cheap enough for every ACK: it does something only in the second half of a confirmation's
+    /// life.
     pub fn confirm(&mut self, now: Instant, neighbor: NeighborRef) {
         let Some(entry) = self.entry(neighbor) else { return };
         match entry.state {
@@ -273,8 +281,8 @@ impl NeighborCache {
         }
     }
 
-    /// Keeps an IP packet, without Ethernet header, until `ip` is resolved. When too many wait the oldest of the same
-    /// neighbor give way, see [`NeighborCache::take_displaced`].
+    /// Keeps an IP packet, without Ethernet header, until `ip` is resolved. When too many wait the oldest of
+    /// the same neighbor give way, see [`NeighborCache::take_displaced`].
     ///
     /// # Errors
     /// The packet, when `ip` is not being resolved, or the packets of other neighbors fill the memory.
@@ -300,8 +308,8 @@ impl NeighborCache {
         Ok(())
     }
 
-    /// The oldest packet that waits for a neighbor that was resolved or has failed; `None` when there is none, or the
-    /// neighbor is still being resolved.
+    /// The oldest packet that waits for a neighbor that was resolved or has failed; `None` when there is
+    /// none, or the neighbor is still being resolved.
     pub fn take_packet(&mut self, ip: IpAddr) -> Option<Box<[u8]>> {
         let index = self.table.find(ip)?;
         let entry = self.table.get_mut(index).filter(|e| e.state != NeighborState::Incomplete)?;
@@ -314,8 +322,8 @@ impl NeighborCache {
         Some(packet)
     }
 
-    /// Packets that the cache dropped of its own accord since the last call, because too many waited or their neighbor was
-    /// displaced. For the drop counter.
+    /// Packets that the cache dropped of its own accord since the last call, because too many waited or their
+    /// neighbor was displaced. For the drop counter.
     pub fn take_displaced(&mut self) -> usize {
         core::mem::take(&mut self.displaced)
     }
@@ -352,7 +360,8 @@ impl NeighborCache {
             {
                 Learned::Ignored
             }
-            // RFC 4861 7.2.3, 7.2.5: a different address is taken over, and trusted only once it was verified.
+            // RFC 4861 7.2.3, 7.2.5: a different address is taken over, and trusted only once it was
+            // verified.
             NeighborState::Reachable | NeighborState::Stale | NeighborState::Delay | NeighborState::Probe => {
                 if let Some(entry) = self.table.get_mut(index) {
                     entry.mac = mac;
@@ -396,7 +405,8 @@ impl NeighborCache {
         found.is_some()
     }
 
-    /// When [`NeighborCache::on_timeout`] has something to do next. Entries that are merely known need no timer.
+    /// When [`NeighborCache::on_timeout`] has something to do next. Entries that are merely known need no
+    /// timer.
     pub fn next_deadline(&self) -> Option<Instant> {
         [NeighborState::Incomplete, NeighborState::Delay, NeighborState::Probe]
             .into_iter()
@@ -414,8 +424,8 @@ impl NeighborCache {
         }
         while let Some(index) = self.table.due(NeighborState::Probe, now) {
             if !self.solicit_again(now, index) {
-                // RFC 4861 7.3.3: the entry is deleted, so that the next packet asks everybody: the address may have
-                // moved to another station.
+                // RFC 4861 7.3.3: the entry is deleted, so that the next packet asks everybody: the address
+                // may have moved to another station.
                 self.discard(index);
             }
         }
@@ -424,8 +434,8 @@ impl NeighborCache {
         }
     }
 
-    /// What is to be done next; call it until it has nothing more. Requests that were not taken yet are merged, so that
-    /// there is at most one action per entry.
+    /// What is to be done next; call it until it has nothing more. Requests that were not taken yet are
+    /// merged, so that there is at most one action per entry.
     pub fn poll_action(&mut self) -> Option<NeighborAction> {
         loop {
             let index = self.table.next_owed()?;
@@ -481,8 +491,9 @@ impl NeighborCache {
             NeighborState::Reachable if now < entry.deadline => Lookup::Ready(mac),
             NeighborState::Delay | NeighborState::Probe | NeighborState::Permanent => Lookup::Ready(mac),
             NeighborState::Incomplete => Lookup::Pending,
-            // RFC 4861 7.3.3: "The first time a node sends a packet to a neighbor whose entry is STALE, the sender changes
-            // the state to DELAY". An expired REACHABLE entry is a STALE one that no timer was spent on.
+            // RFC 4861 7.3.3: "The first time a node sends a packet to a neighbor whose entry is STALE, the
+            // sender changes the state to DELAY". An expired REACHABLE entry is a STALE one that no timer was
+            // spent on.
             NeighborState::Reachable | NeighborState::Stale => {
                 self.table.set_state(index, NeighborState::Delay, now + self.cfg.delay_time);
                 Lookup::Ready(mac)
@@ -563,16 +574,18 @@ impl NeighborCache {
         Learned::New
     }
 
-    /// Turns the longest expired REACHABLE entry STALE, if the table is full and an entry is about to be displaced.
+    /// Turns the longest expired REACHABLE entry STALE, if the table is full and an entry is about to be
+    /// displaced.
     fn age(&mut self, now: Instant) {
-        if self.table.is_full() {
-            if let Some(index) = self.table.due(NeighborState::Reachable, now) {
-                self.table.set_state(index, NeighborState::Stale, Instant::FAR_FUTURE);
-            }
+        if self.table.is_full()
+            && let Some(index) = self.table.due(NeighborState::Reachable, now)
+        {
+            self.table.set_state(index, NeighborState::Stale, Instant::FAR_FUTURE);
         }
     }
 
-    /// A new entry in a state to be set, at the cost of one in the first of the `displaced` states that has any.
+    /// A new entry in a state to be set, at the cost of one in the first of the `displaced` states that has
+    /// any.
     fn create(&mut self, ip: IpAddr, displaced: &[NeighborState]) -> Option<u32> {
         if self.table.is_full() {
             let victim = displaced.iter().find_map(|&state| self.table.oldest(state))?;

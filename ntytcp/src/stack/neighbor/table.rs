@@ -93,7 +93,8 @@ impl Table {
         self.slots.iter().filter(|e| e.live)
     }
 
-    /// A new INCOMPLETE entry for `ip`, which has none; `None` when the table is full. Allocates while the table grows.
+    /// A new INCOMPLETE entry for `ip`, which has none; `None` when the table is full. Allocates while the
+    /// table grows.
     pub(super) fn insert(&mut self, ip: IpAddr) -> Option<u32> {
         if self.is_full() {
             return None;
@@ -166,6 +167,24 @@ impl Table {
             entry.listed = false;
         }
         Some(index)
+    }
+
+    /// Whether each list holds the entries of its state, all of them, by deadline.
+    #[cfg(test)]
+    pub(super) fn lists_are_sorted(&self) -> bool {
+        let mut listed = 0;
+        for (state, list) in self.by_state.iter().enumerate() {
+            let mut before = Instant::ZERO;
+            for index in self.links.iter(list) {
+                let Some(entry) = self.get(index) else { return false };
+                if entry.state as usize != state || entry.deadline < before {
+                    return false;
+                }
+                before = entry.deadline;
+                listed += 1;
+            }
+        }
+        listed == self.len()
     }
 }
 

@@ -1,10 +1,10 @@
 //! Where a packet goes next: longest-prefix match over the routes of one stack, both address families.
 //!
-//! Routes of one prefix length stand in one sorted array; a lookup goes from the longest length to the shortest and
-//! searches each array by halving. With L different lengths in use that is L short binary searches and no memory but the
-//! arrays themselves: some ten nanoseconds for the handful of routes of a host, and still logarithmic for thousands.
-//! Connections do not even pay that: they keep the [`Route`] they found and look again only when
-//! [`RouteTable::generation`] has moved.
+//! Routes of one prefix length stand in one sorted array; a lookup goes from the longest length to the
+//! shortest and searches each array by halving. With L different lengths in use that is L short binary
+//! searches and no memory but the arrays themselves: some ten nanoseconds for the handful of routes of a
+//! host, and still logarithmic for thousands. Connections do not even pay that: they keep the [`Route`] they
+//! found and look again only when [`RouteTable::generation`] has moved.
 
 mod prefix;
 
@@ -87,8 +87,8 @@ impl RouteTable {
         self.generation
     }
 
-    /// The best route to `dst`: of the longest prefix that contains it, the one with the lowest metric, of equals the
-    /// oldest. No allocation.
+    /// The best route to `dst`: of the longest prefix that contains it, the one with the lowest metric, of
+    /// equals the oldest. No allocation.
     pub fn lookup(&self, dst: IpAddr) -> Option<Route> {
         self.matches(dst).next().copied()
     }
@@ -96,8 +96,8 @@ impl RouteTable {
     /// Adds a route. Allocates.
     ///
     /// # Errors
-    /// [`RouteError`], with the table unchanged. A gateway must be reachable without a gateway over the same interface,
-    /// so connected routes come first; an IPv6 link-local gateway always is.
+    /// [`RouteError`], with the table unchanged. A gateway must be reachable without a gateway over the same
+    /// interface, so connected routes come first; an IPv6 link-local gateway always is.
     pub fn add(&mut self, route: Route) -> Result<(), RouteError> {
         let v4 = route.prefix.addr().is_ipv4();
         if let Some(other) = [route.gateway, route.source].into_iter().flatten().find(|a| a.is_ipv4() != v4) {
@@ -114,8 +114,8 @@ impl RouteTable {
         Ok(())
     }
 
-    /// Adds the route to the network that an interface is connected to by one of its addresses, with that address as
-    /// source and metric 0. Allocates.
+    /// Adds the route to the network that an interface is connected to by one of its addresses, with that
+    /// address as source and metric 0. Allocates.
     ///
     /// # Errors
     /// [`RouteError::Exists`].

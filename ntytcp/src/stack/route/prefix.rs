@@ -145,8 +145,8 @@ impl InterfaceAddr {
     /// The address `addr` on a network of `len` bits.
     ///
     /// # Errors
-    /// [`PrefixError::TooLong`], and [`PrefixError::NotAHost`] for an address that no host can have: multicast,
-    /// unspecified, all ones, or the network's own broadcast or (up to /30) all-zeros address.
+    /// [`PrefixError::TooLong`], and [`PrefixError::NotAHost`] for an address that no host can have:
+    /// multicast, unspecified, all ones, or the network's own broadcast or (up to /30) all-zeros address.
     pub fn new(addr: IpAddr, len: u8) -> Result<Self, PrefixError> {
         let network = Prefix::containing(addr, len)?;
         let reserved = match addr {
