@@ -1,1 +1,3 @@
 //! The subcommands of the `nty` command, one module each.
+
+pub mod dns;
