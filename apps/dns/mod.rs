@@ -38,3 +38,6 @@ pub use answer::{Transport, UDP_PAYLOAD_MAX, UDP_PAYLOAD_MIN};
 pub use frames::{ANSWER_MAX, Frames, PREFIX, Progress, answer_stream, frames};
 pub use store::Zones;
 pub use zone::{Problem, ZoneError, ZoneSpec};
+
+#[cfg(test)]
+mod tests;
