@@ -1,6 +1,7 @@
 //! The subcommands of the `nty` command, one module each, and the command line that they share.
 
 pub mod cli;
+pub mod dns;
 pub mod echo;
 pub mod http;
 pub mod perf;
