@@ -39,7 +39,6 @@ impl Tcb {
         self.timing = None;
         let (mss, flight) = (u32::from(self.send_mss()), self.flight());
         if handshake {
-            self.rtt.syn_timed_out();
             // RFC 6928 2: an initial window larger than one segment is not for a SYN that was lost.
             self.cc.on_idle(mss);
         } else {

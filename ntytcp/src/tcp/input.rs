@@ -107,6 +107,11 @@ impl Tcb {
         config: &TcpConfig,
         seg: &mut Segment<'_>,
     ) -> Result<(), Refused> {
+        if self.state == State::SynReceived && seg.has(TcpFlags::SYN) && seg.seq == self.rcv.irs {
+            // Simultaneous open (RFC 9293 3.5, figure 7): the SYN of the peer's SYN-ACK is the one that we have.
+            seg.flags.remove(TcpFlags::SYN);
+            seg.seq += 1;
+        }
         self.check_timestamp(cx, seg)?;
         self.check_sequence(cx, seg)?;
         self.check_rst(cx, seg)?;
@@ -257,6 +262,7 @@ impl Tcb {
     fn establish(&mut self, cx: &Cx<'_>, seg: &Segment<'_>) {
         self.state = State::Established;
         self.set_window(seg);
+        self.rtt.handshake_done();
         self.timeouts = 0;
         self.last_heard = cx.now;
         self.start_keepalive();
@@ -319,6 +325,7 @@ impl Tcb {
         self.timeouts = 0;
         self.soft_error = None;
         self.stalled_since = cx.now;
+        self.flags.progress = true;
         self.flags.output = true;
         // RFC 6298 5.2 and 5.3: all acknowledged turns the timer off, new data acknowledged restarts it.
         if self.flight() == 0 {

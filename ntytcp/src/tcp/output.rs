@@ -123,9 +123,9 @@ impl Tcb {
         let usable = self.usable_window();
         self.flags.cwnd_limited = available > usable && self.cwnd() <= self.snd.wnd;
         let (len, purpose) = match self.choose_length(available, usable, mss, limits) {
-            0 if available > 0 && self.flags.probe => {
-                (available.min(usable.max(1)).min(mss.into()), Purpose::Probe)
-            }
+            0 if available > 0 && self.flags.probe && usable == 0 => (1, Purpose::Probe),
+            // The persist timer overrides the silly-window avoidance.
+            0 if self.flags.probe => (available.min(usable), Purpose::Next),
             len => (len, Purpose::Next),
         };
         let fin = fin_unsent && len == available && purpose == Purpose::Next;

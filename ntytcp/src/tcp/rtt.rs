@@ -48,9 +48,11 @@ impl RttEstimator {
         self.backoff = (self.backoff + 1).min(MAX_BACKOFF);
     }
 
-    /// RFC 6298 5.7: a SYN that timed out leaves an RTO of at least 3 s for the data that follows.
-    pub(crate) fn syn_timed_out(&mut self) {
-        self.rto = self.rto.max(3_000_000_000);
+    /// The handshake is complete. RFC 6298 5.7: a SYN that timed out leaves an RTO of 3 s for the data that follows.
+    pub(crate) fn handshake_done(&mut self) {
+        if core::mem::take(&mut self.backoff) > 0 {
+            self.rto = self.rto.max(3_000_000_000);
+        }
     }
 
     /// The smoothed round-trip time, once there is one.

@@ -15,8 +15,8 @@ use crate::counters::DropReason;
 use crate::device::TxQueue;
 use crate::fifo::PagePool;
 use crate::rng::Rng;
-use crate::stack::demux::{FlowHasher, FlowKey, FlowTable};
 use crate::stack::cx::{Cx, Pending};
+use crate::stack::demux::{FlowHasher, FlowKey, FlowTable};
 use crate::stack::limiter::{LimiterConfig, RateLimiter};
 use crate::stack::output::{Blocked, Output, Payload};
 use crate::stack::{IcmpError, InterfaceId, NeighborOutcome, Readiness, SocketError, SocketId, SocketKind};
@@ -438,6 +438,9 @@ impl Tcp {
     ) -> Result<(), Blocked> {
         let Some(tcb) = self.conns.get_mut(conn) else { return Ok(()) };
         let limits = out.prepare(&tcb.key, &mut tcb.path)?;
+        if core::mem::take(&mut tcb.flags.progress) {
+            out.confirm(&tcb.path);
+        }
         tcb.before_output(cx.now, &self.config);
         for _ in 0..SEGMENTS_PER_TURN {
             let Some(segment) = tcb.next_segment(cx.now, limits) else {

@@ -19,8 +19,8 @@ use super::recovery::Recovery;
 use super::rtt::RttEstimator;
 use super::timers::{TimerKind, TimerTable};
 use crate::fifo::{Consumer, PagePool, Producer, fifo};
-use crate::stack::demux::FlowKey;
 use crate::stack::cx::Pending;
+use crate::stack::demux::FlowKey;
 use crate::stack::output::PathCache;
 use crate::stack::{InterfaceId, Readiness, SocketError};
 use crate::time::{Duration, Instant};
@@ -165,6 +165,8 @@ pub(crate) struct Flags {
     pub(crate) keepalive: bool,
     /// A RST is due; the connection is over.
     pub(crate) reset: bool,
+    /// The peer acknowledged something new since the last output.
+    pub(crate) progress: bool,
     /// The congestion window was what stopped the last output.
     pub(crate) cwnd_limited: bool,
     /// SACK, window scaling and timestamps: offered until the peer's SYN is seen, then agreed on.

@@ -13,7 +13,7 @@ fn passive_open_negotiates_every_option() {
         accept
         state ESTABLISHED
         < P. 1:11(10) ack 1 win 512 <TS val 120 ecr last>
-        +0.04 > . 11:11(0) ack 11 <TS ecr 120>
+        +0.04 > . 1:1(0) ack 11 <TS ecr 120>
         recv 10
         ",
     );
@@ -29,7 +29,7 @@ fn an_option_that_the_peer_does_not_offer_is_not_used() {
         < . 1:1(0) ack 1 win 1000
         accept
         send 600
-        > P. 1:537(536) ack 1 <>
+        > . 1:537(536) ack 1 <>
         ",
     );
 }

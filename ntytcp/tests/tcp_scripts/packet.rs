@@ -20,7 +20,9 @@ pub struct Packet {
 /// Reads `FLAGS SEQ:END(LEN) [ack N] [win N] [<OPTIONS>]`.
 pub fn parse(text: &str) -> Packet {
     let (head, options) = match text.split_once('<') {
-        Some((head, options)) => (head, Some(options.trim_end().strip_suffix('>').expect("options end with >"))),
+        Some((head, options)) => {
+            (head, Some(options.trim_end().strip_suffix('>').expect("options end with >")))
+        }
         None => (text, None),
     };
     let mut words = head.split_whitespace();
@@ -122,8 +124,11 @@ pub fn show_options(options: &TcpOptions, peer_isn: Seq) -> String {
         items.push(format!("wscale {shift}"));
     }
     if !is_empty(&options.sack) {
-        let blocks: Vec<String> =
-            options.sack.iter().map(|(l, r)| format!("{}:{}", l.since(peer_isn), r.since(peer_isn))).collect();
+        let blocks: Vec<String> = options
+            .sack
+            .iter()
+            .map(|(l, r)| format!("{}:{}", l.since(peer_isn), r.since(peer_isn)))
+            .collect();
         items.push(format!("sack {}", blocks.join(" ")));
     }
     items.join(",")
@@ -135,7 +140,10 @@ fn is_empty(blocks: &SackBlocks) -> bool {
 
 /// What the stack sent, as text.
 pub fn describe(header: &TcpHeader, len: usize, our_isn: Seq, peer_isn: Seq) -> Packet {
-    let seq = if header.flags.contains(TcpFlags::RST) && !header.flags.contains(TcpFlags::ACK) && header.seq == Seq(0) {
+    let seq = if header.flags.contains(TcpFlags::RST)
+        && !header.flags.contains(TcpFlags::ACK)
+        && header.seq == Seq(0)
+    {
         0
     } else {
         header.seq.since(our_isn)

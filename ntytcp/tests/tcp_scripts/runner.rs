@@ -3,12 +3,14 @@
 use crate::packet::{self, Packet};
 use ntytcp::device::{Caps, RxFrame, RxMeta, TxMeta, TxQueue, Verdict};
 use ntytcp::rng::seed_from;
-use ntytcp::stack::{InterfaceConfig, InterfaceId, Readiness, SocketError, SocketId, SocketKind, Stack, StackConfig};
+use ntytcp::stack::{
+    InterfaceConfig, InterfaceId, Readiness, SocketError, SocketId, SocketKind, Stack, StackConfig,
+};
 use ntytcp::tcp::{KeepAlive, ListenOptions, State};
 use ntytcp::time::{Duration, Instant};
 use ntytcp::wire::{
-    ArpOperation, ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, MacAddr, Seq, TcpFlags, TcpHeader,
-    VlanTags,
+    ArpOperation, ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, MacAddr, Seq, TcpFlags,
+    TcpHeader, VlanTags,
 };
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -122,7 +124,10 @@ impl Script {
         let (delay, action) = match line.strip_prefix('+') {
             Some(rest) => {
                 let (time, action) = rest.split_once(char::is_whitespace).unwrap_or((rest, "wait"));
-                (Duration::from_secs_f64(time.parse().unwrap_or_else(|_| self.fail("bad time"))), action.trim())
+                (
+                    Duration::from_secs_f64(time.parse().unwrap_or_else(|_| self.fail("bad time"))),
+                    action.trim(),
+                )
             }
             None => (Duration::ZERO, line),
         };
@@ -231,8 +236,11 @@ impl Script {
 
     fn inject(&mut self, packet: &Packet) {
         let isn = self.our_isn.unwrap_or(Seq(0));
-        let options =
-            packet.options.as_deref().map(|o| packet::parse_options(o, isn, self.last_timestamp)).unwrap_or_default();
+        let options = packet
+            .options
+            .as_deref()
+            .map(|o| packet::parse_options(o, isn, self.last_timestamp))
+            .unwrap_or_default();
         let header = TcpHeader {
             src_port: PEER_PORT,
             dst_port: self.our_port,
@@ -320,7 +328,9 @@ impl Script {
                 let result = self.stack.tcp_send(now, self.socket(), &[0]);
                 self.check_error(result.map(|_| ()), name);
             }
-            ["recv", "end"] => assert_eq!(self.stack.tcp_recv(now, self.socket(), &mut [0]), Ok(0), "{action}"),
+            ["recv", "end"] => {
+                assert_eq!(self.stack.tcp_recv(now, self.socket(), &mut [0]), Ok(0), "{action}")
+            }
             ["recv", "error", name] => {
                 let result = self.stack.tcp_recv(now, self.socket(), &mut [0]);
                 self.check_error(result.map(|_| ()), name);
@@ -350,7 +360,11 @@ impl Script {
             ["population", half_open, connections, time_wait] => {
                 let p = self.stack.tcp_connections();
                 let wanted = [half_open, connections, time_wait].map(|n| self.number::<usize>(n));
-                assert_eq!([p.half_open, p.connections, p.time_wait], wanted, "half-open, connections, TIME-WAIT");
+                assert_eq!(
+                    [p.half_open, p.connections, p.time_wait],
+                    wanted,
+                    "half-open, connections, TIME-WAIT"
+                );
             }
             ["event", names @ ..] => {
                 let got = std::mem::take(&mut self.events);
