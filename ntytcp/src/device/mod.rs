@@ -14,7 +14,31 @@
 //!
 //! Devices know nothing of the stack: they name neither addresses nor sockets.
 
+pub mod fault;
+mod forward;
+pub mod mem;
+pub mod offload;
+#[cfg(feature = "devices")]
+pub mod pcap;
+#[cfg(feature = "devices")]
+pub mod spec;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod sys;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod tap;
+#[cfg(all(test, feature = "devices"))]
+mod testing;
+#[cfg(feature = "devices")]
+pub mod trace;
+
 use crate::counters::DropReason;
+use crate::time::Instant;
+
+/// The most frames that the devices of this crate hand over in one burst.
+pub const BURST: usize = 64;
+
+/// Free bytes that the devices of this crate keep in front of every frame, for [`RxFrame::prepend`].
+pub const HEADROOM: usize = 64;
 
 /// The longest 802.1Q-in-Q Ethernet header: 14 bytes and two tags.
 pub const MAX_L2_HEADER: usize = 22;
@@ -239,6 +263,18 @@ pub trait Device: TxQueue {
     /// A file descriptor that polls readable when frames wait, for a shard that sleeps. `None` for a device that can
     /// only be polled.
     fn poll_fd(&self) -> Option<i32> {
+        None
+    }
+
+    /// The time of this turn, told once before the turn's other calls. Only devices that keep time of their own, such as a
+    /// link with a delay or a capture, look at it.
+    fn set_now(&mut self, now: Instant) {
+        let _ = now;
+    }
+
+    /// When the device will have something to do though nobody calls: frames that it holds become due then, and
+    /// [`Device::rx_burst`] and [`Device::flush`] should be called.
+    fn next_deadline(&self) -> Option<Instant> {
         None
     }
 

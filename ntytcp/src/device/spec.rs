@@ -1,0 +1,196 @@
+//! Devices by name: the `KIND:ARGUMENT` strings of the command line and of configuration files.
+//!
+//! | string | device |
+//! |---|---|
+//! | `tap:NAME` | [`TapDevice`](super::tap::TapDevice): the kernel is at the other end |
+//! | `pcap:IN[,OUT]` | [`PcapDevice`]: a capture is replayed, what is sent is written to another |
+//! | `mem:` | a [`mem`] link whose other end is not connected: a stack that runs and hears nothing, for measuring what it costs |
+//!
+//! A new kind is one file beside this one and one line in `KINDS`.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::Path;
+use std::str::FromStr;
+
+use super::mem::{self, MemConfig};
+use super::pcap::PcapDevice;
+use super::{Device, DeviceError};
+
+/// A device that [`open`] made, to be moved to the thread that drives it.
+pub type BoxedDevice = Box<dyn Device + Send>;
+
+/// One kind of device.
+struct Kind {
+    name: &'static str,
+    /// What follows the colon, for messages; in brackets what may be left out.
+    argument: &'static str,
+    open: fn(&str, &OpenOptions) -> Result<BoxedDevice, DeviceError>,
+}
+
+/// Every kind that this build has.
+const KINDS: &[Kind] = &[
+    #[cfg(target_os = "linux")]
+    Kind { name: "tap", argument: "NAME", open: open_tap },
+    Kind { name: "pcap", argument: "IN[,OUT]", open: open_pcap },
+    Kind { name: "mem", argument: "", open: open_mem },
+];
+
+/// What holds for a device of whatever kind.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct OpenOptions {
+    /// The largest IP packet in bytes. Default 1500.
+    pub mtu: usize,
+    /// Addresses for the kernel's side of the link, where it has one.
+    pub host_addrs: Vec<(IpAddr, u8)>,
+    /// Checksum and segmentation offload, where the device has it. Default on.
+    pub offload: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { mtu: 1500, host_addrs: Vec::new(), offload: true }
+    }
+}
+
+/// A device by name: a kind that this build has, and its argument.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeviceSpec {
+    kind: usize,
+    argument: String,
+}
+
+impl DeviceSpec {
+    /// The kind, such as `tap`.
+    pub fn kind(&self) -> &'static str {
+        KINDS.get(self.kind).map_or("", |k| k.name)
+    }
+
+    /// What follows the colon.
+    pub fn argument(&self) -> &str {
+        &self.argument
+    }
+
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// What the kind says; the message names the device and the remedy. Also for addresses of the kernel's side where the
+    /// kind has none.
+    pub fn open(&self, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
+        let Some(kind) = KINDS.get(self.kind) else { return Err(unknown(&self.argument)) };
+        if kind.name != "tap" && !options.host_addrs.is_empty() {
+            let message =
+                format!("{self}: the host has no side of its own on this link; give no host address");
+            return Err(DeviceError::Config(message));
+        }
+        (kind.open)(&self.argument, options)
+    }
+}
+
+/// Opens the device that `spec` names.
+///
+/// # Errors
+/// As parsing it and [`DeviceSpec::open`].
+pub fn open(spec: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
+    spec.parse::<DeviceSpec>()?.open(options)
+}
+
+impl FromStr for DeviceSpec {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let (name, argument) = text.split_once(':').unwrap_or((text, ""));
+        let kind = KINDS.iter().position(|k| k.name == name).ok_or_else(|| unknown(text))?;
+        let expected = KINDS.get(kind).map_or("", |k| k.argument);
+        if argument.is_empty() != expected.is_empty() {
+            return Err(DeviceError::Config(format!("device `{text}`: write it as `{name}:{expected}`")));
+        }
+        Ok(Self { kind, argument: argument.to_owned() })
+    }
+}
+
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.kind(), self.argument)
+    }
+}
+
+fn unknown(text: &str) -> DeviceError {
+    let known: Vec<_> = KINDS.iter().map(|k| format!("{}:{}", k.name, k.argument)).collect();
+    DeviceError::Config(format!("unknown device `{text}`: this build has {}", known.join(", ")))
+}
+
+#[cfg(target_os = "linux")]
+fn open_tap(name: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
+    use super::tap::{TapConfig, TapDevice};
+    let OpenOptions { mtu, host_addrs, offload } = options.clone();
+    let config = TapConfig { mtu, host_addrs, offload, ..TapConfig::new(name) };
+    Ok(Box::new(TapDevice::open(&config)?))
+}
+
+fn open_pcap(files: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
+    let (input, output) = match files.split_once(',') {
+        Some((input, output)) => (input, Some(Path::new(output))),
+        None => (files, None),
+    };
+    Ok(Box::new(PcapDevice::open(Path::new(input), output, options.mtu)?))
+}
+
+fn open_mem(_: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
+    Ok(Box::new(mem::pair(MemConfig::with_mtu(options.mtu)).0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(spec: &str) -> String {
+        open(spec, &OpenOptions::default()).err().map(|e| e.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn unknown_kind_lists_what_there_is() {
+        for spec in ["", "nope", "nope:x", "dpdk:--vdev=net_null0", "TAP:tap0"] {
+            let message = message(spec);
+            assert!(
+                message.contains(&format!("`{spec}`")) && message.contains("pcap:IN[,OUT], mem:"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn missing_or_needless_argument_says_how_to_write_it() {
+        assert_eq!(message("pcap:"), "device `pcap:`: write it as `pcap:IN[,OUT]`");
+        assert_eq!(message("pcap"), "device `pcap`: write it as `pcap:IN[,OUT]`");
+        assert_eq!(message("mem:x"), "device `mem:x`: write it as `mem:`");
+    }
+
+    #[test]
+    fn argument_may_contain_colons_and_is_shown_again() {
+        let spec: DeviceSpec = "pcap:C:a,b".parse().unwrap();
+        assert_eq!(
+            (spec.kind(), spec.argument(), spec.to_string().as_str()),
+            ("pcap", "C:a,b", "pcap:C:a,b")
+        );
+    }
+
+    #[test]
+    fn unconnected_link_swallows_what_is_sent() {
+        let mut device = open("mem:", &OpenOptions::default()).unwrap();
+        for _ in 0..10_000 {
+            device.reserve(60).unwrap().fill(0);
+            device.commit(Default::default());
+            device.flush().unwrap();
+        }
+        assert_eq!(device.rx_burst(&mut |_| panic!("nothing can arrive")).unwrap(), 0);
+    }
+
+    #[test]
+    fn host_address_without_a_host_is_refused() {
+        let options =
+            OpenOptions { host_addrs: vec![("10.0.0.1".parse().unwrap(), 24)], ..OpenOptions::default() };
+        assert!(open("mem:", &options).err().unwrap().to_string().contains("give no host address"));
+    }
+}
