@@ -1,0 +1,277 @@
+//! What arrives: Ethernet, ARP and IPv4, up to the payload of a packet that is ours. [`super::transport`] goes on from there.
+//!
+//! Every frame ends as a [`Verdict`]. A frame is looked at through a borrowed slice until it is known what becomes of it; what
+//! is to be written in its place is then an owned [`Answer`], so that reading and rewriting never overlap.
+
+use core::net::{IpAddr, Ipv4Addr};
+
+use super::answer::{Answer, Question};
+use super::interface::{Interface, InterfaceId};
+use super::transport::Packet;
+use super::{Stack, icmp};
+use crate::counters::DropReason;
+use crate::device::{RxFrame, TxMeta, Verdict};
+use crate::stack::demux::FlowKey;
+use crate::time::Instant;
+use crate::wire::{ArpPacket, EtherType, EthernetHeader, Ipv4Header, Ipv4Option, MacAddr, ParseError};
+
+/// What the rest needs to know of a frame's Ethernet header.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Link {
+    /// Length of the header in the frame.
+    pub len: usize,
+    /// Who sent it.
+    pub src: MacAddr,
+    /// Sent to a group, not to us alone.
+    pub group: bool,
+    pub ethertype: EtherType,
+}
+
+impl Stack {
+    /// Takes a received frame. What it calls forth is either written in its place or noted for [`Stack::egress`]. The verdict
+    /// is returned, not stored in the frame.
+    pub fn ingress(&mut self, now: Instant, id: InterfaceId, frame: &mut RxFrame<'_>) -> Verdict {
+        self.counters.rx_frames += 1;
+        self.counters.rx_bytes += frame.len() as u64;
+        let verdict = self.receive(now, id, frame);
+        match verdict {
+            Verdict::Done => {}
+            Verdict::Reply(_) => {
+                self.counters.tx_frames += 1;
+                self.counters.tx_bytes += frame.len() as u64;
+            }
+            Verdict::Punt => self.counters.punted += 1,
+            Verdict::Drop(reason) => self.counters.drop(reason),
+        }
+        verdict
+    }
+
+    /// Takes a burst of received frames and stores the verdict in each.
+    pub fn ingress_burst(&mut self, now: Instant, id: InterfaceId, frames: &mut [RxFrame<'_>]) {
+        // 1. Touch what the frames will need, so that the memory is on its way for all of them at once.
+        if frames.len() > 1 {
+            frames.iter().filter_map(|frame| peek_tcp(frame.bytes())).for_each(|key| self.tcp.touch(&key));
+        }
+        // 2. Take them in order.
+        for frame in frames {
+            frame.verdict = self.ingress(now, id, frame);
+        }
+    }
+
+    fn receive(&mut self, now: Instant, id: InterfaceId, frame: &mut RxFrame<'_>) -> Verdict {
+        let Some(interface) = self.interfaces.get(usize::from(id.0)) else {
+            return Verdict::Drop(DropReason::NotForUs);
+        };
+        let link = match accept(interface, frame) {
+            Ok(link) => link,
+            Err(reason) => return Verdict::Drop(reason),
+        };
+        match link.ethertype {
+            EtherType::IPV4 => self.ipv4(now, id, &link, frame),
+            EtherType::ARP => self.arp(now, id, &link, frame),
+            _ => Verdict::Drop(DropReason::UnknownEtherType),
+        }
+    }
+
+    fn arp(&mut self, now: Instant, id: InterfaceId, link: &Link, frame: &mut RxFrame<'_>) -> Verdict {
+        self.counters.arp_rx += 1;
+        let packet = match ArpPacket::parse(frame.bytes().get(link.len..).unwrap_or_default()) {
+            Ok(packet) => packet,
+            Err(error) => return Verdict::Drop(reason(error)),
+        };
+        let Some(interface) = self.interfaces.get_mut(usize::from(id.0)) else {
+            return Verdict::Drop(DropReason::NotForUs);
+        };
+        let input = interface.on_arp(now, &packet);
+        self.counters.address_conflicts += u64::from(input.conflict);
+        let written = input.reply.and_then(|reply| arp_in_place(interface, link, frame, &reply));
+        let verdict = match (input.reply, written) {
+            (Some(_), Some(())) => {
+                self.counters.arp_tx += 1;
+                Verdict::Reply(TxMeta::default())
+            }
+            (None, _) if input.useful => Verdict::Done,
+            _ => Verdict::Drop(DropReason::ArpIgnored),
+        };
+        self.neighbor_outcomes(now, id);
+        verdict
+    }
+
+    /// RFC 1122 3.2.1, in its order: checksum and length (by the parser), addresses, options, fragments.
+    fn ipv4(&mut self, now: Instant, id: InterfaceId, link: &Link, frame: &mut RxFrame<'_>) -> Verdict {
+        let bytes = frame.bytes().get(link.len..).unwrap_or_default();
+        let (ip, payload) = match Ipv4Header::parse(bytes) {
+            Ok(parsed) => parsed,
+            Err(ParseError::Checksum) => return Verdict::Drop(DropReason::IpChecksum),
+            Err(error) => return Verdict::Drop(reason(error)),
+        };
+        let Some(interface) = self.interfaces.get(usize::from(id.0)) else {
+            return Verdict::Drop(DropReason::NotForUs);
+        };
+        let group = match check_addresses(interface, &ip, link.group) {
+            Ok(group) => group,
+            Err(reason) => return Verdict::Drop(reason),
+        };
+        let header = bytes.get(..Ipv4Header::LEN + ip.options.len()).unwrap_or_default();
+        let packet = Packet {
+            interface: id,
+            src: ip.src,
+            dst: ip.dst,
+            protocol: ip.protocol,
+            ttl: ip.ttl,
+            ecn: ip.dscp_ecn & 3,
+            group,
+            later_fragment: ip.fragment_offset != 0,
+            header,
+            payload,
+            checksum: frame.meta.checksum,
+            gso_size: frame.meta.gso_size,
+        };
+        if let Err(at) = check_options(&ip) {
+            return match at {
+                Bad::Option(pointer) => {
+                    self.report(now, &packet, icmp::Report::ParameterProblem(pointer));
+                    Verdict::Drop(DropReason::Malformed)
+                }
+                Bad::SourceRoute => Verdict::Drop(DropReason::IpOption),
+            };
+        }
+        if ip.is_fragment() {
+            self.counters.fragments_rx += 1;
+            return self.fragment(now, &ip, &packet);
+        }
+        self.counters.ip_rx += 1;
+        let question = Question::of(&packet);
+        match self.transport(now, &packet) {
+            Answer::Verdict(verdict) => verdict,
+            answer => self.answer_in_place(link, frame, &question, answer),
+        }
+    }
+}
+
+/// Whether the frame is for this interface.
+fn accept(interface: &Interface, frame: &RxFrame<'_>) -> Result<Link, DropReason> {
+    let (header, payload) = EthernetHeader::parse(frame.bytes()).map_err(reason)?;
+    // A tag with VLAN 0 carries a priority only (802.1Q 9.6).
+    let stripped = frame.meta.vlan.map(|tci| tci & 0xfff);
+    let mut vlans =
+        stripped.into_iter().chain(header.vlan.iter().map(|tag| tag.vid())).filter(|&vid| vid != 0);
+    if vlans.next() != interface.vlan || vlans.next().is_some() {
+        return Err(DropReason::NotForUs);
+    }
+    let group = header.dst.is_multicast();
+    if !group && header.dst != interface.mac {
+        return Err(DropReason::NotForUs);
+    }
+    if !header.src.is_unicast() {
+        return Err(DropReason::BadSource);
+    }
+    let len = frame.len() - payload.len();
+    Ok(Link { len, src: header.src, group, ethertype: header.ethertype })
+}
+
+fn arp_in_place(
+    interface: &Interface,
+    link: &Link,
+    frame: &mut RxFrame<'_>,
+    reply: &ArpPacket,
+) -> Option<()> {
+    let at = address_reply(interface, link, frame)?;
+    frame.set_len(at + ArpPacket::LEN).then_some(())?;
+    reply.emit(frame.bytes_mut().get_mut(at..)?).map(drop)
+}
+
+/// Turns the Ethernet header of `frame` round, with a tag where one belongs that the device had stripped. Answers where the
+/// payload is now, or `None` when there is no room for the tag.
+pub(super) fn address_reply(interface: &Interface, link: &Link, frame: &mut RxFrame<'_>) -> Option<usize> {
+    let header = interface.link_header(link.src, link.ethertype);
+    let at = header.len().max(link.len);
+    if at > link.len {
+        frame.prepend(at - link.len).then_some(())?;
+        header.emit(frame.bytes_mut())?;
+    } else {
+        // A tag that came in the frame stays.
+        let addresses = frame.bytes_mut().get_mut(..12)?;
+        addresses.get_mut(..6)?.copy_from_slice(&link.src.0);
+        addresses.get_mut(6..)?.copy_from_slice(&interface.mac.0);
+    }
+    Some(at)
+}
+
+/// Whether source and destination make sense here. Answers whether the packet was sent to a group.
+fn check_addresses(interface: &Interface, ip: &Ipv4Header<'_>, link_group: bool) -> Result<bool, DropReason> {
+    // RFC 1122 3.2.1.3: a source "MUST be one of its own IP addresses (but not a broadcast or multicast address)", and none of
+    // the addresses that must not appear outside a host.
+    let bad_source = ip.src.is_unspecified()
+        || ip.src.is_loopback()
+        || ip.src.is_multicast()
+        || ip.src.octets()[0] >= 240
+        || interface.owns(ip.src)
+        || interface.is_subnet_broadcast(ip.src);
+    if bad_source {
+        return Err(DropReason::BadSource);
+    }
+    if interface.owns(ip.dst) {
+        // RFC 1122 3.3.6: "a datagram whose destination is a specific address SHOULD be silently discarded if it was received
+        // via a link-layer broadcast."
+        return if link_group { Err(DropReason::NotForUs) } else { Ok(false) };
+    }
+    // Of multicast groups a host is always a member of 224.0.0.1 (RFC 1112 4).
+    let group = ip.dst.is_broadcast()
+        || ip.dst == Ipv4Addr::new(224, 0, 0, 1)
+        || interface.is_subnet_broadcast(ip.dst);
+    if group { Ok(true) } else { Err(DropReason::NotOurAddress) }
+}
+
+/// What is wrong with the options of a packet.
+enum Bad {
+    /// The option at this offset of the header does not parse.
+    Option(u8),
+    /// A route that is not the sender's to choose (RFC 7126 4.3, 4.4).
+    SourceRoute,
+}
+
+fn check_options(ip: &Ipv4Header<'_>) -> Result<(), Bad> {
+    let mut at = Ipv4Header::LEN;
+    for option in ip.options() {
+        at += match option {
+            Err(_) => return Err(Bad::Option(at as u8)),
+            Ok(Ipv4Option::LooseSourceRoute { .. } | Ipv4Option::StrictSourceRoute { .. }) => {
+                return Err(Bad::SourceRoute);
+            }
+            Ok(Ipv4Option::EndOfList | Ipv4Option::Nop) => 1,
+            Ok(Ipv4Option::RecordRoute { route, .. }) => 3 + route.len(),
+            Ok(Ipv4Option::Timestamp { data, .. }) => 4 + data.len(),
+            Ok(Ipv4Option::RouterAlert(_)) => 4,
+            Ok(Ipv4Option::Other { data, .. }) => 2 + data.len(),
+        };
+    }
+    Ok(())
+}
+
+/// The flow of a frame if it is plainly a TCP segment; what is not plain can do without being touched early.
+fn peek_tcp(frame: &[u8]) -> Option<FlowKey> {
+    // IPv4 without tags and options.
+    if frame.get(12..15)? != [0x08, 0x00, 0x45] {
+        return None;
+    }
+    let packet = frame.get(EthernetHeader::LEN..)?;
+    let &[.., 6, _, _, s0, s1, s2, s3, d0, d1, d2, d3, p0, p1, q0, q1] = packet.first_chunk::<24>()? else {
+        return None;
+    };
+    Some(FlowKey {
+        local: IpAddr::from([d0, d1, d2, d3]),
+        remote: IpAddr::from([s0, s1, s2, s3]),
+        local_port: u16::from_be_bytes([q0, q1]),
+        remote_port: u16::from_be_bytes([p0, p1]),
+    })
+}
+
+/// The drop reason for bytes that do not parse.
+pub(super) const fn reason(error: ParseError) -> DropReason {
+    match error {
+        ParseError::Truncated => DropReason::Truncated,
+        ParseError::Malformed => DropReason::Malformed,
+        ParseError::Checksum => DropReason::L4Checksum,
+    }
+}

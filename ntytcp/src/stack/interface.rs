@@ -1,0 +1,329 @@
+//! One link as the stack sees it: addresses, neighbors and what waits to be sent there.
+
+use core::net::{IpAddr, Ipv4Addr};
+use std::collections::VecDeque;
+
+use super::ConfigError;
+use super::arp::{AddressGuard, ArpAction, ArpOutcome, GuardConfig, GuardState};
+use super::ident::Idents;
+use super::neighbor::{
+    Evidence, Learned, Lookup, NeighborAction, NeighborCache, NeighborConfig, NeighborRef,
+};
+use super::outbox::{Datagram, Outbox};
+use super::route::InterfaceAddr;
+use crate::device::Caps;
+use crate::rng::Rng;
+use crate::time::Instant;
+use crate::wire::{ArpOperation, ArpPacket, EtherType, EthernetHeader, MacAddr, VlanTag, VlanTags};
+
+/// The name of an interface of one stack: its place in the order of [`Stack::add_interface`](super::Stack::add_interface).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct InterfaceId(pub u16);
+
+/// What an interface is made of.
+#[derive(Clone, Debug)]
+pub struct InterfaceConfig {
+    /// The station address. Default: none, which [`Stack::add_interface`](super::Stack::add_interface) refuses.
+    pub mac: MacAddr,
+    /// Addresses with their networks. Default: none.
+    pub addrs: Vec<InterfaceAddr>,
+    /// What the device can do. Default: a plain link with an MTU of 1500.
+    pub caps: Caps,
+    /// The VLAN (1 to 4094) that the interface is in: it sends tagged frames and hears only those. Default: none; then frames
+    /// without a VLAN are heard.
+    pub vlan: Option<u16>,
+    /// How addresses are probed for before they are used, and defended afterwards (RFC 5227). Default: announced and used at
+    /// once, as Linux does; [`GuardConfig::quick`] looks first whether another station has them.
+    pub guard: GuardConfig,
+    /// How many bytes of whole packets (ICMP, fragments) may wait for room in the ring. Default 1 MiB.
+    pub outbox_bytes: usize,
+}
+
+impl Default for InterfaceConfig {
+    fn default() -> Self {
+        Self {
+            mac: MacAddr::ZERO,
+            addrs: Vec::new(),
+            caps: Caps::plain(1500),
+            vlan: None,
+            guard: GuardConfig::immediate(),
+            outbox_bytes: 1 << 20,
+        }
+    }
+}
+
+impl InterfaceConfig {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if !self.mac.is_unicast() {
+            return Err(ConfigError::Mac(self.mac));
+        }
+        let range = |name, value, allowed| Err(ConfigError::Range { name, value, allowed });
+        match (self.caps.mtu, self.vlan) {
+            // RFC 791: "Every internet module must be able to forward a datagram of 68 octets without further fragmentation."
+            (mtu @ (..68 | 65_536..), _) => range("mtu", mtu, "68 to 65535"),
+            (_, Some(vid @ (0 | 4_095..))) => range("vlan", usize::from(vid), "1 to 4094"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What is known of a next hop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Resolution {
+    /// Its station address.
+    Reachable(NeighborRef, MacAddr),
+    /// It is being asked for.
+    Pending,
+    /// It did not answer a moment ago.
+    Failed,
+}
+
+/// An address of an interface, and how far the claim to it has come.
+pub(crate) struct Claim {
+    pub addr: InterfaceAddr,
+    /// Of an IPv4 address. (IPv6 has duplicate address detection instead.)
+    guard: Option<AddressGuard>,
+}
+
+impl Claim {
+    /// The address, once it may be used.
+    fn usable(&self) -> Option<Ipv4Addr> {
+        self.guard.as_ref().filter(|guard| guard.is_usable()).map(AddressGuard::ip)
+    }
+}
+
+/// What an ARP packet led to.
+pub(crate) struct ArpInput {
+    /// To be sent back.
+    pub reply: Option<ArpPacket>,
+    /// Another station uses one of our addresses.
+    pub conflict: bool,
+    /// It told us something.
+    pub useful: bool,
+}
+
+/// An interface of the stack.
+pub(crate) struct Interface {
+    pub id: InterfaceId,
+    pub mac: MacAddr,
+    pub caps: Caps,
+    /// The largest IP packet, in bytes.
+    pub mtu: usize,
+    pub vlan: Option<u16>,
+    pub addrs: Vec<Claim>,
+    pub neighbors: NeighborCache,
+    /// ARP packets to be sent, with their link destination.
+    pub arp_queue: VecDeque<(MacAddr, ArpPacket)>,
+    /// Whole packets to be sent.
+    pub outbox: Outbox,
+    pub idents: Idents,
+    /// TCP did not get its turn in the last egress.
+    pub tcp_first: bool,
+}
+
+impl Interface {
+    pub(crate) fn new(
+        id: InterfaceId,
+        config: &InterfaceConfig,
+        neighbors: NeighborConfig,
+        rng: &mut Rng,
+    ) -> Self {
+        let claim = |&addr: &InterfaceAddr| {
+            let guard = match addr.addr() {
+                // The clock is read by the first `on_timeout`, which is due at once.
+                IpAddr::V4(ip) => Some(AddressGuard::new(config.guard, ip, Instant::ZERO, rng)),
+                IpAddr::V6(_) => None,
+            };
+            Claim { addr, guard }
+        };
+        let addrs = config.addrs.iter().map(claim).collect();
+        let mut interface = Self {
+            id,
+            mac: config.mac,
+            caps: config.caps,
+            mtu: config.caps.mtu,
+            vlan: config.vlan,
+            addrs,
+            neighbors: NeighborCache::new(neighbors, rng),
+            arp_queue: VecDeque::new(),
+            outbox: Outbox::new(config.outbox_bytes),
+            idents: Idents::new(rng),
+            tcp_first: false,
+        };
+        // An address that is not probed for is announced at once.
+        interface.queue_claims();
+        interface
+    }
+
+    /// Whether `ip` is one of the interface's addresses and may be used.
+    pub(crate) fn owns(&self, ip: Ipv4Addr) -> bool {
+        self.addrs.iter().any(|a| a.usable() == Some(ip))
+    }
+
+    /// Whether `ip` is the broadcast address of one of the interface's networks.
+    pub(crate) fn is_subnet_broadcast(&self, ip: Ipv4Addr) -> bool {
+        self.addrs.iter().any(|a| a.addr.network().broadcast() == Some(ip))
+    }
+
+    /// The address to speak to `peer` (the destination or its gateway) from: the one in the same network with the longest
+    /// prefix, else the first.
+    pub(crate) fn source_for(&self, peer: Ipv4Addr) -> Option<Ipv4Addr> {
+        let usable = || self.addrs.iter().filter_map(|a| Some((a.addr, a.usable()?)));
+        let near = usable().filter(|(addr, _)| addr.network().contains(peer.into()));
+        near.max_by_key(|(addr, _)| addr.prefix_len()).or_else(|| usable().next()).map(|(_, ip)| ip)
+    }
+
+    /// The addresses, and how far the claim to each has come.
+    pub(crate) fn claims(&self) -> impl Iterator<Item = (InterfaceAddr, GuardState)> {
+        self.addrs.iter().filter_map(|a| Some((a.addr, a.guard.as_ref()?.state())))
+    }
+
+    /// Whether anything is to be sent that belongs to no socket.
+    pub(crate) fn owes(&self) -> bool {
+        !self.arp_queue.is_empty() || !self.outbox.is_empty()
+    }
+
+    /// The Ethernet header of a frame to `dst`.
+    pub(crate) fn link_header(&self, dst: MacAddr, ethertype: EtherType) -> EthernetHeader {
+        let vlan = self.vlan.map_or(VlanTags::NONE, |vid| VlanTags::single(VlanTag::new(vid)));
+        EthernetHeader { dst, src: self.mac, vlan, ethertype }
+    }
+
+    /// The identification of a packet to `dst` that may be fragmented.
+    pub(crate) fn next_ident(&mut self, dst: IpAddr) -> u16 {
+        match dst {
+            IpAddr::V4(dst) => self.idents.next(dst),
+            IpAddr::V6(_) => 0,
+        }
+    }
+
+    /// The station address under a reference, if it can still be used.
+    #[inline]
+    pub(crate) fn neighbor_mac(&mut self, now: Instant, neighbor: NeighborRef) -> Option<MacAddr> {
+        match self.neighbors.get(now, neighbor)? {
+            Lookup::Ready(mac) => Some(mac),
+            Lookup::Pending | Lookup::Failed => None,
+        }
+    }
+
+    /// The station address of `next_hop`; asks for it when it is unknown.
+    pub(crate) fn resolve(&mut self, now: Instant, next_hop: IpAddr) -> Resolution {
+        match (self.neighbors.lookup(now, next_hop), self.neighbors.slot(next_hop)) {
+            (Lookup::Ready(mac), Some(neighbor)) => Resolution::Reachable(neighbor, mac),
+            (Lookup::Pending, _) => Resolution::Pending,
+            (Lookup::Failed, _) | (Lookup::Ready(_), None) => Resolution::Failed,
+        }
+    }
+
+    /// Lets a packet wait for its next hop; `false` when too many do.
+    #[must_use]
+    pub(crate) fn park(&mut self, next_hop: IpAddr, datagram: Datagram) -> bool {
+        self.neighbors.enqueue(next_hop, datagram.packet.into()).is_ok()
+    }
+
+    /// When [`Interface::on_timeout`] has something to do next.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let guards = self.addrs.iter().filter_map(|a| a.guard.as_ref()?.next_deadline());
+        guards.chain(self.neighbors.next_deadline()).min()
+    }
+
+    /// Does what has become due. [`Interface::next_outcome`] follows.
+    pub(crate) fn on_timeout(&mut self, now: Instant) {
+        self.neighbors.on_timeout(now);
+        self.addrs.iter_mut().filter_map(|a| a.guard.as_mut()).for_each(|guard| guard.on_timeout(now));
+        self.queue_claims();
+    }
+
+    /// Queues what the guards of the addresses want sent.
+    fn queue_claims(&mut self) {
+        for guard in self.addrs.iter_mut().filter_map(|a| a.guard.as_mut()) {
+            while let Some(action) = guard.poll_action() {
+                // RFC 5227 2.1.1 and 2.3: both are requests for the address; an announcement has it as sender, too.
+                let sender_ip = match action {
+                    ArpAction::Probe => Ipv4Addr::UNSPECIFIED,
+                    ArpAction::Announce => guard.ip(),
+                    ArpAction::Usable | ArpAction::Conflict { .. } => continue,
+                };
+                let packet = ArpPacket {
+                    operation: ArpOperation::Request,
+                    sender_mac: self.mac,
+                    sender_ip,
+                    target_mac: MacAddr::ZERO,
+                    target_ip: guard.ip(),
+                };
+                self.arp_queue.push_back((MacAddr::BROADCAST, packet));
+            }
+        }
+    }
+
+    /// Queues the questions that looking up a neighbor has raised.
+    pub(crate) fn queue_questions(&mut self) {
+        // Outcomes are taken at once where they come about, so there are only questions here.
+        let _none = self.next_outcome();
+    }
+
+    fn ask(&mut self, target: IpAddr, unicast: Option<MacAddr>) {
+        let IpAddr::V4(target_ip) = target else { return };
+        let Some(sender_ip) = self.source_for(target_ip) else { return };
+        let packet = ArpPacket {
+            operation: ArpOperation::Request,
+            sender_mac: self.mac,
+            sender_ip,
+            target_mac: MacAddr::ZERO,
+            target_ip,
+        };
+        self.arp_queue.push_back((unicast.unwrap_or(MacAddr::BROADCAST), packet));
+    }
+
+    /// The next hop that became known or is given up, if there is one; its packets wait to be taken. Questions on the way are
+    /// queued.
+    pub(crate) fn next_outcome(&mut self) -> Option<(IpAddr, NeighborOutcome)> {
+        loop {
+            match self.neighbors.poll_action()? {
+                NeighborAction::Solicit { target, unicast } => self.ask(target, unicast),
+                NeighborAction::Resolved { ip, .. } => return Some((ip, NeighborOutcome::Resolved)),
+                NeighborAction::Failed { ip, .. } => return Some((ip, NeighborOutcome::Failed)),
+            }
+        }
+    }
+
+    /// Takes an ARP packet: RFC 826 with the checks of RFC 5227. [`Interface::next_outcome`] follows.
+    pub(crate) fn on_arp(&mut self, now: Instant, packet: &ArpPacket) -> ArpInput {
+        let mut conflict = false;
+        for guard in self.addrs.iter_mut().filter_map(|a| a.guard.as_mut()) {
+            conflict |= match guard.on_arp(now, packet, self.mac) {
+                ArpOutcome::Clear => false,
+                ArpOutcome::Defended | ArpOutcome::Tolerated | ArpOutcome::Lost => true,
+            };
+        }
+        self.queue_claims();
+        // What we sent ourselves says nothing, and who claims our address is no neighbor.
+        if conflict || packet.sender_mac == self.mac {
+            return ArpInput { reply: None, conflict, useful: conflict };
+        }
+        let for_us = self.owns(packet.target_ip);
+        let evidence = match packet.operation {
+            ArpOperation::Reply if for_us => Evidence::Reply,
+            ArpOperation::Request if for_us => Evidence::Request,
+            ArpOperation::Reply | ArpOperation::Request | ArpOperation::Other(_) => Evidence::Gratuitous,
+        };
+        let learned = self.neighbors.learn(now, packet.sender_ip.into(), packet.sender_mac, evidence);
+        let reply = (for_us && packet.operation == ArpOperation::Request).then_some(ArpPacket {
+            operation: ArpOperation::Reply,
+            sender_mac: self.mac,
+            sender_ip: packet.target_ip,
+            target_mac: packet.sender_mac,
+            target_ip: packet.sender_ip,
+        });
+        ArpInput { useful: reply.is_some() || learned != Learned::Ignored, reply, conflict }
+    }
+}
+
+/// How asking for a next hop ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NeighborOutcome {
+    /// Its station address is known: what was [`Blocked::Unresolved`](super::output::Blocked) can be sent.
+    Resolved,
+    /// It does not answer.
+    Failed,
+}

@@ -1,0 +1,582 @@
+//! The one place where packets are written into the memory of a device.
+//!
+//! [`Output`] joins, for one call of [`Stack::egress`](super::Stack::egress), the transmit ring of a device with the interface
+//! that it belongs to. Every protocol sends through it, so routing, resolution of the next hop, checksum offload and
+//! counting happen once:
+//!
+//! ```text
+//!   TCP segment --+-> route -> next hop -> MAC --> reserve -> Ethernet | IP | L4 header | payload -> commit
+//!   UDP record  --+              |                     |
+//!   datagram    --+              v unresolved          v ring full
+//!                        TCP is told later,       nothing has changed: the sender
+//!                        the rest waits there     comes back on a later turn
+//! ```
+//!
+//! Where the device has no checksum unit, the payload is copied out of its FIFO and summed in the same pass.
+
+use core::net::{IpAddr, Ipv4Addr};
+
+use super::demux::FlowKey;
+use super::interface::{Interface, InterfaceId, Resolution};
+use super::neighbor::NeighborRef;
+use super::outbox::Datagram;
+use super::records::{RecordHeader, RecordReader};
+use super::route::RouteTable;
+use super::socket::SocketError;
+use crate::counters::{Counters, DropReason};
+use crate::device::{Gso, GsoKind, TxChecksum, TxMeta, TxQueue};
+use crate::fifo::{Chunks, Consumer};
+use crate::time::Instant;
+use crate::wire::{
+    ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, MacAddr, Sum, TcpHeader, UdpHeader,
+};
+
+/// TTL of everything that the stack sends, unless a socket says otherwise (RFC 1700).
+pub(crate) const DEFAULT_TTL: u8 = 64;
+
+/// What a connection remembers of the way to its peer. The default knows nothing.
+///
+/// Valid while no route changed and the neighbor entry still exists; whoever holds one need not care, as
+/// [`Output::prepare`] renews it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PathCache {
+    /// Generation of the routes at which the rest was found; 0 is none.
+    generation: u32,
+    /// Over which interface.
+    interface: InterfaceId,
+    /// Where in that interface's cache the next hop is.
+    neighbor: Option<NeighborRef>,
+}
+
+impl PathCache {
+    /// The interface, if a way was ever found; a hint for whoever queues the connection there.
+    pub(crate) fn interface(&self) -> Option<InterfaceId> {
+        (self.generation != 0).then_some(self.interface)
+    }
+}
+
+/// How large a packet may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PathLimits {
+    /// The largest IP packet that the link carries, in bytes.
+    pub mtu: usize,
+    /// The largest IP packet that the device cuts into TCP segments by itself, in bytes; 0 when it cannot.
+    pub tso_max: usize,
+}
+
+/// Why nothing was sent now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Blocked {
+    /// The transmit ring is full: come back on a later turn.
+    RingFull,
+    /// The next hop's station address is being asked for; `on_neighbor` tells how that ended.
+    Unresolved {
+        /// Who was asked for.
+        next_hop: IpAddr,
+    },
+    /// The way leads over another interface.
+    OtherInterface(InterfaceId),
+    /// There is no way, or the packet is too large for it.
+    Unreachable(SocketError),
+}
+
+/// A piece of a connection's send FIFO.
+pub(crate) struct Payload<'a> {
+    /// The FIFO.
+    pub fifo: &'a mut Consumer,
+    /// Where the piece begins, counted from the first byte that was not consumed.
+    pub offset: usize,
+    /// Its length in bytes. Whoever sends makes sure that the FIFO holds that much.
+    pub len: usize,
+}
+
+/// What was sent through one [`Output`], to be added to the counters when it is done.
+#[derive(Default)]
+struct Tally {
+    frames: u64,
+    bytes: u64,
+    arp: u64,
+    packets: u64,
+    fragments: u64,
+    icmp: u64,
+    udp: u64,
+    tcp: u64,
+    backpressure: u64,
+    drops: Vec<DropReason>,
+}
+
+/// The way out over one interface. See the module documentation.
+pub(crate) struct Output<'a, Q: TxQueue + ?Sized> {
+    now: Instant,
+    queue: &'a mut Q,
+    interface: &'a mut Interface,
+    routes: &'a RouteTable,
+    generation: u32,
+    tally: Tally,
+}
+
+impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
+    /// The way out over `interface`, which `queue` is the ring of.
+    pub(crate) fn new(
+        now: Instant,
+        queue: &'a mut Q,
+        interface: &'a mut Interface,
+        routes: &'a RouteTable,
+    ) -> Self {
+        // Never 0, which means that nothing is known.
+        let generation = (routes.generation() as u32) | 1 << 31;
+        Self { now, queue, interface, routes, generation, tally: Tally::default() }
+    }
+
+    /// The interface that is sent over.
+    pub(crate) fn interface(&self) -> InterfaceId {
+        self.interface.id
+    }
+
+    /// Adds what was sent to the counters.
+    pub(crate) fn finish(self, counters: &mut Counters) {
+        let Tally { frames, bytes, arp, packets, fragments, icmp, udp, tcp, backpressure, drops } =
+            self.tally;
+        counters.tx_frames += frames;
+        counters.tx_bytes += bytes;
+        counters.arp_tx += arp;
+        counters.ip_tx += packets;
+        counters.fragments_tx += fragments;
+        counters.icmp_tx += icmp;
+        counters.udp_tx += udp;
+        counters.tcp_tx += tcp;
+        counters.tx_backpressure += backpressure;
+        drops.into_iter().for_each(|reason| counters.drop(reason));
+    }
+
+    /// Makes sure that segments of this flow can be sent, and says how large they may be. Costs one comparison and one look
+    /// at the neighbor while `path` is valid.
+    ///
+    /// # Errors
+    /// Why they cannot be sent now; never [`Blocked::RingFull`].
+    pub(crate) fn prepare(&mut self, key: &FlowKey, path: &mut PathCache) -> Result<PathLimits, Blocked> {
+        self.link_target(key.remote, path)?;
+        Ok(self.limits())
+    }
+
+    /// The peer at the other end of `path` acknowledged something new, so its next hop is alive (RFC 4861 7.3.1).
+    pub(crate) fn confirm(&mut self, path: &PathCache) {
+        if let Some(neighbor) = path.neighbor.filter(|_| path.interface == self.interface.id) {
+            self.interface.neighbors.confirm(self.now, neighbor);
+        }
+    }
+
+    /// The address that packets to `dst` are sent from, unless the sender has one.
+    ///
+    /// # Errors
+    /// [`Blocked::OtherInterface`] or [`Blocked::Unreachable`].
+    pub(crate) fn source_for(&self, dst: IpAddr) -> Result<IpAddr, Blocked> {
+        let next_hop = match self.route(dst)? {
+            Way::Group(_) => dst,
+            Way::Station { interface, next_hop } if interface == self.interface.id => next_hop,
+            Way::Station { interface, .. } => return Err(Blocked::OtherInterface(interface)),
+        };
+        let IpAddr::V4(next_hop) = next_hop else { return Err(NO_FAMILY) };
+        let source = self.interface.source_for(next_hop);
+        source.map(IpAddr::V4).ok_or(Blocked::Unreachable(SocketError::AddressNotAvailable))
+    }
+
+    /// Sends one TCP segment with DF set, or with `gso_size` a train of segments which each but the last have that many
+    /// payload bytes. Source, destination and ports on the wire are those of `key` and `header`.
+    ///
+    /// # Errors
+    /// Why it was not sent; then nothing has changed.
+    pub(crate) fn send_tcp(
+        &mut self,
+        key: &FlowKey,
+        path: &mut PathCache,
+        header: &TcpHeader,
+        payload: Option<Payload<'_>>,
+        gso_size: Option<u16>,
+    ) -> Result<(), Blocked> {
+        let dst_mac = self.link_target(key.remote, path)?;
+        let header_len = header.header_len();
+        let len = header_len + payload.as_ref().map_or(0, |p| p.len);
+        let ip = atomic_header(key.local, key.remote, IpProtocol::TCP, len, DEFAULT_TTL)?;
+        let link = self.interface.link_header(dst_mac, EtherType::IPV4);
+        let offload = self.queue.caps().tx_checksum;
+        let pseudo = Sum::pseudo_header(key.local, key.remote, IpProtocol::TCP, len as u32);
+        let Some((segment, start)) = begin(&mut *self.queue, &link, &ip) else { return Err(self.full()) };
+
+        let header = TcpHeader { checksum: if offload { pseudo.fold() } else { 0 }, ..*header };
+        let (head, body) = segment.split_at_mut_checked(header_len).ok_or(TOO_LONG)?;
+        header.emit(head).ok_or(TOO_LONG)?;
+        let chunks = payload.map(|p| p.fifo.peek(p.offset, p.len));
+        if offload {
+            chunks.into_iter().for_each(|chunks| copy(body, chunks));
+        } else {
+            let sum = chunks.map_or(Sum::ZERO, |chunks| copy_and_sum(body, chunks));
+            // The header's length is a multiple of 4, so the body begins at an even offset.
+            let sum = pseudo.add(head).combine(sum).finish();
+            put_u16(head, 16, sum);
+        }
+        let gso =
+            gso_size.map(|size| Gso { kind: GsoKind::TcpV4, size, header_len: (start + header_len) as u16 });
+        let checksum = partial_checksum(offload, start, 16);
+        self.tally.tcp += 1;
+        self.commit(TxMeta { checksum, gso }, start + len);
+        Ok(())
+    }
+
+    /// Sends the datagram at the head of a UDP socket's queue, from the address and port of `key` to those of the datagram. One that exceeds
+    /// the MTU goes out in fragments; one whose next hop is unknown waits there. In both cases it is taken over (copied) and
+    /// `Ok` is the answer.
+    ///
+    /// # Errors
+    /// Why it was not sent; then nothing has changed.
+    pub(crate) fn send_udp(
+        &mut self,
+        key: &FlowKey,
+        path: &mut PathCache,
+        ttl: u8,
+        head: &RecordHeader,
+        reader: &mut RecordReader,
+    ) -> Result<(), Blocked> {
+        let target = self.link_target(key.remote, path);
+        let payload_len = usize::from(head.len);
+        let len = UdpHeader::LEN + payload_len;
+        let fits = Ipv4Header::LEN + len <= self.limits().mtu;
+        let dst_mac = match target {
+            Ok(mac) if fits => mac,
+            Ok(_) | Err(Blocked::Unresolved { .. }) => {
+                let ident = (!fits).then(|| self.interface.next_ident(key.remote));
+                return self.take_over(udp_datagram(key, ttl, head, reader, ident)?, target.err());
+            }
+            Err(blocked) => return Err(blocked),
+        };
+        let ip = atomic_header(key.local, key.remote, IpProtocol::UDP, len, ttl)?;
+        let link = self.interface.link_header(dst_mac, EtherType::IPV4);
+        let offload = self.queue.caps().tx_checksum;
+        let Some((datagram, start)) = begin(&mut *self.queue, &link, &ip) else { return Err(self.full()) };
+        write_udp(datagram, key, reader.payload(head), offload).ok_or(TOO_LONG)?;
+        self.tally.udp += 1;
+        self.commit(TxMeta { checksum: partial_checksum(offload, start, 6), gso: None }, start + len);
+        Ok(())
+    }
+
+    /// Sends what the interface itself owes: ARP first, as others may wait for its answer, then whole packets.
+    ///
+    /// # Errors
+    /// [`Blocked::RingFull`] when more is owed.
+    pub(crate) fn send_owed(&mut self) -> Result<(), Blocked> {
+        while let Some((dst, packet)) = self.interface.arp_queue.front().copied() {
+            self.send_arp(dst, &packet)?;
+            self.interface.arp_queue.pop_front();
+        }
+        self.send_outbox()
+    }
+
+    fn send_outbox(&mut self) -> Result<(), Blocked> {
+        while let Some(mut datagram) = self.interface.outbox.pop() {
+            match self.send_datagram(&mut datagram) {
+                Ok(()) => {}
+                Err(Blocked::RingFull) => {
+                    self.interface.outbox.unpop(datagram);
+                    return Err(Blocked::RingFull);
+                }
+                Err(blocked @ Blocked::Unresolved { .. }) => self.take_over(datagram, Some(blocked))?,
+                Err(Blocked::OtherInterface(_)) => self.tally.drops.push(DropReason::NoRoute),
+                Err(Blocked::Unreachable(SocketError::MessageTooLong)) => {
+                    self.tally.drops.push(DropReason::TooBig)
+                }
+                Err(Blocked::Unreachable(_)) => self.tally.drops.push(DropReason::NoRoute),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes charge of a packet that cannot go out in one frame now: it waits for its next hop, or is cut into fragments.
+    fn take_over(&mut self, datagram: Datagram, blocked: Option<Blocked>) -> Result<(), Blocked> {
+        if let Some(Blocked::Unresolved { next_hop }) = blocked {
+            if !self.interface.park(next_hop, datagram) {
+                self.tally.drops.push(DropReason::NeighborQueueFull);
+            }
+            return Ok(());
+        }
+        if self.interface.outbox.push(datagram).is_err() {
+            return Err(self.full());
+        }
+        // A ring that fills up here leaves the rest in the outbox, which is owed and looked at first next time.
+        match self.send_outbox() {
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn send_arp(&mut self, dst: MacAddr, packet: &ArpPacket) -> Result<(), Blocked> {
+        let link = self.interface.link_header(dst, EtherType::ARP);
+        let l2 = link.len();
+        let Some(frame) = self.queue.reserve(l2 + ArpPacket::LEN) else { return Err(self.full()) };
+        let written = link.emit(frame).and_then(|at| packet.emit(frame.get_mut(at..)?));
+        written.ok_or(TOO_LONG)?;
+        self.queue.commit(TxMeta::default());
+        self.tally.arp += 1;
+        self.tally.frames += 1;
+        self.tally.bytes += (l2 + ArpPacket::LEN) as u64;
+        Ok(())
+    }
+
+    /// Sends a whole packet, in fragments where it exceeds the MTU (RFC 791 3.2). A full ring leaves a note in `datagram` of how
+    /// far that came.
+    fn send_datagram(&mut self, datagram: &mut Datagram) -> Result<(), Blocked> {
+        let Ok((ip, payload)) = Ipv4Header::parse(&datagram.packet) else {
+            return Err(Blocked::Unreachable(SocketError::Invalid));
+        };
+        let dst_mac = self.link_target(ip.dst.into(), &mut PathCache::default())?;
+        let mtu = self.limits().mtu;
+        let header_len = ip.header_len();
+        let whole = header_len + payload.len() <= mtu;
+        if !whole && ip.dont_fragment {
+            return Err(TOO_LONG);
+        }
+        // "The fragment offset is measured in units of 8 octets."
+        let room = if whole { payload.len() } else { mtu.saturating_sub(header_len) & !7 };
+        if room == 0 && !payload.is_empty() {
+            return Err(TOO_LONG);
+        }
+        let link = self.interface.link_header(dst_mac, EtherType::IPV4);
+        loop {
+            let rest = payload.get(datagram.sent..).unwrap_or_default();
+            let piece = rest.get(..room.min(rest.len())).unwrap_or_default();
+            let header = Ipv4Header {
+                total_len: (header_len + piece.len()) as u16,
+                more_fragments: piece.len() < rest.len(),
+                fragment_offset: datagram.sent as u16,
+                ..ip
+            };
+            let Some((body, start)) = begin_sized(&mut *self.queue, &link, &header, piece.len()) else {
+                return Err(self.full());
+            };
+            body.copy_from_slice(piece);
+            self.tally.fragments += u64::from(!whole);
+            self.commit(TxMeta::default(), start + piece.len());
+            datagram.sent += piece.len();
+            if piece.len() == rest.len() {
+                break;
+            }
+        }
+        match ip.protocol {
+            IpProtocol::ICMP => self.tally.icmp += 1,
+            IpProtocol::UDP => self.tally.udp += 1,
+            IpProtocol::TCP => self.tally.tcp += 1,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn limits(&self) -> PathLimits {
+        let caps = self.queue.caps();
+        PathLimits { mtu: caps.mtu.min(self.interface.mtu), tso_max: caps.tso_max }
+    }
+
+    /// The station that packets to `dst` go to.
+    fn link_target(&mut self, dst: IpAddr, path: &mut PathCache) -> Result<MacAddr, Blocked> {
+        if path.generation == self.generation {
+            if path.interface != self.interface.id {
+                return Err(Blocked::OtherInterface(path.interface));
+            }
+            if let Some(mac) = path.neighbor.and_then(|n| self.interface.neighbor_mac(self.now, n)) {
+                return Ok(mac);
+            }
+        }
+        self.find_path(dst, path)
+    }
+
+    /// Routes and resolves from the start.
+    #[cold]
+    fn find_path(&mut self, dst: IpAddr, path: &mut PathCache) -> Result<MacAddr, Blocked> {
+        let (interface, next_hop) = match self.route(dst)? {
+            Way::Group(mac) => return Ok(mac),
+            Way::Station { interface, next_hop } => (interface, next_hop),
+        };
+        *path = PathCache { generation: self.generation, interface, neighbor: None };
+        if interface != self.interface.id {
+            return Err(Blocked::OtherInterface(interface));
+        }
+        match self.interface.resolve(self.now, next_hop) {
+            Resolution::Reachable(neighbor, mac) => {
+                path.neighbor = Some(neighbor);
+                Ok(mac)
+            }
+            Resolution::Pending => {
+                self.interface.queue_questions();
+                Err(Blocked::Unresolved { next_hop })
+            }
+            Resolution::Failed => Err(Blocked::Unreachable(SocketError::HostUnreachable)),
+        }
+    }
+
+    /// Where packets to `dst` go. Group addresses are mapped, not asked for, and are sent where the sender chose to.
+    fn route(&self, dst: IpAddr) -> Result<Way, Blocked> {
+        let IpAddr::V4(dst4) = dst else { return Err(NO_FAMILY) };
+        if dst4.is_multicast() {
+            return Ok(Way::Group(MacAddr::multicast_for(dst)));
+        }
+        if dst4.is_broadcast() || self.interface.is_subnet_broadcast(dst4) {
+            return Ok(Way::Group(MacAddr::BROADCAST));
+        }
+        let route = self.routes.lookup(dst).ok_or(Blocked::Unreachable(SocketError::NetworkUnreachable))?;
+        Ok(Way::Station { interface: InterfaceId(route.interface), next_hop: route.next_hop(dst) })
+    }
+
+    fn commit(&mut self, meta: TxMeta, frame_len: usize) {
+        self.queue.commit(meta);
+        self.tally.packets += 1;
+        self.tally.frames += 1;
+        self.tally.bytes += frame_len as u64;
+    }
+
+    /// Notes that the ring is full.
+    fn full(&mut self) -> Blocked {
+        self.tally.backpressure += 1;
+        Blocked::RingFull
+    }
+}
+
+/// Where a packet goes next.
+enum Way {
+    /// To all stations of a group on the interface at hand.
+    Group(MacAddr),
+    /// To the station with this address.
+    Station { interface: InterfaceId, next_hop: IpAddr },
+}
+
+const NO_FAMILY: Blocked = Blocked::Unreachable(SocketError::FamilyNotSupported);
+const TOO_LONG: Blocked = Blocked::Unreachable(SocketError::MessageTooLong);
+
+/// The header of a packet that is never fragmented, before `len` bytes of payload. Its identification is 0: RFC 6864 4.1 "the
+/// IPv4 ID field of atomic datagrams may be set to any value".
+fn atomic_header(
+    src: IpAddr,
+    dst: IpAddr,
+    protocol: IpProtocol,
+    len: usize,
+    ttl: u8,
+) -> Result<Ipv4Header<'static>, Blocked> {
+    let (IpAddr::V4(src), IpAddr::V4(dst)) = (src, dst) else { return Err(NO_FAMILY) };
+    let total_len = u16::try_from(Ipv4Header::LEN + len).map_err(|_| TOO_LONG)?;
+    Ok(ipv4_header(src, dst, protocol, total_len, ttl))
+}
+
+/// The header of an atomic packet of `total_len` bytes.
+pub(crate) const fn ipv4_header(
+    src: Ipv4Addr,
+    dst: Ipv4Addr,
+    protocol: IpProtocol,
+    total_len: u16,
+    ttl: u8,
+) -> Ipv4Header<'static> {
+    Ipv4Header {
+        dscp_ecn: 0,
+        total_len,
+        ident: 0,
+        dont_fragment: true,
+        more_fragments: false,
+        fragment_offset: 0,
+        ttl,
+        protocol,
+        src,
+        dst,
+        options: &[],
+    }
+}
+
+/// Reserves a frame for `link`, `ip` and the payload that `ip` declares, and writes the two headers. The rest of the frame, and
+/// where it starts.
+fn begin<'q, Q: TxQueue + ?Sized>(
+    queue: &'q mut Q,
+    link: &EthernetHeader,
+    ip: &Ipv4Header<'_>,
+) -> Option<(&'q mut [u8], usize)> {
+    begin_sized(queue, link, ip, usize::from(ip.total_len).checked_sub(ip.header_len())?)
+}
+
+fn begin_sized<'q, Q: TxQueue + ?Sized>(
+    queue: &'q mut Q,
+    link: &EthernetHeader,
+    ip: &Ipv4Header<'_>,
+    payload: usize,
+) -> Option<(&'q mut [u8], usize)> {
+    let l2 = link.len();
+    let start = l2 + ip.header_len();
+    let frame = queue.reserve(start + payload)?;
+    link.emit(frame)?;
+    ip.emit(frame.get_mut(l2..)?)?;
+    Some((frame.get_mut(start..start + payload)?, start))
+}
+
+fn partial_checksum(offload: bool, start: usize, offset: u16) -> TxChecksum {
+    if offload { TxChecksum::Partial { start: start as u16, offset } } else { TxChecksum::Complete }
+}
+
+/// Writes UDP header and payload into `datagram`, exactly, with the checksum or what a device completes it from.
+fn write_udp(datagram: &mut [u8], key: &FlowKey, payload: Chunks<'_>, offload: bool) -> Option<()> {
+    let length = datagram.len() as u16;
+    let pseudo = Sum::pseudo_header(key.local, key.remote, IpProtocol::UDP, u32::from(length));
+    let checksum = if offload { pseudo.fold() } else { 0 };
+    let (head, body) = datagram.split_at_mut_checked(UdpHeader::LEN)?;
+    let header = UdpHeader { src_port: key.local_port, dst_port: key.remote_port, length, checksum };
+    header.emit(head)?;
+    if offload {
+        copy(body, payload);
+    } else {
+        let sum = pseudo.add(head).combine(copy_and_sum(body, payload));
+        put_u16(head, 6, sum.finish_nonzero());
+    }
+    Some(())
+}
+
+/// A UDP datagram as a packet of its own. It may be fragmented if it is given an identification.
+fn udp_datagram(
+    key: &FlowKey,
+    ttl: u8,
+    head: &RecordHeader,
+    reader: &mut RecordReader,
+    ident: Option<u16>,
+) -> Result<Datagram, Blocked> {
+    let len = UdpHeader::LEN + usize::from(head.len);
+    let ip = Ipv4Header {
+        dont_fragment: ident.is_none(),
+        ident: ident.unwrap_or(0),
+        ..atomic_header(key.local, key.remote, IpProtocol::UDP, len, ttl)?
+    };
+    let mut packet = vec![0; Ipv4Header::LEN + len];
+    let at = ip.emit(&mut packet).ok_or(TOO_LONG)?;
+    write_udp(packet.get_mut(at..).unwrap_or_default(), key, reader.payload(head), false).ok_or(TOO_LONG)?;
+    Ok(Datagram::new(packet))
+}
+
+fn put_u16(buf: &mut [u8], at: usize, value: u16) {
+    if let Some(field) = buf.get_mut(at..at + 2) {
+        field.copy_from_slice(&value.to_be_bytes());
+    }
+}
+
+/// Copies the pieces one behind the other into `to`.
+fn copy(to: &mut [u8], chunks: Chunks<'_>) {
+    let mut rest = to;
+    for chunk in chunks {
+        let n = chunk.len().min(rest.len());
+        let (head, tail) = rest.split_at_mut(n);
+        head.copy_from_slice(chunk.get(..n).unwrap_or_default());
+        rest = tail;
+    }
+}
+
+/// As [`copy`], with the sum of what was copied.
+fn copy_and_sum(to: &mut [u8], chunks: Chunks<'_>) -> Sum {
+    let (mut rest, mut sum, mut odd) = (to, Sum::ZERO, false);
+    for chunk in chunks {
+        let n = chunk.len().min(rest.len());
+        let (head, tail) = rest.split_at_mut(n);
+        let piece = Sum::copy(head, chunk);
+        sum = if odd { sum.combine_odd(piece) } else { sum.combine(piece) };
+        odd ^= n % 2 == 1;
+        rest = tail;
+    }
+    sum
+}

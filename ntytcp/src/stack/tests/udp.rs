@@ -1,0 +1,314 @@
+use super::kit::*;
+use crate::counters::DropReason;
+use crate::device::{Caps, RxChecksum, RxMeta, TxChecksum};
+use crate::stack::{Event, Pending, Readiness, Responder, SocketError};
+use crate::wire::{EthernetHeader, Icmpv4Message, IpProtocol, Ipv4Header, MacAddr, Sum};
+use core::net::{Ipv4Addr, SocketAddr};
+
+#[test]
+fn a_datagram_is_received_and_answered_through_a_socket() {
+    let mut host = Host::acquainted();
+    let socket = host.stack.udp_bind(at(Ipv4Addr::UNSPECIFIED, 7)).unwrap();
+    assert_eq!(host.receive(&udp_to(US, 1_000, 7, b"hello")), Ok(None));
+    assert_eq!(host.stack.poll_event(), Some(Event { socket, readiness: Readiness::READABLE }));
+    assert_eq!(host.stack.poll_event(), None);
+    let mut buf = [0; 100];
+    let got = host.stack.udp_recv_from(socket, &mut buf).unwrap();
+    assert_eq!((&buf[..got.len], got.from, got.to), (&b"hello"[..], at(PEER, 1_000), US.into()));
+    host.stack.udp_send_to(socket, b"world", Some(got.from)).unwrap();
+    let sent = host.egress();
+    assert_eq!(parse_udp(&sent[0]), (7, 1_000, &b"world"[..]));
+    let (ip, _) = parse_ip(&sent[0]);
+    assert_eq!((ip.src, ip.dst, ip.ttl, ip.dont_fragment), (US, PEER, 64, true));
+    assert_eq!(host.stack.udp_stats(socket).unwrap().received, 1);
+}
+
+#[test]
+fn a_short_buffer_cuts_the_datagram_and_says_so() {
+    let mut host = Host::new();
+    let socket = host.stack.udp_bind(at(US, 7)).unwrap();
+    host.receive(&udp_to(US, 1, 7, b"hello")).unwrap();
+    host.receive(&udp_to(US, 1, 7, b"")).unwrap();
+    let mut buf = [0; 2];
+    let got = host.stack.udp_recv_from(socket, &mut buf).unwrap();
+    assert_eq!((&buf, got.len, got.full_len), (b"he", 2, 5));
+    let got = host.stack.udp_recv_from(socket, &mut buf).unwrap();
+    assert_eq!((got.len, got.full_len), (0, 0), "an empty datagram is a datagram");
+    assert_eq!(host.stack.udp_recv_from(socket, &mut buf), Err(SocketError::WouldBlock));
+}
+
+#[test]
+fn the_closest_match_gets_the_datagram() {
+    let mut host = Host::acquainted();
+    let any = host.stack.udp_bind(at(Ipv4Addr::UNSPECIFIED, 7)).unwrap();
+    let exact = host.stack.udp_bind(at(US, 8)).unwrap();
+    let connected = host.stack.udp_bind(at(US, 9)).unwrap();
+    host.stack.udp_connect(connected, Some(at(PEER, 1_000))).unwrap();
+    assert_eq!(host.stack.udp_bind(at(US, 7)), Err(SocketError::AddressInUse));
+    assert_eq!(host.stack.udp_bind(at(Ipv4Addr::UNSPECIFIED, 8)), Err(SocketError::AddressInUse));
+    for port in [7, 8, 9] {
+        host.receive(&udp_to(US, 1_000, port, &port.to_be_bytes())).unwrap();
+    }
+    for (socket, port) in [(any, 7u16), (exact, 8), (connected, 9)] {
+        let mut buf = [0; 2];
+        host.stack.udp_recv_from(socket, &mut buf).unwrap();
+        assert_eq!(buf, port.to_be_bytes());
+    }
+    assert_eq!(host.receive(&udp_to(US, 1_001, 9, b"x")), Err(DropReason::NoSocket), "not its peer");
+    host.stack.udp_connect(connected, None).unwrap();
+    assert_eq!(host.receive(&udp_to(US, 1_001, 9, b"x")), Ok(None));
+}
+
+#[test]
+fn closed_sockets_are_gone_and_their_port_is_free() {
+    let mut host = Host::new();
+    let socket = host.stack.udp_bind(at(US, 0)).unwrap();
+    let local = host.stack.udp_local_addr(socket).unwrap();
+    host.receive(&udp_to(US, 1, local.port(), b"x")).unwrap();
+    host.stack.udp_close(socket).unwrap();
+    assert_eq!(host.stack.udp_close(socket), Err(SocketError::BadSocket));
+    assert_eq!(host.stack.poll_event(), None, "nobody left to tell");
+    let next = host.stack.udp_bind(local).unwrap();
+    assert_eq!(host.stack.udp_recv_from(socket, &mut []), Err(SocketError::BadSocket));
+    assert_eq!(host.stack.udp_recv_from(next, &mut []), Err(SocketError::WouldBlock));
+}
+
+#[test]
+fn a_full_receive_queue_drops_and_counts() {
+    let mut host = Host::new();
+    let socket = host.stack.udp_bind(at(US, 7)).unwrap();
+    let payload = pattern(1_400);
+    let mut taken = 0;
+    while host.receive(&udp_to(US, 1, 7, &payload)).is_ok() {
+        taken += 1;
+    }
+    assert_eq!(taken, (256 << 10) / 1_416);
+    assert_eq!(host.dropped(DropReason::SocketFull), 1);
+    assert_eq!(host.stack.udp_stats(socket).unwrap().dropped, 1);
+}
+
+#[test]
+fn a_port_unreachable_is_a_refused_connection() {
+    let mut host = Host::acquainted();
+    let socket = host.stack.udp_bind(at(US, 7)).unwrap();
+    host.stack.udp_connect(socket, Some(at(PEER, 9))).unwrap();
+    host.stack.udp_send_to(socket, b"anybody?", None).unwrap();
+    let sent = host.egress();
+    let quote = &sent[0][14..14 + 28];
+    let code = Icmpv4Message::UNREACHABLE_PORT;
+    let error = icmp(&Icmpv4Message::DestinationUnreachable { code, next_hop_mtu: 0, quote });
+    assert_eq!(host.receive(&error), Ok(None));
+    let event = host.stack.poll_event().unwrap();
+    assert!(event.socket == socket && event.readiness.contains(Readiness::ERROR));
+    assert_eq!(host.stack.udp_take_error(socket), Ok(Some(SocketError::ConnectionRefused)));
+    assert_eq!(host.stack.udp_take_error(socket), Ok(None));
+    // A quote of what we never sent.
+    let mut forged = quote.to_vec();
+    forged[12..16].copy_from_slice(&[10, 0, 0, 9]);
+    let error = icmp(&Icmpv4Message::DestinationUnreachable { code, next_hop_mtu: 0, quote: &forged });
+    assert_eq!(host.receive(&error), Err(DropReason::IcmpIgnored));
+}
+
+#[test]
+fn a_wrong_checksum_is_noticed_unless_the_device_vouches() {
+    let mut host = Host::new();
+    host.stack.udp_bind(at(US, 7)).unwrap();
+    let mut frame = udp_to(US, 1, 7, b"hello");
+    frame[14 + 20 + 6] ^= 0xff;
+    assert_eq!(host.receive(&frame), Err(DropReason::L4Checksum));
+    for checksum in [RxChecksum::Verified, RxChecksum::Partial { start: 34, offset: 6 }] {
+        let meta = RxMeta { checksum, ..RxMeta::default() };
+        assert_eq!(host.receive_with(&frame, meta), Ok(None));
+    }
+    frame[14 + 20 + 6..14 + 20 + 8].fill(0);
+    assert_eq!(host.receive(&frame), Ok(None), "no checksum was sent");
+}
+
+#[test]
+fn a_merged_train_is_taken_apart() {
+    let mut host = Host::new();
+    let socket = host.stack.udp_bind(at(US, 7)).unwrap();
+    let meta = RxMeta { gso_size: Some(3), checksum: RxChecksum::Verified, ..RxMeta::default() };
+    host.receive_with(&udp_to(US, 1, 7, b"abcdefgh"), meta).unwrap();
+    let mut buf = [0; 10];
+    for expected in ["abc", "def", "gh"] {
+        let got = host.stack.udp_recv_from(socket, &mut buf).unwrap();
+        assert_eq!(&buf[..got.len], expected.as_bytes());
+    }
+}
+
+#[test]
+fn a_full_ring_loses_nothing_and_keeps_the_order() {
+    let mut host = Host::acquainted();
+    let sockets: Vec<_> = (0..3).map(|i| host.stack.udp_bind(at(US, 7 + i)).unwrap()).collect();
+    for n in 0..100u8 {
+        for &socket in &sockets {
+            host.stack.udp_send_to(socket, &[n; 10], Some(at(PEER, 9))).unwrap();
+        }
+    }
+    let mut calls = 0;
+    while host.egress_some(host.ring.sent.len() + 7) == Pending::RingFull {
+        calls += 1;
+    }
+    assert_eq!(calls, 300 / 7);
+    assert!(!host.stack.has_pending(host.id));
+    for port in 7..10 {
+        let of_port = host.ring.sent.iter().map(|(f, _)| parse_udp(f)).filter(|&(src, ..)| src == port);
+        let numbers: Vec<u8> = of_port.map(|(.., payload)| payload[0]).collect();
+        assert_eq!(numbers, (0..100).collect::<Vec<u8>>());
+    }
+    assert_eq!(host.stack.counters().udp_tx, 300);
+}
+
+#[test]
+fn a_full_send_queue_blocks_until_something_was_sent() {
+    let mut host = Host::acquainted();
+    let socket = host.stack.udp_bind(at(US, 7)).unwrap();
+    let payload = pattern(1_400);
+    while host.stack.udp_send_to(socket, &payload, Some(at(PEER, 9))).is_ok() {}
+    assert_eq!(host.stack.poll_event(), None);
+    host.egress();
+    assert_eq!(host.stack.poll_event(), Some(Event { socket, readiness: Readiness::WRITABLE }));
+    assert_eq!(host.stack.udp_send_to(socket, &payload, Some(at(PEER, 9))), Ok(()));
+}
+
+#[test]
+fn a_large_datagram_goes_out_in_fragments_between_its_neighbors() {
+    let mut host = Host::acquainted();
+    let socket = host.stack.udp_bind(at(US, 7)).unwrap();
+    let large = pattern(4_000);
+    for payload in [&b"before"[..], &large, b"after"] {
+        host.stack.udp_send_to(socket, payload, Some(at(PEER, 9))).unwrap();
+    }
+    while host.egress_some(host.ring.sent.len() + 1) == Pending::RingFull {}
+    let frames: Vec<_> = host.ring.sent.drain(..).map(|(frame, _)| frame).collect();
+    assert_eq!(frames.len(), 5);
+    assert_eq!(parse_udp(&frames[0]).2, b"before");
+    assert_eq!(parse_udp(&frames[4]).2, b"after");
+    let pieces: Vec<_> = frames[1..4].iter().map(|frame| parse_ip(frame)).collect();
+    assert!(pieces.iter().all(|(ip, _)| ip.ident == pieces[0].0.ident && !ip.dont_fragment));
+    let datagram: Vec<u8> = pieces.iter().flat_map(|(_, piece)| piece.to_vec()).collect();
+    assert_eq!(datagram, udp_bytes(US, PEER, 7, 9, &large));
+    let too_long = vec![0; 65_508];
+    assert_eq!(
+        host.stack.udp_send_to(socket, &too_long, Some(at(PEER, 9))),
+        Err(SocketError::MessageTooLong)
+    );
+}
+
+#[test]
+fn a_device_with_a_checksum_unit_gets_the_pseudo_header_sum() {
+    let caps = Caps { tx_checksum: true, ..Caps::plain(1500) };
+    let mut host = Host::with(caps, |_| {});
+    host.stack.add_neighbor(host.id, PEER.into(), PEER_MAC).unwrap();
+    let socket = host.stack.udp_bind(at(US, 7)).unwrap();
+    host.stack.udp_send_to(socket, b"odd", Some(at(PEER, 9))).unwrap();
+    assert_eq!(host.egress_some(9), Pending::Clear);
+    let (frame, meta) = host.ring.sent.pop().unwrap();
+    assert_eq!(meta.checksum, TxChecksum::Partial { start: 34, offset: 6 });
+    let pseudo = Sum::pseudo_header(US.into(), PEER.into(), IpProtocol::UDP, 11);
+    assert_eq!(frame[40..42], pseudo.fold().to_be_bytes());
+}
+
+#[test]
+fn broadcasts_and_multicasts_need_no_resolution() {
+    let mut host = Host::new();
+    let socket = host.stack.udp_bind(at(US, 7)).unwrap();
+    for dst in [Ipv4Addr::BROADCAST, Ipv4Addr::new(10, 0, 0, 255), Ipv4Addr::new(224, 1, 2, 3)] {
+        host.stack.udp_send_to(socket, b"all", Some(at(dst, 9))).unwrap();
+    }
+    let link = |frame: &Vec<u8>| EthernetHeader::parse(frame).unwrap().0.dst;
+    let group = MacAddr([1, 0, 0x5e, 1, 2, 3]);
+    let dsts: Vec<_> = host.egress().iter().map(link).collect();
+    assert_eq!(dsts, [MacAddr::BROADCAST, MacAddr::BROADCAST, group]);
+}
+
+#[test]
+fn a_split_socket_works_from_its_half() {
+    let mut host = Host::acquainted();
+    let socket = host.stack.udp_bind(at(Ipv4Addr::UNSPECIFIED, 7)).unwrap();
+    let mut half = host.stack.udp_split(socket).unwrap();
+    assert_eq!(host.stack.udp_recv_from(socket, &mut []), Err(SocketError::Invalid));
+    host.receive(&udp_to(US, 1_000, 7, b"ping")).unwrap();
+    let sender = std::thread::spawn(move || {
+        let mut buf = [0; 9];
+        let got = half.recv_from(&mut buf).unwrap();
+        half.send_to(&buf[..got.len], got.from).unwrap();
+        half
+    });
+    let mut half = sender.join().unwrap();
+    host.stack.udp_poke(socket).unwrap();
+    assert_eq!(parse_udp(&host.egress()[0]), (7, 1_000, &b"ping"[..]));
+    host.stack.udp_close(socket).unwrap();
+    assert_eq!(half.send_to(b"x", at(PEER, 9)), Err(SocketError::BadSocket));
+}
+
+/// Answers with the request's bytes in reverse, as often as its first byte says.
+struct Reverser;
+
+impl Responder for Reverser {
+    fn respond(&mut self, from: SocketAddr, buf: &mut [u8], len: usize) -> Option<usize> {
+        assert_eq!(from.ip(), PEER);
+        let request = buf.get(..len)?.to_vec();
+        let times = usize::from(*request.first()?);
+        let answer: Vec<u8> = request.iter().rev().copied().cycle().take(len * times).collect();
+        if let Some(room) = buf.get_mut(..answer.len()) {
+            room.copy_from_slice(&answer);
+        }
+        Some(answer.len())
+    }
+}
+
+fn responding() -> Host {
+    let mut host = Host::acquainted();
+    let socket = host.stack.udp_bind(at(Ipv4Addr::UNSPECIFIED, 53)).unwrap();
+    host.stack.udp_set_responder(socket, Some(Box::new(Reverser))).unwrap();
+    host
+}
+
+#[test]
+fn a_responder_answers_in_the_frame_of_the_request() {
+    let mut host = responding();
+    let reply = host.receive(&udp_to(US, 1_000, 53, &[1, 2, 3])).unwrap().unwrap();
+    assert_eq!(parse_udp(&reply), (53, 1_000, &[3, 2, 1][..]));
+    let (ip, _) = parse_ip(&reply);
+    assert_eq!((ip.src, ip.dst), (US, PEER));
+    assert_eq!(reply[..6], PEER_MAC.0);
+    // Longer than the request, up to the MTU.
+    let reply = host.receive(&udp_to(US, 1_000, 53, &[184; 8])).unwrap().unwrap();
+    assert_eq!(reply.len(), 14 + 1_500);
+    assert_eq!(parse_udp(&reply).2, [184; 1_472]);
+    // No answer.
+    assert_eq!(host.receive(&udp_to(US, 1_000, 53, &[])), Ok(None));
+    assert!(host.egress().is_empty());
+    assert_eq!(host.stack.counters().udp_tx, 2);
+}
+
+#[test]
+fn a_responder_hears_requests_with_ip_options() {
+    let mut host = responding();
+    let datagram = udp_bytes(PEER, US, 1_000, 53, &[1, 2, 3]);
+    let ip = Ipv4Header { options: &[148, 4, 0, 0], ..header(US, IpProtocol::UDP, 0) };
+    let reply = host.receive(&packet(ip, &datagram)).unwrap().unwrap();
+    assert_eq!(parse_udp(&reply), (53, 1_000, &[3, 2, 1][..]));
+}
+
+#[test]
+fn an_answer_beyond_the_mtu_goes_out_in_fragments() {
+    let mut host = responding();
+    let request = [200; 100];
+    assert_eq!(host.receive(&udp_to(US, 1_000, 53, &request)), Ok(None));
+    let sent = host.egress();
+    assert_eq!(sent.len(), 14);
+    let datagram: Vec<u8> = sent.iter().flat_map(|frame| parse_ip(frame).1.to_vec()).collect();
+    assert_eq!(datagram, udp_bytes(US, PEER, 53, 1_000, &[200; 20_000]));
+}
+
+#[test]
+fn a_broadcast_request_is_answered_from_our_own_address() {
+    let mut host = responding();
+    let reply = host.receive(&udp_to(Ipv4Addr::new(10, 0, 0, 255), 1_000, 53, &[1, 2])).unwrap().unwrap();
+    let (ip, _) = parse_ip(&reply);
+    assert_eq!(ip.src, US);
+    assert_eq!(parse_udp(&reply).2, [2, 1]);
+}

@@ -1,0 +1,284 @@
+//! The verbs of UDP sockets, as the application calls them on the shard's thread, and the half of a socket that may live on
+//! another one.
+
+use core::net::{IpAddr, SocketAddr};
+
+use super::Stack;
+use super::records::{RecordReader, RecordWriter, records};
+use super::socket::{Readiness, SocketError, SocketId};
+use super::udp::{MAX_UDP_PAYLOAD, Responder, UdpSocket, UdpStats, unspecified};
+
+/// A datagram that was received.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Received {
+    /// Bytes copied to the caller.
+    pub len: usize,
+    /// Bytes of the datagram; when that is more than `len`, the rest is lost.
+    pub full_len: usize,
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// Which of our addresses it was sent to; unspecified when it was broadcast.
+    pub to: IpAddr,
+}
+
+/// The application's half of a UDP socket, which may be used on a thread of its own. Its owner is told of new datagrams by the
+/// socket's events, and tells the shard by [`Stack::udp_poke`] that there is something to send.
+#[derive(Debug)]
+pub struct UdpHalf {
+    tx: RecordWriter,
+    rx: RecordReader,
+    family: IpAddr,
+}
+
+impl UdpHalf {
+    /// Queues a datagram to `to`.
+    ///
+    /// # Errors
+    /// [`SocketError::WouldBlock`] when the queue is full, [`SocketError::MessageTooLong`] for more than [`MAX_UDP_PAYLOAD`]
+    /// bytes or than the queue ever holds, [`SocketError::Invalid`] for port 0, [`SocketError::FamilyNotSupported`] for
+    /// another address family than the socket's, [`SocketError::BadSocket`] after the socket was closed.
+    pub fn send_to(&mut self, payload: &[u8], to: SocketAddr) -> Result<(), SocketError> {
+        push(&mut self.tx, payload, to, self.family)
+    }
+
+    /// Takes the datagram that has waited longest and copies it into `buf`.
+    ///
+    /// # Errors
+    /// [`SocketError::WouldBlock`] when there is none.
+    pub fn recv_from(&mut self, buf: &mut [u8]) -> Result<Received, SocketError> {
+        pop(&mut self.rx, buf)
+    }
+
+    /// Whether a datagram waits.
+    pub fn can_recv(&self) -> bool {
+        !self.rx.is_empty()
+    }
+
+    /// Whether a small datagram could be sent.
+    pub fn can_send(&self) -> bool {
+        self.tx.has_room()
+    }
+}
+
+fn push(tx: &mut RecordWriter, payload: &[u8], to: SocketAddr, from: IpAddr) -> Result<(), SocketError> {
+    if payload.len() > MAX_UDP_PAYLOAD || !tx.can_hold(payload.len()) {
+        return Err(SocketError::MessageTooLong);
+    }
+    if to.port() == 0 {
+        return Err(SocketError::Invalid);
+    }
+    if to.is_ipv4() != from.is_ipv4() {
+        return Err(SocketError::FamilyNotSupported);
+    }
+    if !tx.is_reader_alive() {
+        return Err(SocketError::BadSocket);
+    }
+    if tx.push(to, from, payload) { Ok(()) } else { Err(SocketError::WouldBlock) }
+}
+
+fn pop(rx: &mut RecordReader, buf: &mut [u8]) -> Result<Received, SocketError> {
+    let head = rx.head().ok_or(SocketError::WouldBlock)?;
+    let len = rx.copy_payload(&head, buf);
+    rx.consume(&head);
+    Ok(Received { len, full_len: usize::from(head.len), from: head.remote, to: head.local })
+}
+
+impl Stack {
+    /// Opens a UDP socket at `local`. The unspecified address stands for all addresses, port 0 for an ephemeral port.
+    ///
+    /// # Errors
+    /// [`SocketError::AddressNotAvailable`] for an address that the stack does not have or when no port is left,
+    /// [`SocketError::AddressInUse`], [`SocketError::NoBufferSpace`] at the limit of sockets,
+    /// [`SocketError::FamilyNotSupported`] for IPv6.
+    pub fn udp_bind(&mut self, local: SocketAddr) -> Result<SocketId, SocketError> {
+        self.check_local(local.ip())?;
+        if self.udp.len() >= self.config.udp_sockets {
+            return Err(SocketError::NoBufferSpace);
+        }
+        let local = match local.port() {
+            0 => {
+                let at = |port| SocketAddr::new(local.ip(), port);
+                let port = self.ports.pick_random(|port| !self.udp.is_free(at(port)));
+                at(port.ok_or(SocketError::AddressNotAvailable)?)
+            }
+            _ if self.udp.is_free(local) => local,
+            _ => return Err(SocketError::AddressInUse),
+        };
+        let limit = self.config.udp_datagrams;
+        let rx = records(&self.pool, self.config.udp_rx_bytes, limit);
+        let tx = records(&self.pool, self.config.udp_tx_bytes, limit);
+        Ok(self.udp.insert(local, rx, tx))
+    }
+
+    /// Connects a socket: it sends to `remote` where no destination is given, hears nobody else, and is told of ICMP errors.
+    /// `None` undoes that. A socket that was bound to no address is given the one that leads to `remote`.
+    ///
+    /// # Errors
+    /// [`SocketError::BadSocket`], [`SocketError::Invalid`] for port 0, [`SocketError::NetworkUnreachable`] without a route,
+    /// [`SocketError::FamilyNotSupported`].
+    pub fn udp_connect(&mut self, id: SocketId, remote: Option<SocketAddr>) -> Result<(), SocketError> {
+        let local = self.udp_socket(id)?.local;
+        let Some(remote) = remote else { return self.udp.set_peer(id, local, None) };
+        if remote.port() == 0 {
+            return Err(SocketError::Invalid);
+        }
+        if remote.is_ipv4() != local.is_ipv4() {
+            return Err(SocketError::FamilyNotSupported);
+        }
+        let source = match local.ip() {
+            ip if ip.is_unspecified() => self.select_source(remote.ip())?.0,
+            ip => ip,
+        };
+        self.udp.set_peer(id, SocketAddr::new(source, local.port()), Some(remote))
+    }
+
+    /// Queues a datagram to `to`, or to the connected peer.
+    ///
+    /// # Errors
+    /// As [`UdpHalf::send_to`], and [`SocketError::DestinationRequired`] when neither is given, [`SocketError::NetworkUnreachable`]
+    /// without a route, or an error that an ICMP message reported since the last call, which is thereby told.
+    pub fn udp_send_to(
+        &mut self,
+        id: SocketId,
+        payload: &[u8],
+        to: Option<SocketAddr>,
+    ) -> Result<(), SocketError> {
+        let socket = self.udp.get_mut(id).ok_or(SocketError::BadSocket)?;
+        if let Some(error) = socket.error.take() {
+            return Err(error);
+        }
+        let to = to.or(socket.remote).ok_or(SocketError::DestinationRequired)?;
+        let from = socket.local.ip();
+        let (interface, _) = self.route_to(to.ip(), from)?;
+        let socket = self.udp.get_mut(id).ok_or(SocketError::BadSocket)?;
+        let (tx, _) = socket.app.as_mut().ok_or(SocketError::Invalid)?;
+        let result = push(tx, payload, to, from);
+        socket.wants_room |= result == Err(SocketError::WouldBlock);
+        self.udp.mark_dirty(id, interface);
+        result
+    }
+
+    /// Takes the datagram that has waited longest and copies it into `buf`.
+    ///
+    /// # Errors
+    /// [`SocketError::WouldBlock`] when there is none, [`SocketError::BadSocket`], [`SocketError::Invalid`] after
+    /// [`Stack::udp_split`], or an error that an ICMP message reported since the last call, which is thereby told.
+    pub fn udp_recv_from(&mut self, id: SocketId, buf: &mut [u8]) -> Result<Received, SocketError> {
+        let socket = self.udp.get_mut(id).ok_or(SocketError::BadSocket)?;
+        if let Some(error) = socket.error.take() {
+            return Err(error);
+        }
+        let (_, rx) = socket.app.as_mut().ok_or(SocketError::Invalid)?;
+        pop(rx, buf)
+    }
+
+    /// What a call would find at the socket now.
+    ///
+    /// # Errors
+    /// [`SocketError::BadSocket`].
+    pub fn udp_readiness(&self, id: SocketId) -> Result<Readiness, SocketError> {
+        let socket = self.udp_socket(id)?;
+        let mut readiness = Readiness::empty();
+        if let Some((tx, rx)) = &socket.app {
+            readiness.set(Readiness::READABLE, !rx.is_empty());
+            readiness.set(Readiness::WRITABLE, tx.has_room());
+        }
+        readiness.set(Readiness::ERROR, socket.error.is_some());
+        Ok(readiness)
+    }
+
+    /// Closes a socket. Datagrams in its queues are lost, as are those still to be sent.
+    ///
+    /// # Errors
+    /// [`SocketError::BadSocket`].
+    pub fn udp_close(&mut self, id: SocketId) -> Result<(), SocketError> {
+        self.udp_socket(id)?;
+        self.udp.remove(id).map(drop).ok_or(SocketError::BadSocket)
+    }
+
+    /// The pending error of a socket, which is thereby told (SO_ERROR).
+    ///
+    /// # Errors
+    /// [`SocketError::BadSocket`].
+    pub fn udp_take_error(&mut self, id: SocketId) -> Result<Option<SocketError>, SocketError> {
+        Ok(self.udp.get_mut(id).ok_or(SocketError::BadSocket)?.error.take())
+    }
+
+    /// The address that a socket is bound to.
+    ///
+    /// # Errors
+    /// [`SocketError::BadSocket`].
+    pub fn udp_local_addr(&self, id: SocketId) -> Result<SocketAddr, SocketError> {
+        Ok(self.udp_socket(id)?.local)
+    }
+
+    /// The peer that a socket is connected to.
+    ///
+    /// # Errors
+    /// [`SocketError::BadSocket`], [`SocketError::NotConnected`].
+    pub fn udp_peer_addr(&self, id: SocketId) -> Result<SocketAddr, SocketError> {
+        self.udp_socket(id)?.remote.ok_or(SocketError::NotConnected)
+    }
+
+    /// What a socket counted.
+    ///
+    /// # Errors
+    /// [`SocketError::BadSocket`].
+    pub fn udp_stats(&self, id: SocketId) -> Result<UdpStats, SocketError> {
+        Ok(self.udp_socket(id)?.stats)
+    }
+
+    /// Sets the TTL of what a socket sends. Default 64.
+    ///
+    /// # Errors
+    /// [`SocketError::BadSocket`], [`SocketError::Invalid`] for 0.
+    pub fn udp_set_ttl(&mut self, id: SocketId, ttl: u8) -> Result<(), SocketError> {
+        let socket = self.udp.get_mut(id).ok_or(SocketError::BadSocket)?;
+        if ttl == 0 {
+            return Err(SocketError::Invalid);
+        }
+        socket.ttl = ttl;
+        Ok(())
+    }
+
+    /// Lets `responder` answer all that arrives at a socket, in place of the receive queue; `None` undoes that.
+    ///
+    /// # Errors
+    /// [`SocketError::BadSocket`].
+    pub fn udp_set_responder(
+        &mut self,
+        id: SocketId,
+        responder: Option<Box<dyn Responder + Send>>,
+    ) -> Result<(), SocketError> {
+        self.udp.get_mut(id).ok_or(SocketError::BadSocket)?.responder = responder;
+        Ok(())
+    }
+
+    /// Hands out the application's half of a socket, after which sending and receiving go through it alone.
+    ///
+    /// # Errors
+    /// [`SocketError::BadSocket`], [`SocketError::Invalid`] when it was handed out before.
+    pub fn udp_split(&mut self, id: SocketId) -> Result<UdpHalf, SocketError> {
+        let socket = self.udp.get_mut(id).ok_or(SocketError::BadSocket)?;
+        let (tx, rx) = socket.app.take().ok_or(SocketError::Invalid)?;
+        Ok(UdpHalf { tx, rx, family: unspecified(socket.local.ip()) })
+    }
+
+    /// The owner of a [`UdpHalf`] has queued something to send.
+    ///
+    /// # Errors
+    /// [`SocketError::BadSocket`].
+    pub fn udp_poke(&mut self, id: SocketId) -> Result<(), SocketError> {
+        let socket = self.udp_socket(id)?;
+        // Where each datagram really goes is found when it is sent.
+        let from = socket.local.ip();
+        let to = socket.remote.map_or(from, |remote| remote.ip());
+        let interface = self.route_to(to, from).map(|(interface, _)| interface).unwrap_or_default();
+        self.udp.mark_dirty(id, interface);
+        Ok(())
+    }
+
+    fn udp_socket(&self, id: SocketId) -> Result<&UdpSocket, SocketError> {
+        self.udp.get(id).ok_or(SocketError::BadSocket)
+    }
+}
