@@ -132,7 +132,7 @@ const MAX_EXTENSIONS: usize = 8;
 ///
 /// # Errors
 /// [`ParseError::Truncated`] when a header reaches beyond `payload`; [`ParseError::Malformed`] when hop-by-hop options are not
-/// first (RFC 8200 4.1), or for more than eight headers.
+/// first (RFC 8200 4.1), for an authentication header shorter than its fixed part, or for more than eight headers.
 pub fn walk_extensions(next_header: IpProtocol, payload: &[u8]) -> Result<UpperLayer<'_>, ParseError> {
     let mut at = UpperLayer {
         protocol: next_header,
@@ -154,11 +154,11 @@ pub fn walk_extensions(next_header: IpProtocol, payload: &[u8]) -> Result<UpperL
                 at.routing = Some(RoutingHeader { kind, segments_left, offset: at.offset });
                 (next, 8 * (usize::from(len) + 1))
             }
-            // RFC 4302 2.2: in units of four bytes, minus two.
-            IpProtocol::AH => {
-                let &[next, len] = first(at.payload)?;
-                (next, 4 * (usize::from(len) + 2))
-            }
+            // RFC 4302 2.2: in units of four bytes, minus two; the fixed part alone has three of them.
+            IpProtocol::AH => match *first(at.payload)? {
+                [_, 0] => return Err(ParseError::Malformed),
+                [next, len] => (next, 4 * (usize::from(len) + 2)),
+            },
             IpProtocol::IPV6_FRAGMENT => {
                 let &[next, _, o0, o1, i0, i1, i2, i3] = first(at.payload)?;
                 let offset_flags = u16::from_be_bytes([o0, o1]);
@@ -256,6 +256,12 @@ mod tests {
             FragmentHeader { next_header: IpProtocol::IPV6_DEST_OPTIONS, offset: 8, more: true, ident: 7 };
         assert_eq!((at.fragment, at.offset), (Some(fragment), 8));
         assert_eq!((at.protocol, at.payload.len()), (IpProtocol::IPV6_DEST_OPTIONS, 4));
+    }
+
+    #[test]
+    fn authentication_header_without_sequence_number_is_malformed() {
+        let bytes = [6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(walk_extensions(IpProtocol::AH, &bytes), Err(ParseError::Malformed));
     }
 
     #[test]
