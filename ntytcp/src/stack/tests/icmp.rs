@@ -223,8 +223,7 @@ fn a_tagged_interface_hears_and_speaks_its_vlan_only() {
     assert_eq!(reply[12..16], [0x81, 0, 0, 5]);
     assert!(matches!(parse_icmp(&reply), Icmpv4Message::EchoReply { .. }));
     // A device that strips the tag: it is put back.
-    let mut meta = crate::device::RxMeta::default();
-    meta.vlan = Some(0x2005);
+    let meta = crate::device::RxMeta { vlan: Some(0x2005), ..Default::default() };
     let reply = host.receive_with(&plain, meta).unwrap().unwrap();
     assert_eq!(reply[12..16], [0x81, 0, 0, 5]);
     assert!(matches!(parse_icmp(&reply), Icmpv4Message::EchoReply { .. }));

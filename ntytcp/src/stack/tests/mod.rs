@@ -1,7 +1,10 @@
 //! Frames in, frames out, in virtual time: what the stack does on a wire that the test holds in its hands.
 
+mod arbitrary;
 mod arp;
 mod fragments;
 mod icmp;
 mod kit;
+mod smoltcp;
+mod tcp_output;
 mod udp;

@@ -117,8 +117,7 @@ fn a_wrong_checksum_is_noticed_unless_the_device_vouches() {
     frame[14 + 20 + 6] ^= 0xff;
     assert_eq!(host.receive(&frame), Err(DropReason::L4Checksum));
     for checksum in [RxChecksum::Verified, RxChecksum::Partial { start: 34, offset: 6 }] {
-        let mut meta = RxMeta::default();
-        meta.checksum = checksum;
+        let meta = RxMeta { checksum, ..RxMeta::default() };
         assert_eq!(host.receive_with(&frame, meta), Ok(None));
     }
     frame[14 + 20 + 6..14 + 20 + 8].fill(0);
@@ -129,8 +128,7 @@ fn a_wrong_checksum_is_noticed_unless_the_device_vouches() {
 fn a_merged_train_is_taken_apart() {
     let mut host = Host::new();
     let socket = host.stack.udp_bind(at(US, 7)).unwrap();
-    let mut meta = RxMeta::default();
-    (meta.gso_size, meta.checksum) = (Some(3), RxChecksum::Verified);
+    let meta = RxMeta { gso_size: Some(3), checksum: RxChecksum::Verified, ..RxMeta::default() };
     host.receive_with(&udp_to(US, 1, 7, b"abcdefgh"), meta).unwrap();
     let mut buf = [0; 10];
     for expected in ["abc", "def", "gh"] {
