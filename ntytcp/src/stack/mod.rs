@@ -19,7 +19,6 @@
 
 mod answer;
 pub mod arp;
-#[allow(dead_code)] // Of the context, only TCP draws numbers.
 pub(crate) mod cx;
 pub mod demux;
 mod echo;
@@ -33,7 +32,6 @@ pub mod limiter;
 mod lists;
 pub mod neighbor;
 mod outbox;
-#[allow(dead_code)] // Segments are sent by TCP alone.
 pub(crate) mod output;
 pub mod ports;
 pub mod reassembly;
