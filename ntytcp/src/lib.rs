@@ -8,6 +8,8 @@ pub mod counters;
 pub mod device;
 pub mod fifo;
 pub mod rng;
+#[cfg(feature = "devices")]
+pub mod shard;
 pub mod stack;
 pub mod tcp;
 pub mod time;

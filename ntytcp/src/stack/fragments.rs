@@ -2,11 +2,11 @@
 
 use core::net::IpAddr;
 
+use super::Stack;
 use super::icmp::Report;
 use super::interface::InterfaceId;
 use super::reassembly::{Expired, Fragment, FragmentEnd, FragmentKey, FragmentOutcome};
 use super::transport::Packet;
-use super::Stack;
 use crate::counters::DropReason;
 use crate::device::{RxChecksum, Verdict};
 use crate::time::Instant;
@@ -58,12 +58,20 @@ impl Stack {
         while let Some(Expired { key, reason, first_fragment }) = self.reassembler.poll_expired() {
             self.counters.drop(reason);
             let (IpAddr::V4(src), IpAddr::V4(dst)) = (key.src, key.dst) else { continue };
-            let Some(first) = first_fragment.filter(|_| reason == DropReason::FragmentTimeout) else { continue };
+            let Some(first) = first_fragment.filter(|_| reason == DropReason::FragmentTimeout) else {
+                continue;
+            };
             let header_len = first.first().map_or(0, |byte| usize::from(byte & 0xf) * 4);
             let Some((header, payload)) = first.split_at_checked(header_len) else { continue };
             // A datagram to a group address is none of the interfaces' own.
-            let Some(interface) = self.interfaces.iter().find(|i| i.owns(dst)).map(|i| i.id) else { continue };
-            self.report(now, &first_of(interface, (src, dst), key.protocol, header, payload), Report::ReassemblyTime);
+            let Some(interface) = self.interfaces.iter().find(|i| i.owns(dst)).map(|i| i.id) else {
+                continue;
+            };
+            self.report(
+                now,
+                &first_of(interface, (src, dst), key.protocol, header, payload),
+                Report::ReassemblyTime,
+            );
         }
     }
 }

@@ -203,7 +203,8 @@ impl Stack {
     /// fragment, or a datagram whose source address does not define a single host." The latter never comes this far.
     pub(super) fn report(&mut self, now: Instant, packet: &Packet<'_>, report: Report) {
         // By its type alone: of a fragment there is no checksum to be verified.
-        let about_error = packet.protocol == IpProtocol::ICMP && !matches!(packet.payload.first(), Some(0 | 8));
+        let about_error =
+            packet.protocol == IpProtocol::ICMP && !matches!(packet.payload.first(), Some(0 | 8));
         if packet.group || packet.later_fragment || about_error {
             return;
         }

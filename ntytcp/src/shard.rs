@@ -1,0 +1,327 @@
+//! The only loop: one thread, its devices and its stack, which share nothing with any other shard.
+//!
+//! ```text
+//!   turn():  clock -> for each device: rx_burst -> ingress_burst      once per turn, in this order; the clock
+//!                  -> on_timeout, if something is due                  is read once
+//!                  -> for each device: egress -> flush
+//!   wait():  spin for a while after the last work, then sleep on the devices' descriptors, the doorbell and
+//!            whatever the caller adds, until the next deadline
+//! ```
+//!
+//! The owner alternates the two with its own work: `turn`, handle [`Stack::poll_event`], `wait`. What the owner sends after a
+//! turn goes out with the next one; [`Shard::wait`] does not sleep while something is owed.
+
+use core::fmt;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use crate::device::sys::{Doorbell, PollFd, poll};
+use crate::device::{Device, DeviceError};
+use crate::stack::{ConfigError, InterfaceConfig, InterfaceId, Pending, Stack};
+use crate::time::{Clock, Duration, Instant};
+
+/// The system's monotonic clock, counted from when it was made.
+#[derive(Clone, Copy, Debug)]
+pub struct MonotonicClock(std::time::Instant);
+
+impl MonotonicClock {
+    /// A clock that starts now.
+    #[allow(clippy::new_without_default, clippy::disallowed_methods)] // This is the place that reads the clock.
+    pub fn new() -> Self {
+        Self(std::time::Instant::now())
+    }
+}
+
+impl Clock for MonotonicClock {
+    fn now(&self) -> Instant {
+        let nanos = self.0.elapsed().as_nanos();
+        Instant::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
+/// What a shard does when there is nothing to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IdlePolicy {
+    /// How long it goes on looking after the last work before it sleeps. Default 20 µs; [`Duration::MAX`] never sleeps.
+    pub spin: Duration,
+    /// How long it sleeps at most while a device can only be polled, or has no room for what is owed. Default 50 µs.
+    pub poll_interval: Duration,
+}
+
+impl Default for IdlePolicy {
+    fn default() -> Self {
+        Self { spin: Duration::from_micros(20), poll_interval: Duration::from_micros(50) }
+    }
+}
+
+impl IdlePolicy {
+    /// Never sleeps: the lowest latency for a whole core.
+    pub const BUSY_POLL: Self = Self { spin: Duration::MAX, poll_interval: Duration::ZERO };
+}
+
+/// What a turn did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Turn {
+    /// Frames that were received.
+    pub received: usize,
+    /// A ring was full: more is owed than could be sent.
+    pub pending: Pending,
+    /// When there is something to do again even if nothing arrives.
+    pub next_deadline: Option<Instant>,
+}
+
+struct Port {
+    device: Box<dyn Device + Send>,
+    interface: InterfaceId,
+}
+
+/// A stack, the devices that its interfaces stand for, and the clock. See the module documentation.
+pub struct Shard<C: Clock> {
+    clock: C,
+    stack: Stack,
+    ports: Vec<Port>,
+    idle: IdlePolicy,
+    doorbell: Arc<Doorbell>,
+    /// The clock as it was read last.
+    now: Instant,
+    /// When there was something to do last.
+    busy: Instant,
+    pending: Pending,
+    /// Reused by every [`Shard::wait`].
+    fds: Vec<PollFd>,
+}
+
+impl<C: Clock> Shard<C> {
+    /// A shard without devices.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left for the doorbell.
+    pub fn new(stack: Stack, clock: C, idle: IdlePolicy) -> io::Result<Self> {
+        let now = clock.now();
+        Ok(Self {
+            clock,
+            stack,
+            ports: Vec::new(),
+            idle,
+            doorbell: Arc::new(Doorbell::new()?),
+            now,
+            busy: now,
+            pending: Pending::Clear,
+            fds: Vec::new(),
+        })
+    }
+
+    /// Gives the shard a device, and the stack an interface for it as in `config`, whose `caps` are the device's.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; the device is dropped.
+    pub fn attach(
+        &mut self,
+        device: Box<dyn Device + Send>,
+        config: InterfaceConfig,
+    ) -> Result<InterfaceId, ConfigError> {
+        let interface = self.stack.add_interface(InterfaceConfig { caps: *device.caps(), ..config })?;
+        self.ports.push(Port { device, interface });
+        Ok(interface)
+    }
+
+    /// The stack.
+    pub fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
+    /// The stack, for the verbs of its sockets.
+    pub fn stack_mut(&mut self) -> &mut Stack {
+        &mut self.stack
+    }
+
+    /// The time that the last turn worked with.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// What ends a sleep of this shard from another thread.
+    pub fn doorbell(&self) -> Arc<Doorbell> {
+        self.doorbell.clone()
+    }
+
+    /// What the devices counted, by interface. Allocates.
+    pub fn device_stats(&self) -> Vec<(InterfaceId, Vec<(&'static str, u64)>)> {
+        self.ports.iter().map(|port| (port.interface, port.device.stats())).collect()
+    }
+
+    /// Goes round once: receives a burst from each device, does what is due, sends what is owed. Never blocks.
+    ///
+    /// # Errors
+    /// [`DeviceError`] when a device is gone for good. The other devices had their turn; the next turn fails again.
+    pub fn turn(&mut self) -> Result<Turn, DeviceError> {
+        self.now = self.clock.now();
+        let (now, stack, mut result) = (self.now, &mut self.stack, Ok(()));
+        let mut received = 0;
+        for Port { device, interface } in &mut self.ports {
+            device.set_now(now);
+            match device.rx_burst(&mut |frames| stack.ingress_burst(now, *interface, frames)) {
+                Ok(frames) => received += frames,
+                Err(error) => result = Err(error),
+            }
+        }
+        let due = stack.next_deadline().is_some_and(|at| at <= now);
+        if due {
+            stack.on_timeout(now);
+        }
+        self.pending = Pending::Clear;
+        let mut owed = false;
+        for Port { device, interface } in &mut self.ports {
+            if stack.has_pending(*interface) {
+                owed = true;
+                if stack.egress(now, *interface, device) == Pending::RingFull {
+                    self.pending = Pending::RingFull;
+                }
+            }
+            if let Err(error) = device.flush() {
+                result = Err(error);
+            }
+        }
+        if received > 0 || due || owed {
+            self.busy = now;
+        }
+        result.map(|()| Turn { received, pending: self.pending, next_deadline: self.next_deadline() })
+    }
+
+    /// Waits until there is something to do: a frame, a deadline, the doorbell, one of `extra` becoming readable, or `limit`
+    /// passing. Returns at once while the last work is recent (see [`IdlePolicy::spin`]), while the stack has events or while
+    /// something can be sent. May return early for no reason; [`Shard::turn`] finds out.
+    ///
+    /// # Errors
+    /// For descriptors that the system refuses.
+    pub fn wait(&mut self, limit: Option<Duration>, extra: &[RawFd]) -> io::Result<()> {
+        let now = self.clock.now();
+        let owed =
+            self.pending == Pending::Clear && self.ports.iter().any(|p| self.stack.has_pending(p.interface));
+        if owed || self.stack.has_events() || limit == Some(Duration::ZERO) {
+            return Ok(());
+        }
+        if now.since(self.busy) < self.idle.spin {
+            core::hint::spin_loop();
+            return Ok(());
+        }
+        let until_deadline = self.next_deadline().map(|at| at.since(now));
+        let polled =
+            self.pending == Pending::RingFull || self.ports.iter().any(|p| p.device.poll_fd().is_none());
+        let interval = polled.then_some(self.idle.poll_interval);
+        let timeout = [limit, until_deadline, interval].into_iter().flatten().min();
+
+        self.fds.clear();
+        self.fds.push(PollFd::readable(self.doorbell.fd()));
+        let devices = self.ports.iter().filter_map(|port| port.device.poll_fd());
+        self.fds.extend(devices.chain(extra.iter().copied()).map(PollFd::readable));
+        poll(&mut self.fds, timeout)?;
+        if self.fds.first().is_some_and(PollFd::is_ready) {
+            self.doorbell.drain();
+        }
+        Ok(())
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let devices = self.ports.iter().filter_map(|port| port.device.next_deadline());
+        devices.chain(self.stack.next_deadline()).min()
+    }
+}
+
+impl<C: Clock> fmt::Debug for Shard<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard")
+            .field("now", &self.now)
+            .field("devices", &self.ports.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::cell::Cell;
+    use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+    use super::*;
+    use crate::device::mem::{MemConfig, pair};
+    use crate::rng::seed_from;
+    use crate::stack::route::InterfaceAddr;
+    use crate::stack::{EchoOutcome, StackConfig};
+    use crate::wire::MacAddr;
+
+    #[derive(Default)]
+    struct Virtual(Cell<u64>);
+
+    impl Clock for &Virtual {
+        fn now(&self) -> Instant {
+            Instant::from_micros(self.0.get())
+        }
+    }
+
+    fn shard(clock: &Virtual, device: impl Device + Send + 'static, host: u8) -> Shard<&Virtual> {
+        let stack = Stack::new(StackConfig::default(), seed_from(host.into())).unwrap();
+        let mut shard = Shard::new(stack, clock, IdlePolicy::default()).unwrap();
+        let addr = InterfaceAddr::new(Ipv4Addr::new(10, 0, 0, host).into(), 24).unwrap();
+        let config =
+            InterfaceConfig { mac: MacAddr([2, 0, 0, 0, 0, host]), addrs: vec![addr], ..Default::default() };
+        shard.attach(Box::new(device), config).unwrap();
+        shard
+    }
+
+    fn run(clock: &Virtual, shards: [&mut Shard<&Virtual>; 2]) {
+        let [a, b] = shards;
+        for _ in 0..200 {
+            clock.0.set(clock.0.get() + 10);
+            a.turn().unwrap();
+            b.turn().unwrap();
+        }
+    }
+
+    #[test]
+    fn two_shards_on_a_cable_ping_each_other_and_exchange_datagrams_of_all_sizes() {
+        for config in [MemConfig::default(), MemConfig::offloading(), MemConfig::default().ring(2)] {
+            let (left, right) = pair(config);
+            let clock = Virtual::default();
+            let (mut a, mut b) = (shard(&clock, left, 1), shard(&clock, right, 2));
+            let peer = IpAddr::from([10, 0, 0, 2]);
+
+            let echo = a.stack_mut().echo_open().unwrap();
+            for (seq, len) in [0, 1, 1_472, 1_473, 65_507].into_iter().enumerate() {
+                a.stack_mut().echo_send(echo, peer, seq as u16, &vec![seq as u8; len]).unwrap();
+                run(&clock, [&mut a, &mut b]);
+                let reply = a.stack_mut().echo_recv(echo).unwrap();
+                assert_eq!((reply.from, reply.seq), (peer, seq as u16));
+                assert_eq!(reply.outcome, EchoOutcome::Reply { ttl: 64, payload_len: len });
+            }
+
+            let server = b.stack_mut().udp_bind(SocketAddr::new(peer, 7)).unwrap();
+            let client = a.stack_mut().udp_bind(([0; 4], 0).into()).unwrap();
+            a.stack_mut().udp_connect(client, Some(SocketAddr::new(peer, 7))).unwrap();
+            let mut buf = vec![0; 65_507];
+            for len in [0, 1, 1_472, 1_473, 65_507] {
+                let sent: Vec<u8> = (0..len).map(|i| (i % 253) as u8).collect();
+                a.stack_mut().udp_send_to(client, &sent, None).unwrap();
+                run(&clock, [&mut a, &mut b]);
+                let got = b.stack_mut().udp_recv_from(server, &mut buf).unwrap();
+                assert_eq!(buf[..got.len], sent);
+                b.stack_mut().udp_send_to(server, &buf[..got.len], Some(got.from)).unwrap();
+                run(&clock, [&mut a, &mut b]);
+                let got = a.stack_mut().udp_recv_from(client, &mut buf).unwrap();
+                assert_eq!(buf[..got.len], sent);
+            }
+        }
+    }
+
+    #[test]
+    fn a_sleeping_shard_is_woken_by_its_doorbell() {
+        let stack = Stack::new(StackConfig::default(), seed_from(1)).unwrap();
+        let idle = IdlePolicy { spin: Duration::ZERO, ..IdlePolicy::default() };
+        let mut shard = Shard::new(stack, MonotonicClock::new(), idle).unwrap();
+        shard.doorbell().ring();
+        // Without the bell this would be for ever.
+        shard.wait(None, &[]).unwrap();
+        assert!(!shard.doorbell().drain(), "the bell is silent again");
+    }
+}
