@@ -56,6 +56,10 @@ impl Doorbell {
     /// Ends what [`Doorbell::announce`] began.
     pub(crate) fn leave(&self) {
         self.parking.leave();
+        if !self.parking.is_rung() {
+            return;
+        }
+        // Between the ringer's two steps there is nothing to read yet: then the next sleep is a short one.
         let mut count = 0u64;
         // SAFETY: the pointer covers the eight bytes of `count`; the descriptor does not block.
         let n = unsafe { libc::read(self.fd.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };

@@ -1,6 +1,6 @@
 //! The public face of an epoll.
 
-use crate::doorbell::KernelEpoll;
+use crate::doorbell::{Doorbell, KernelEpoll};
 use crate::events::{EpollError, Event, Events};
 use crate::set::{Core, os_error};
 use crate::source::{AsPollable, Pollable, lock};
@@ -171,6 +171,20 @@ impl Epoll {
             return Err(EpollError::Invalid);
         }
         self.core.poll(events)
+    }
+
+    /// What a sleep on behalf of this epoll must watch: the doorbell, and the kernel's descriptors if there are any.
+    pub(crate) fn descriptors(&self) -> (RawFd, Option<RawFd>) {
+        (self.core.bell.as_raw_fd(), self.core.kernel.get().map(AsRawFd::as_raw_fd))
+    }
+
+    pub(crate) fn bell(&self) -> &Doorbell {
+        &self.core.bell
+    }
+
+    /// Whether a poll might report something, those of the kernel not counted.
+    pub(crate) fn has_work(&self) -> bool {
+        self.core.has_work()
     }
 
     fn kernel(&self) -> Result<&KernelEpoll, EpollError> {

@@ -12,9 +12,9 @@
 //! eventfd more than once per sleep. The sleeper clears it only after it has drained the eventfd and before it looks
 //! for work again, so whoever found it set has its work seen by that look.
 
-#[cfg(loom)]
+#[cfg(all(test, loom))]
 use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
 /// The two flags. See the module documentation.
@@ -46,6 +46,11 @@ impl Parking {
         self.parked.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Whether the bell has been rung, or is about to be.
+    pub(crate) fn is_rung(&self) -> bool {
+        self.rung.load(Ordering::Relaxed)
+    }
+
     /// The bell was heard and silenced. The sleeper looks for work after this.
     pub(crate) fn heard(&self) {
         self.rung.swap(false, Ordering::AcqRel);
@@ -58,30 +63,35 @@ mod tests {
     use loom::sync::Arc;
     use loom::thread;
 
-    /// `work` counts what was published, `bell` stands for the eventfd.
+    /// `work` counts what was published. `bell` is the eventfd, whose operations the kernel puts in one order: here they are
+    /// all read-modify-write.
     struct Model {
         parking: Parking,
         work: AtomicU32,
-        bell: AtomicBool,
+        bell: AtomicU32,
     }
 
     impl Model {
         fn produce(&self) {
             self.work.fetch_add(1, Ordering::Relaxed);
             if self.parking.must_ring() {
-                self.bell.store(true, Ordering::SeqCst);
+                self.bell.fetch_add(1, Ordering::AcqRel);
             }
         }
 
         /// One attempt to sleep: `true` when it would now block in the kernel having seen `seen` pieces of work.
         fn try_sleep(&self, seen: u32) -> bool {
             self.parking.announce();
-            self.work.load(Ordering::Relaxed) == seen && !self.bell.load(Ordering::SeqCst)
+            self.work.load(Ordering::Relaxed) == seen && !self.is_rung()
+        }
+
+        fn is_rung(&self) -> bool {
+            self.bell.fetch_add(0, Ordering::AcqRel) > 0
         }
 
         fn wake(&self) {
             self.parking.leave();
-            if self.bell.swap(false, Ordering::SeqCst) {
+            if self.bell.swap(0, Ordering::AcqRel) > 0 {
                 self.parking.heard();
             }
         }
@@ -89,9 +99,11 @@ mod tests {
 
     #[test]
     fn whoever_sleeps_with_work_undone_will_hear_the_bell() {
-        loom::model(|| {
-            let model =
-                Model { parking: Parking::new(), work: AtomicU32::new(0), bell: AtomicBool::new(false) };
+        let mut explore = loom::model::Builder::new();
+        // Three switches at any place are more than any of the known mistakes needs, and all of them take hours.
+        explore.preemption_bound = Some(3);
+        explore.check(|| {
+            let model = Model { parking: Parking::new(), work: AtomicU32::new(0), bell: AtomicU32::new(0) };
             let model = Arc::new(model);
             let producers: Vec<_> = (0..2)
                 .map(|_| {
@@ -109,7 +121,7 @@ mod tests {
             }
             producers.into_iter().for_each(|p| p.join().unwrap());
             let undone = model.work.load(Ordering::SeqCst) != seen;
-            assert!(!(asleep && undone) || model.bell.load(Ordering::SeqCst));
+            assert!(!(asleep && undone) || model.is_rung());
         });
     }
 }
