@@ -1,4 +1,4 @@
-//! What every protocol of the stack is handed with each call: the time, the counters, the event queue and the randomness.
+//! What every protocol of the stack is handed with each call: the time, the counters, and the event queue.
 //!
 //! The context is borrowed from the [`Stack`](super::Stack) for one call, field by field, so that a protocol's own tables
 //! stay free to be changed at the same time. Nothing in it is a global and nothing in it reads a clock.
@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 
 use super::socket::{Readiness, SocketId};
 use crate::counters::Counters;
-use crate::rng::Rng;
 use crate::time::Instant;
 
 /// The surroundings of one call into a protocol.
@@ -18,8 +17,6 @@ pub(crate) struct Cx<'a> {
     pub counters: &'a mut Counters,
     /// Where sockets report that something changed.
     pub events: &'a mut EventQueue,
-    /// The stack's only randomness.
-    pub rng: &'a mut Rng,
 }
 
 /// The sockets at which something happened, oldest first, each at most once.

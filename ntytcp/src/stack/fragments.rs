@@ -90,7 +90,6 @@ fn first_of<'a>(
         dst,
         protocol: IpProtocol(protocol),
         ttl: 0,
-        ecn: 0,
         group: false,
         later_fragment: false,
         header,

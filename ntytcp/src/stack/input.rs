@@ -119,7 +119,6 @@ impl Stack {
             dst: ip.dst,
             protocol: ip.protocol,
             ttl: ip.ttl,
-            ecn: ip.dscp_ecn & 3,
             group,
             later_fragment: ip.fragment_offset != 0,
             header,

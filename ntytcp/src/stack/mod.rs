@@ -287,8 +287,8 @@ impl Stack {
         // The protocol that found the ring full comes first when there is room again.
         let tcp_first = core::mem::take(&mut interface.tcp_first);
         let mut out = Output::new(now, ring, interface, &self.routes);
-        let (counters, events, rng) = (&mut self.counters, &mut self.events, &mut self.rng);
-        let mut cx = Cx { now, counters, events, rng };
+        let (counters, events) = (&mut self.counters, &mut self.events);
+        let mut cx = Cx { now, counters, events };
         let mut full = out.send_owed().is_err();
         let mut tcp_full = false;
         if !full && tcp_first {
@@ -323,8 +323,8 @@ impl Stack {
         }
         self.reassembler.on_timeout(now);
         self.expired_fragments(now);
-        let (counters, events, rng) = (&mut self.counters, &mut self.events, &mut self.rng);
-        self.tcp.on_timeout(&mut Cx { now, counters, events, rng });
+        let (counters, events) = (&mut self.counters, &mut self.events);
+        self.tcp.on_timeout(&mut Cx { now, counters, events });
     }
 
     /// When [`Stack::on_timeout`] wants to be called next, if nothing happens before.
@@ -350,16 +350,16 @@ impl Stack {
                     NeighborOutcome::Failed => self.undeliverable(now, &packet),
                 }
             }
-            let (counters, events, rng) = (&mut self.counters, &mut self.events, &mut self.rng);
-            self.tcp.on_neighbor(&mut Cx { now, counters, events, rng }, next_hop, outcome);
+            let (counters, events) = (&mut self.counters, &mut self.events);
+            self.tcp.on_neighbor(&mut Cx { now, counters, events }, next_hop, outcome);
         }
     }
 
     /// A packet of ours waited in vain for its next hop: its socket hears what it would hear from a router.
     fn undeliverable(&mut self, now: Instant, packet: &[u8]) {
         self.counters.drop(DropReason::NeighborFailed);
-        let (counters, events, rng) = (&mut self.counters, &mut self.events, &mut self.rng);
-        let mut cx = Cx { now, counters, events, rng };
+        let (counters, events) = (&mut self.counters, &mut self.events);
+        let mut cx = Cx { now, counters, events };
         let error = IcmpError::Unreachable(SocketError::HostUnreachable, icmp::Severity::Soft);
         match icmp::quoted(packet) {
             Some(Quoted::Udp(key)) => {

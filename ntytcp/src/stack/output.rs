@@ -48,13 +48,6 @@ pub(crate) struct PathCache {
     neighbor: Option<NeighborRef>,
 }
 
-impl PathCache {
-    /// The interface, if a way was ever found; a hint for whoever queues the connection there.
-    pub(crate) fn interface(&self) -> Option<InterfaceId> {
-        (self.generation != 0).then_some(self.interface)
-    }
-}
-
 /// How large a packet may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PathLimits {

@@ -224,8 +224,8 @@ impl Stack {
     }
 
     fn tcp_cx(&mut self, now: Instant) -> (&mut Tcp, Cx<'_>) {
-        let (counters, events, rng) = (&mut self.counters, &mut self.events, &mut self.rng);
-        (&mut self.tcp, Cx { now, counters, events, rng })
+        let (counters, events) = (&mut self.counters, &mut self.events);
+        (&mut self.tcp, Cx { now, counters, events })
     }
 }
 

@@ -26,8 +26,6 @@ pub(super) struct Packet<'a> {
     pub dst: Ipv4Addr,
     pub protocol: IpProtocol,
     pub ttl: u8,
-    /// RFC 3168.
-    pub ecn: u8,
     /// Its destination is a broadcast or multicast address.
     pub group: bool,
     /// It is a fragment other than the first.
@@ -86,9 +84,9 @@ impl Stack {
         self.counters.tcp_rx += 1;
         let mtu = self.interfaces.get(usize::from(packet.interface.0)).map_or(0, |i| i.mtu);
         let key = packet.flow(seg.src_port, seg.dst_port);
-        let arrival = Arrival { key, interface: packet.interface, mtu, ecn: packet.ecn };
-        let (counters, events, rng) = (&mut self.counters, &mut self.events, &mut self.rng);
-        match self.tcp.input(&mut Cx { now, counters, events, rng }, &arrival, &seg, data) {
+        let arrival = Arrival { key, interface: packet.interface, mtu };
+        let (counters, events) = (&mut self.counters, &mut self.events);
+        match self.tcp.input(&mut Cx { now, counters, events }, &arrival, &seg, data) {
             TcpAction::Done => Answer::Verdict(Verdict::Done),
             TcpAction::Drop(reason) => Answer::drop(reason),
             TcpAction::Reply(header) => Answer::Segment(header),
@@ -127,8 +125,8 @@ impl Stack {
         }
         // An answer cannot come from a group address.
         let local = if packet.group { Ipv4Addr::UNSPECIFIED } else { packet.dst };
-        let (counters, events, rng) = (&mut self.counters, &mut self.events, &mut self.rng);
-        let mut cx = Cx { now, counters, events, rng };
+        let (counters, events) = (&mut self.counters, &mut self.events);
+        let mut cx = Cx { now, counters, events };
         let mut result = Ok(());
         // `chunks` yields nothing for an empty datagram, which is one all the same.
         if one {
@@ -153,8 +151,8 @@ impl Stack {
         if packet.group {
             return Answer::drop(DropReason::IcmpIgnored);
         }
-        let (counters, events, rng) = (&mut self.counters, &mut self.events, &mut self.rng);
-        let mut cx = Cx { now, counters, events, rng };
+        let (counters, events) = (&mut self.counters, &mut self.events);
+        let mut cx = Cx { now, counters, events };
         let result = match message {
             Icmpv4Message::EchoRequest { .. } => return Answer::Echo,
             Icmpv4Message::EchoReply { ident, seq, payload } => {
@@ -179,8 +177,8 @@ impl Stack {
         error: IcmpError,
         quote: &[u8],
     ) -> Result<(), DropReason> {
-        let (counters, events, rng) = (&mut self.counters, &mut self.events, &mut self.rng);
-        let mut cx = Cx { now, counters, events, rng };
+        let (counters, events) = (&mut self.counters, &mut self.events);
+        let mut cx = Cx { now, counters, events };
         // What is quoted must be a packet that we could have sent.
         let ours = |local: IpAddr| local == IpAddr::V4(packet.dst);
         match icmp::quoted(quote) {

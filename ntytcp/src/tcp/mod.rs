@@ -50,8 +50,6 @@ pub(crate) struct Arrival {
     pub(crate) interface: InterfaceId,
     /// The IP MTU of that interface.
     pub(crate) mtu: usize,
-    /// The ECN field of its IP header (RFC 3168).
-    pub(crate) ecn: u8,
 }
 
 /// What the stack is to do with a segment's frame.

@@ -1,5 +1,9 @@
 //! Runs the programs of a plan on one stack.
 
+mod program;
+
+pub use program::{Outcome, Program, ProgramError};
+
 use crate::cli::Plan;
 
 /// Why running stopped. The message is one line.
