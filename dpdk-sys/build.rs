@@ -1,11 +1,12 @@
-//! With the feature `dpdk`: finds the installed DPDK, generates the bindings and compiles the C wrappers of its inline
-//! functions. Without it: nothing.
+//! With the feature `dpdk`: finds the installed DPDK, generates the bindings and compiles the C wrappers of
+//! its inline functions. Without it: nothing.
 
-fn main() -> Result<(), String> {
+fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     #[cfg(feature = "dpdk")]
-    dpdk::build()?;
-    Ok(())
+    if let Err(error) = dpdk::build() {
+        println!("cargo::error={}", error.replace('\n', " "));
+    }
 }
 
 #[cfg(feature = "dpdk")]
@@ -18,7 +19,8 @@ mod dpdk {
     /// The oldest release that compat.h knows.
     const OLDEST: (u32, u32) = (22, 11);
 
-    /// Functions that Rust calls. Inline ones get a C wrapper, one call more: see the cost model in src/lib.rs.
+    /// Functions that Rust calls. Inline ones get a C wrapper, one call more: see the cost model in
+    /// src/lib.rs.
     const FUNCTIONS: &[&str] = &[
         "nty_.*",
         "rte_dev_probe",
@@ -52,7 +54,8 @@ mod dpdk {
     /// Insides of the opaque rte_mbuf, and types that bindgen cannot lay out; nothing bound needs them.
     const BLOCKED: &str = "rte_mbuf__bindgen_ty.*|rte_flow.*|rte_l2tpv2.*|rte_gtp.*";
 
-    /// Libraries whose functions are bound. EAL loads the drivers by itself; rte_eth_from_rings is one driver's own API.
+    /// Libraries whose functions are bound. EAL loads the drivers by itself; rte_eth_from_rings is one
+    /// driver's own API.
     const LIBRARIES: &[&str] =
         &["rte_eal", "rte_ethdev", "rte_mbuf", "rte_mempool", "rte_ring", "rte_net_ring"];
 
@@ -86,8 +89,8 @@ mod dpdk {
     /// What pkg-config says of DPDK.
     struct Installed {
         version: String,
-        /// All of the flags. The pkg-config crate would drop `-include rte_config.h` and `-march`, without which the
-        /// headers do not compile or, worse, lay out structures otherwise than the library does.
+        /// All of the flags. The pkg-config crate would drop `-include rte_config.h` and `-march`, without
+        /// which the headers do not compile or, worse, lay out structures otherwise than the library does.
         flags: Vec<String>,
         includes: String,
         libraries: String,
@@ -107,8 +110,9 @@ mod dpdk {
             Ok(Installed { version, flags, includes, libraries: pkg_config("--variable=libdir")? })
         }
 
-        /// Links the shared libraries, and tells dependents where they are: as DEP_DPDK_{VERSION,LIBDIR,INCLUDE,RPATH}
-        /// in the build script of a package that names dpdk-sys among its dependencies.
+        /// Links the shared libraries, and tells dependents where they are: as
+        /// DEP_DPDK_{VERSION,LIBDIR,INCLUDE,RPATH} in the build script of a package that names dpdk-sys among
+        /// its dependencies.
         fn link(&self) {
             println!("cargo::rustc-link-search=native={}", self.libraries);
             for library in LIBRARIES {
@@ -117,8 +121,8 @@ mod dpdk {
             println!("cargo::metadata=VERSION={}", self.version);
             println!("cargo::metadata=LIBDIR={}", self.libraries);
             println!("cargo::metadata=INCLUDE={}", self.includes);
-            // The loader finds /lib and /usr/lib without help; a DPDK of one's own elsewhere needs an rpath, which only
-            // the package that links the program can set. This one sets it for its own tests.
+            // The loader finds /lib and /usr/lib without help; a DPDK of one's own elsewhere needs an rpath,
+            // which only the package that links the program can set. This one sets it for its own tests.
             if !["/usr/lib", "/lib"].iter().any(|system| Path::new(&self.libraries).starts_with(system)) {
                 println!("cargo::metadata=RPATH={}", self.libraries);
                 println!("cargo::rustc-link-arg=-Wl,-rpath,{}", self.libraries);
@@ -176,7 +180,7 @@ mod dpdk {
         let reason = String::from_utf8_lossy(&output.stderr);
         Err(format!(
             "the feature `dpdk` needs an installed DPDK, and pkg-config finds none. Debian and Ubuntu: apt-get install \
-             libdpdk-dev dpdk libclang-dev clang pkg-config. A build of one's own: name the directory of libdpdk.pc in \
+             build-essential libdpdk-dev libclang-dev clang pkg-config. A build of one's own: name the directory of libdpdk.pc in \
              PKG_CONFIG_PATH. pkg-config says: {}",
             reason.trim()
         ))

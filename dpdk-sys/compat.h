@@ -2,9 +2,10 @@
  * The one file that knows what differs between DPDK releases, so that no Rust code does.
  *
  * Two things move from release to release although the C source of a program stays the same:
- *  - the nesting of anonymous unions in rte_mbuf (22.11 has markers, 24.07 and later have unions in their place) and in
- *    rte_eth_link (a union since 24.03), which bindgen turns into different Rust paths. Rust therefore sees rte_mbuf as
- *    opaque bytes and reads a field at the offset that the C compiler gives here; a link is read by a function;
+ *  - the nesting of anonymous unions in rte_mbuf (22.11 has markers, 24.07 and later have unions in their
+ *    place) and in rte_eth_link (a union since 24.03), which bindgen turns into different Rust paths. Rust
+ *    therefore sees rte_mbuf as opaque bytes and reads a field at the offset that the C compiler gives here;
+ *    a link is read by a function;
  *  - macros and thread-local variables such as rte_errno, which are no symbols. They become functions.
  * A name that was renamed or removed gets its RTE_VERSION check in this file too.
  */

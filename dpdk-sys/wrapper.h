@@ -1,6 +1,7 @@
 /*
- * What bindgen reads. The allow-list in build.rs says which of these declarations are bound; a header that declares
- * a new one is included here. rte_config.h and -march come from the command line, as DPDK's pkg-config file wants.
+ * What bindgen reads. The allow-list in build.rs says which of these declarations are bound; a header that
+ * declares a new one is included here. rte_config.h and -march come from the command line, as DPDK's
+ * pkg-config file wants.
  */
 #ifndef NTY_DPDK_WRAPPER_H
 #define NTY_DPDK_WRAPPER_H

@@ -10,7 +10,8 @@ use crate::{DpdkError, Mbuf};
 /// Packets in a burst at most. 32 is where DPDK's drivers are at their best.
 pub const BURST: usize = 32;
 
-/// Up to [`BURST`] owned packets, oldest first. It lives on the stack; dropped, all go back to their pools in one call.
+/// Up to [`BURST`] owned packets, oldest first. It lives on the stack; dropped, all go back to their pools in
+/// one call.
 pub struct Burst {
     /// The first `len` are live mbufs that this burst owns; the others mean nothing.
     mbufs: [*mut rte_mbuf; BURST],
@@ -39,7 +40,8 @@ impl Burst {
 
     /// The packets, to be changed in place. Swapping them is fine.
     pub fn packets_mut(&mut self) -> &mut [Mbuf] {
-        // SAFETY: as above, and self is borrowed mutably. An Mbuf put in place of another is an owned one too.
+        // SAFETY: as above, and self is borrowed mutably. An Mbuf put in place of another is an owned one
+        // too.
         unsafe { slice::from_raw_parts_mut(self.mbufs.as_mut_ptr().cast::<Mbuf>(), self.len) }
     }
 
@@ -78,15 +80,17 @@ impl Burst {
     /// Gives all packets back to their pools.
     pub fn clear(&mut self) {
         let len = std::mem::take(&mut self.len);
-        // SAFETY: the first `len` are owned and live, and the burst has just given them up. BURST fits an unsigned int.
+        // SAFETY: the first `len` are owned and live, and the burst has just given them up. BURST fits an
+        // unsigned int.
         unsafe { raw::rte_pktmbuf_free_bulk(self.mbufs.as_mut_ptr(), len as u32) };
     }
 
-    /// Makes each of these frames a packet, in buffers of the pool: all of them, or as many as there are buffers and room.
-    /// Returns how many.
+    /// Makes each of these frames a packet, in buffers of the pool: all of them, or as many as there are
+    /// buffers and room. Returns how many.
     ///
     /// # Errors
-    /// [`DpdkError::TooLong`] when a frame does not fit a buffer; those before it are in the burst, no other is.
+    /// [`DpdkError::TooLong`] when a frame does not fit a buffer; those before it are in the burst, no other
+    /// is.
     pub fn fill(&mut self, pool: &crate::Mempool, frames: &[&[u8]]) -> Result<usize, DpdkError> {
         let first = self.len;
         let added = pool.alloc(self, frames.len());
@@ -102,8 +106,8 @@ impl Burst {
         Ok(added)
     }
 
-    /// Lets `write` put mbufs behind the present ones: it gets the place and how many fit, at most `most`, and returns how many
-    /// it wrote. Returns the same.
+    /// Lets `write` put mbufs behind the present ones: it gets the place and how many fit, at most `most`,
+    /// and returns how many it wrote. Returns the same.
     ///
     /// # Safety
     /// `write` has put as many live mbufs there as it says, and nobody else owns them.
@@ -121,8 +125,8 @@ impl Burst {
         written
     }
 
-    /// Lets `take` have mbufs from the front: it gets all and returns how many it now owns. The rest moves up. Returns the
-    /// same.
+    /// Lets `take` have mbufs from the front: it gets all and returns how many it now owns. The rest moves
+    /// up. Returns the same.
     ///
     /// # Safety
     /// `take` owns as many of the first mbufs as it says, and none of the others.

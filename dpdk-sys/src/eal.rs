@@ -11,30 +11,33 @@ use crate::{DpdkError, port, raw};
 /// A vdev that is no port itself but makes ports of other names.
 const VDEV_WITHOUT_PORT: &str = "net_vdev_netvsc";
 
-/// Proof that EAL runs. It is a token that may be copied and sent to every thread; it stays good until [`Eal::cleanup`].
+/// Proof that EAL runs. It is a token that may be copied and sent to every thread; it stays good until
+/// [`Eal::cleanup`].
 #[derive(Debug, Clone, Copy)]
 pub struct Eal {
     _made_by_init: (),
 }
 
 impl Eal {
-    /// Starts EAL with its command-line arguments (without a program name), for example `["-l", "0", "--in-memory"]`. On a
-    /// machine without hugepages: `["--no-huge", "-m", "256", "--iova-mode=va", "--no-pci"]`, at half the speed.
+    /// Starts EAL with its command-line arguments (without a program name), for example `["-l", "0",
+    /// "--in-memory"]`. On a machine without hugepages: `["--no-huge", "-m", "256", "--iova-mode=va",
+    /// "--no-pci"]`, at half the speed.
     ///
-    /// The calling thread becomes DPDK's main lcore and is pinned to the first CPU of `-l` (`--lcores`); EAL starts a
-    /// sleeping thread for each further one, so give it one CPU unless those threads are wanted. Two processes on one
-    /// machine need a `--file-prefix` each.
+    /// The calling thread becomes DPDK's main lcore and is pinned to the first CPU of `-l` (`--lcores`); EAL
+    /// starts a sleeping thread for each further one, so give it one CPU unless those threads are wanted. Two
+    /// processes on one machine need a `--file-prefix` each.
     ///
     /// # Errors
-    /// [`DpdkError::AlreadyInitialised`] the second time in a process; [`DpdkError::Argument`] for a NUL character or a
-    /// request for help, which would end the process; [`DpdkError::Arguments`], [`DpdkError::Memory`] and
-    /// [`DpdkError::Eal`] say what EAL found; [`DpdkError::Device`] when a `--vdev net_*` did not
-    /// come up, which EAL itself only logs. After any but the first two the process cannot count on a second attempt.
+    /// [`DpdkError::AlreadyInitialised`] the second time in a process; [`DpdkError::Argument`] for a NUL
+    /// character or a request for help, which would end the process; [`DpdkError::Arguments`],
+    /// [`DpdkError::Memory`] and [`DpdkError::Eal`] say what EAL found; [`DpdkError::Device`] when a `--vdev
+    /// net_*` did not come up, which EAL itself only logs. After any but the first two the process cannot
+    /// count on a second attempt.
     pub fn init(args: &[&str]) -> Result<Eal, DpdkError> {
         if let Some(help) = args.iter().find(|arg| **arg == "-h" || arg.starts_with("--he")) {
             return Err(DpdkError::Argument {
                 text: (*help).to_owned(),
-                reason: "prints a text and ends the process; ask dpdk-testpmd for it",
+                reason: "prints a text and ends the process: see the EAL parameters in DPDK's guide",
             });
         }
         // getopt reorders the pointers and may write to the bytes. EAL keeps no reference to either.
@@ -46,7 +49,8 @@ impl Eal {
         let mut argv: Vec<*mut c_char> =
             strings.iter_mut().map(|string| string.as_mut_ptr().cast()).collect();
         argv.push(ptr::null_mut());
-        // SAFETY: argv holds `count` writable NUL-terminated strings, then a null pointer, and all live until it returns.
+        // SAFETY: argv holds `count` writable NUL-terminated strings, then a null pointer, and all live until
+        // it returns.
         let parsed = unsafe { raw::rte_eal_init(count, argv.as_mut_ptr()) };
         if parsed < 0 {
             return Err(refusal(Errno::last(), args));
@@ -61,14 +65,16 @@ impl Eal {
         complete.map(|()| eal)
     }
 
-    /// Ends EAL: devices are closed, hugepages and the files under [`Eal::runtime_dir`] given back. For the end of `main`;
-    /// a process that just exits leaves the files to the next one with its `--file-prefix`.
+    /// Ends EAL: devices are closed, hugepages and the files under [`Eal::runtime_dir`] given back. For the
+    /// end of `main`; a process that just exits leaves the files to the next one with its `--file-prefix`.
     ///
     /// # Safety
-    /// Nothing of DPDK is used any more, by any thread: every [`crate::Mempool`], [`crate::Mbuf`], [`crate::Burst`],
-    /// [`crate::Port`] and [`RegisteredThread`] is gone (or forgotten), and no copy of this token is used again.
+    /// Nothing of DPDK is used any more, by any thread: every [`crate::Mempool`], [`crate::Mbuf`],
+    /// [`crate::Burst`], [`crate::Port`] and [`RegisteredThread`] is gone (or forgotten), and no copy of this
+    /// token is used again.
     pub unsafe fn cleanup(self) {
-        // SAFETY: EAL runs, and the caller promises that nothing else does. It reports only that not all could be freed.
+        // SAFETY: EAL runs, and the caller promises that nothing else does. It reports only that not all
+        // could be freed.
         unsafe { raw::rte_eal_cleanup() };
     }
 
@@ -85,7 +91,8 @@ impl Eal {
         PathBuf::from(directory.to_string_lossy().into_owned())
     }
 
-    /// Brings up a device after the start, by what `--vdev` or `-a` would say: `net_null0,size=128`, `0000:03:00.0`.
+    /// Brings up a device after the start, by what `--vdev` or `-a` would say: `net_null0,size=128`,
+    /// `0000:03:00.0`.
     ///
     /// # Errors
     /// [`DpdkError::Device`] with the driver's reason.
@@ -107,8 +114,9 @@ impl Eal {
         port::names()
     }
 
-    /// Makes the calling thread known to DPDK until the guard is dropped. It is not pinned or changed otherwise, but gets
-    /// a cache of its own in every pool: without it each burst goes to the pool's shared ring, which is correct and slower.
+    /// Makes the calling thread known to DPDK until the guard is dropped. It is not pinned or changed
+    /// otherwise, but gets a cache of its own in every pool: without it each burst goes to the pool's shared
+    /// ring, which is correct and slower.
     ///
     /// # Errors
     /// [`DpdkError::Call`] when DPDK's table of threads is full, or a secondary process is attached.

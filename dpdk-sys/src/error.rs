@@ -36,8 +36,8 @@ impl fmt::Display for Errno {
         if self.0 == 0 {
             return f.write_str("no reason given");
         }
-        // SAFETY: rte_strerror takes any number and returns a string of this thread or a constant, never null; it is
-        // read before another call can change it.
+        // SAFETY: rte_strerror takes any number and returns a string of this thread or a constant, never
+        // null; it is read before another call can change it.
         let text = unsafe { CStr::from_ptr(raw::rte_strerror(self.0)) };
         f.write_str(&text.to_string_lossy())
     }
@@ -47,7 +47,8 @@ impl fmt::Display for Errno {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DpdkError {
-    /// EAL was initialised before in this process, and cannot be again, not even after [`crate::Eal::cleanup`].
+    /// EAL was initialised before in this process, and cannot be again, not even after
+    /// [`crate::Eal::cleanup`].
     #[error("EAL is already initialised: DPDK allows it once per process, so share the first handle")]
     AlreadyInitialised,
     /// A name or an argument cannot be given to DPDK.
@@ -60,7 +61,8 @@ pub enum DpdkError {
     },
     /// EAL did not take its arguments.
     #[error(
-        "EAL refuses the arguments `{arguments}`: see its log above, and `dpdk-testpmd --help` for what there is"
+        "EAL refuses the arguments `{arguments}`: see its log above, and \
+         https://doc.dpdk.org/guides/linux_gsg/linux_eal_parameters.html for what there is"
     )]
     Arguments {
         /// All of the arguments, separated by spaces.
@@ -70,7 +72,7 @@ pub enum DpdkError {
     #[error(
         "EAL gets no memory or may not use its files ({0}): reserve hugepages as root (echo 512 > \
          /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages; mount -t hugetlbfs none /dev/hugepages), or do \
-         without: --no-huge -m 256 --iova-mode=va. Who is not root names a directory of his own in XDG_RUNTIME_DIR"
+         without: --no-huge -m 256 --iova-mode=va. Without root, XDG_RUNTIME_DIR names a writable directory"
     )]
     Memory(Errno),
     /// EAL failed for another reason.
@@ -81,7 +83,7 @@ pub enum DpdkError {
     /// A device could not be brought up.
     #[error(
         "the DPDK device {device:?} does not come up{}: is the driver's name right and its package installed \
-         (apt-get install dpdk), and a PCI device bound to vfio-pci (dpdk-devbind.py --status)?",
+         (apt-get install librte-meta-allpmds), and a PCI device bound to vfio-pci (dpdk-devbind.py --status)?",
         .reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
     )]
     Device {

@@ -1,35 +1,42 @@
 //! Bindings to the installed DPDK, and a small safe layer over them: EAL, pools, bursts of mbufs, ports.
 //!
-//! Without the feature `dpdk` this crate is empty and needs no C library. With it, DPDK 22.11 or newer, libclang and a C
-//! compiler are needed at build time (Debian: `libdpdk-dev dpdk libclang-dev clang pkg-config`), and the drivers of the
-//! package `dpdk` at run time. Neither hugepages nor a network card are: see [`Eal::init`].
+//! Without the feature `dpdk` this crate is empty and needs no C library. With it, DPDK 22.11 or newer,
+//! libclang and a C compiler are needed at build time (Debian: `build-essential libdpdk-dev libclang-dev
+//! clang pkg-config`), and drivers at run time (`librte-meta-allpmds`, which `libdpdk-dev` brings too; `dpdk`
+//! has the tools for cards and hugepages). Neither hugepages nor a network card are: see [`Eal::init`].
 //!
 //! # What is bound
-//! The `raw` module is what bindgen makes of `wrapper.h`, cut down to the allow-lists in `build.rs`: the start and end of
-//! EAL, hotplug, one Ethernet port's life, pktmbuf pools, bursts in and out, rings and the ring driver. To add a symbol:
+//! The `raw` module is what bindgen makes of `wrapper.h`, cut down to the allow-lists in `build.rs`: the
+//! start and end of EAL, hotplug, one Ethernet port's life, pktmbuf pools, bursts in and out, rings and the
+//! ring driver. To add a symbol:
 //!
-//! 1. include its header in `wrapper.h` (if it is a new one) and name it in the allow-list of `build.rs`; an inline
-//!    function gets its C wrapper by itself, and a new library is named in `LIBRARIES`;
-//! 2. a macro or a thread-local becomes a `static inline` function `nty_*` in `compat.h`, and so does whatever is called
-//!    or nested differently in another release of DPDK: `compat.h` is the one file that knows about releases;
-//! 3. if it stays unsafe to call, it stays in `raw`; a safe function in this crate says in its `SAFETY` comment who
-//!    keeps the invariant.
+//! 1. include its header in `wrapper.h` (if it is a new one) and name it in the allow-list of `build.rs`; an
+//!    inline function gets its C wrapper by itself, and a new library is named in `LIBRARIES`;
+//! 2. a macro or a thread-local becomes a `static inline` function `nty_*` in `compat.h`, and so does
+//!    whatever is called or nested differently in another release of DPDK: `compat.h` is the one file that
+//!    knows about releases;
+//! 3. if it stays unsafe to call, it stays in `raw`; a safe function in this crate says in its `SAFETY`
+//!    comment who keeps the invariant.
 //!
 //! # What it costs
-//! An inline function of DPDK is reached through a C wrapper: one real call, no inlining into Rust. Over 32 frames of 64
-//! bytes that call disappears (about 12 ns per frame for receive plus transmit on `net_null`, the same through the
-//! generated wrapper, a C loop or Rust), over one frame it does not. So call per burst, never per packet: receive, send,
-//! allocate and free a [`Burst`]; a burst is freed by one bulk call (7 ns per frame against 10 ns one by one). The
-//! fields of an mbuf are read in Rust, without a call. Nothing here allocates, locks or makes a system call per burst.
+//! An inline function of DPDK is reached through a C wrapper: one real call, no inlining into Rust. Over 32
+//! frames of 64 bytes that call disappears (about 12 ns per frame for receive plus transmit on `net_null`,
+//! the same through the generated wrapper, a C loop or Rust), over one frame it does not. So call per burst,
+//! never per packet: receive, send, allocate and free a [`Burst`]; a burst is freed by one bulk call (7 ns
+//! per frame against 10 ns one by one). The fields of an mbuf are read in Rust, without a call. Nothing here
+//! allocates, locks or makes a system call per burst.
 //!
 //! # Who owns what
 //! ```text
 //! Eal (once per process) --> Mempool (until the process ends) --> Mbuf, in a Burst or alone
 //!                      \---> Port (exclusive; one rx and one tx queue) <-- rx_burst / tx_burst -->
 //! ```
-//! An [`Mbuf`] is owned by exactly one of: a pool, a [`Burst`], a variable, a port. `tx_burst` moves what the port accepts
-//! out of the burst and leaves the rest in it; dropping a burst or an mbuf gives it back to its pool. As in every
-//! DPDK program pools outlive all mbufs, by never being freed while the process runs unless [`Mempool::free`] is called.
+//! An [`Mbuf`] is owned by exactly one of: a pool, a [`Burst`], a variable, a port. `tx_burst` moves what the
+//! port accepts out of the burst and leaves the rest in it; dropping a burst or an mbuf gives it back to its
+//! pool. As in every DPDK program pools outlive all mbufs, by never being freed while the process runs unless
+//! [`Mempool::free`] is called.
+// The text above stays when the rest goes.
+#![cfg_attr(not(feature = "dpdk"), allow(rustdoc::broken_intra_doc_links))]
 #![cfg(feature = "dpdk")]
 #![allow(unsafe_code)] // The whole crate is the border to a C library; the layer over `raw` is safe to call.
 

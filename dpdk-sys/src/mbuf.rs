@@ -37,7 +37,8 @@ impl<T: Copy> Field<T> {
     }
 }
 
-/// A packet buffer, owned. Dropped, it goes back to its pool; in bulk that is cheaper, so keep them in a [`crate::Burst`].
+/// A packet buffer, owned. Dropped, it goes back to its pool; in bulk that is cheaper, so keep them in a
+/// [`crate::Burst`].
 #[repr(transparent)]
 pub struct Mbuf(NonNull<rte_mbuf>);
 
@@ -48,8 +49,8 @@ impl Mbuf {
     /// Takes over a buffer from a call into `raw`. `None` for a null pointer.
     ///
     /// # Safety
-    /// The buffer is a live one from a pktmbuf pool, well-formed, with a reference count of 1 in each segment, and nobody
-    /// else owns it.
+    /// The buffer is a live one from a pktmbuf pool, well-formed, with a reference count of 1 in each
+    /// segment, and nobody else owns it.
     pub unsafe fn from_raw(mbuf: *mut rte_mbuf) -> Option<Mbuf> {
         NonNull::new(mbuf).map(Mbuf)
     }
@@ -69,7 +70,8 @@ impl Mbuf {
 
     /// The bytes of the first segment, to be changed in place.
     pub fn data_mut(&mut self) -> &mut [u8] {
-        // SAFETY: self owns the buffer and is borrowed mutably; the extent is inside the buffer, which EAL has mapped.
+        // SAFETY: self owns the buffer and is borrowed mutably; the extent is inside the buffer, which EAL
+        // has mapped.
         unsafe {
             let (start, len) = extent(self.0.as_ptr());
             slice::from_raw_parts_mut(start, len)
@@ -109,10 +111,12 @@ impl Mbuf {
         usize::from(size.saturating_sub(start))
     }
 
-    /// Makes the packet `len` bytes long. Bytes that this adds at the end are what an earlier packet left there.
+    /// Makes the packet `len` bytes long. Bytes that this adds at the end are what an earlier packet left
+    /// there.
     ///
     /// # Errors
-    /// [`DpdkError::TooLong`] when there is not enough room; [`DpdkError::Call`] when there is more than one segment.
+    /// [`DpdkError::TooLong`] when there is not enough room; [`DpdkError::Call`] when there is more than one
+    /// segment.
     pub fn set_len(&mut self, len: usize) -> Result<(), DpdkError> {
         let room = self.room();
         let data_len =

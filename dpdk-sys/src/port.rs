@@ -23,7 +23,8 @@ const QUEUE: u16 = 0;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PortConfig {
-    /// Descriptors of the receive queue: how many frames may wait there. Adjusted to what the driver can do. Default 1024.
+    /// Descriptors of the receive queue: how many frames may wait there. Adjusted to what the driver can do.
+    /// Default 1024.
     pub rx_descriptors: u16,
     /// Descriptors of the transmit queue, likewise. Default 1024.
     pub tx_descriptors: u16,
@@ -97,7 +98,8 @@ pub struct Port {
 }
 
 impl Port {
-    /// Configures the port of this name (`net_null0`, `0000:03:00.0`), receives into buffers of `pool`, and starts it.
+    /// Configures the port of this name (`net_null0`, `0000:03:00.0`), receives into buffers of `pool`, and
+    /// starts it.
     ///
     /// # Errors
     /// [`DpdkError::NoPort`], [`DpdkError::PortInUse`], or [`DpdkError::Call`] with the driver's reason.
@@ -106,8 +108,9 @@ impl Port {
         let claim = Claim::new(id, name)?;
         // SAFETY: all zeros is what C's `= {0}` makes, and DPDK's default for every member.
         let conf: raw::rte_eth_conf = unsafe { MaybeUninit::zeroed().assume_init() };
-        // SAFETY: here and below: EAL runs (the token), the port exists and is claimed, so nobody else configures it or uses
-        // its queues; DPDK checks the rest of its arguments; pointers are to locals, or null for the driver's defaults.
+        // SAFETY: here and below: EAL runs (the token), the port exists and is claimed, so nobody else
+        // configures it or uses its queues; DPDK checks the rest of its arguments; pointers are to locals, or
+        // null for the driver's defaults.
         check("rte_eth_dev_configure", name, unsafe { raw::rte_eth_dev_configure(id, 1, 1, &conf) })?;
         let (mut rx, mut tx) = (config.rx_descriptors, config.tx_descriptors);
         // SAFETY: as above.
@@ -143,11 +146,12 @@ impl Port {
         self.claim.0
     }
 
-    /// Adds what has arrived to the burst, as much as there is room for. Returns how many frames. Some drivers receive
-    /// nothing when asked for less than 4 or 32, so give it an empty burst. Never waits.
+    /// Adds what has arrived to the burst, as much as there is room for. Returns how many frames. Some
+    /// drivers receive nothing when asked for less than 4 or 32, so give it an empty burst. Never waits.
     pub fn rx_burst(&mut self, burst: &mut Burst) -> usize {
         let id = self.id();
-        // SAFETY: the port runs, and self is the only user of its queue; the driver writes at most `room` mbufs of its pool.
+        // SAFETY: the port runs, and self is the only user of its queue; the driver writes at most `room`
+        // mbufs of its pool.
         unsafe {
             burst.extend(crate::BURST, |place, room| {
                 usize::from(raw::rte_eth_rx_burst(id, QUEUE, place, room))
@@ -155,8 +159,8 @@ impl Port {
         }
     }
 
-    /// Sends from the front of the burst. What the port does not accept, because its queue is full, stays there in order.
-    /// Returns how many frames were accepted. Never waits.
+    /// Sends from the front of the burst. What the port does not accept, because its queue is full, stays
+    /// there in order. Returns how many frames were accepted. Never waits.
     pub fn tx_burst(&mut self, burst: &mut Burst) -> usize {
         let id = self.id();
         // SAFETY: the port runs, and self is the only user of its queue; the driver owns what it accepts.
@@ -233,9 +237,10 @@ impl Drop for Port {
     }
 }
 
-/// Makes two ports that are the ends of a wire: what one sends the other receives, the same buffer, within this process. Up
-/// to `size` - 1 frames fit in each direction; `size` is a power of two. Returns their names, made from `name`. For tests and
-/// for shards that hand frames to each other. The rings behind it live as long as EAL. Allocates.
+/// Makes two ports that are the ends of a wire: what one sends the other receives, the same buffer, within
+/// this process. Up to `size` - 1 frames fit in each direction; `size` is a power of two. Returns their
+/// names, made from `name`. For tests and for shards that hand frames to each other. The rings behind it live
+/// as long as EAL. Allocates.
 ///
 /// # Errors
 /// [`DpdkError::Call`] when the name is taken or too long, or the size is no power of two.
@@ -267,7 +272,8 @@ fn ring(name: &str, size: u32) -> Result<*mut raw::rte_ring, DpdkError> {
 /// A port that receives from one ring and sends to another. Returns its name.
 fn ring_port(name: &str, rx: *mut raw::rte_ring, tx: *mut raw::rte_ring) -> Result<String, DpdkError> {
     let c_name = c_string(name)?;
-    // SAFETY: EAL runs, both rings are live and stay so, and the arrays have the one element that they are said to have.
+    // SAFETY: EAL runs, both rings are live and stay so, and the arrays have the one element that they are
+    // said to have.
     let id = unsafe { raw::rte_eth_from_rings(c_name.as_ptr(), &rx, 1, &tx, 1, 0) };
     let id = check("rte_eth_from_rings", name, id)?;
     u16::try_from(id).ok().and_then(name_of).ok_or_else(|| no_port(name))

@@ -11,7 +11,8 @@ use dpdk_sys::{BURST, Burst, DpdkError, Eal, Mbuf, Mempool, Port, PortConfig, wi
 
 static EAL: OnceLock<Eal> = OnceLock::new();
 
-/// EAL, which a process has once, for one test at a time: counts of buffers and lists of ports are then the test's own.
+/// EAL, which a process has once, for one test at a time: counts of buffers and lists of ports are then the
+/// test's own.
 fn eal() -> (Eal, MutexGuard<'static, ()>) {
     static TURN: Mutex<()> = Mutex::new(());
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -244,7 +245,7 @@ fn errors_name_the_thing_and_the_remedy() {
     let missing = Port::open(eal, "net_nul0", &pool, &PortConfig::default()).unwrap_err().to_string();
     assert!(missing.contains("\"net_nul0\"") && missing.contains("net_null0"), "{missing}");
     let unknown = eal.attach("net_nonsense0").unwrap_err().to_string();
-    assert!(unknown.contains("net_nonsense0") && unknown.contains("apt-get install dpdk"), "{unknown}");
+    assert!(unknown.contains("net_nonsense0") && unknown.contains("apt-get install librte"), "{unknown}");
     let taken = Mempool::new(eal, "errors", 63, 2048).unwrap_err().to_string();
     assert!(taken.contains("\"errors\": File exists"), "{taken}");
     let odd = wire(eal, "odd", 63).unwrap_err().to_string();
