@@ -1,0 +1,163 @@
+//! A handful of packets that travel together.
+
+use std::fmt;
+use std::ptr::{self, NonNull};
+use std::slice;
+
+use crate::raw::{self, rte_mbuf};
+use crate::{DpdkError, Mbuf};
+
+/// Packets in a burst at most. 32 is where DPDK's drivers are at their best.
+pub const BURST: usize = 32;
+
+/// Up to [`BURST`] owned packets, oldest first. It lives on the stack; dropped, all go back to their pools in
+/// one call.
+pub struct Burst {
+    /// The first `len` are live mbufs that this burst owns; the others mean nothing.
+    mbufs: [*mut rte_mbuf; BURST],
+    len: usize,
+}
+
+// SAFETY: as for Mbuf.
+unsafe impl Send for Burst {}
+
+impl Burst {
+    /// An empty burst.
+    pub const fn new() -> Burst {
+        Burst { mbufs: [ptr::null_mut(); BURST], len: 0 }
+    }
+
+    /// How many packets may be added.
+    pub const fn room(&self) -> usize {
+        BURST - self.len
+    }
+
+    /// The packets.
+    pub fn packets(&self) -> &[Mbuf] {
+        // SAFETY: Mbuf is a transparent non-null pointer, and the first `len` are owned live mbufs.
+        unsafe { slice::from_raw_parts(self.mbufs.as_ptr().cast::<Mbuf>(), self.len) }
+    }
+
+    /// The packets, to be changed in place. Swapping them is fine.
+    pub fn packets_mut(&mut self) -> &mut [Mbuf] {
+        // SAFETY: as above, and self is borrowed mutably. An Mbuf put in place of another is an owned one
+        // too.
+        unsafe { slice::from_raw_parts_mut(self.mbufs.as_mut_ptr().cast::<Mbuf>(), self.len) }
+    }
+
+    /// How many packets there are.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Adds a packet at the end, or gives it back when the burst is full.
+    ///
+    /// # Errors
+    /// The packet.
+    pub fn push(&mut self, mbuf: Mbuf) -> Result<(), Mbuf> {
+        match self.mbufs.get_mut(self.len) {
+            Some(slot) => {
+                *slot = mbuf.into_raw();
+                self.len += 1;
+                Ok(())
+            }
+            None => Err(mbuf),
+        }
+    }
+
+    /// Takes the packet at the end.
+    pub fn pop(&mut self) -> Option<Mbuf> {
+        self.len = self.len.checked_sub(1)?;
+        // SAFETY: it was the last of the owned ones, and the burst has just given it up.
+        unsafe { Mbuf::from_raw(*self.mbufs.get(self.len)?) }
+    }
+
+    /// Gives all packets back to their pools.
+    pub fn clear(&mut self) {
+        let len = std::mem::take(&mut self.len);
+        // SAFETY: the first `len` are owned and live, and the burst has just given them up. BURST fits an
+        // unsigned int.
+        unsafe { raw::rte_pktmbuf_free_bulk(self.mbufs.as_mut_ptr(), len as u32) };
+    }
+
+    /// Makes each of these frames a packet, in buffers of the pool: all of them, or as many as there are
+    /// buffers and room. Returns how many.
+    ///
+    /// # Errors
+    /// [`DpdkError::TooLong`] when a frame does not fit a buffer; those before it are in the burst, no other
+    /// is.
+    pub fn fill(&mut self, pool: &crate::Mempool, frames: &[&[u8]]) -> Result<usize, DpdkError> {
+        let first = self.len;
+        let added = pool.alloc(self, frames.len());
+        for (index, frame) in frames.iter().enumerate().take(added) {
+            let Some(mbuf) = self.packets_mut().get_mut(first + index) else { break };
+            if let Err(error) = mbuf.fill(frame) {
+                while self.len > first + index {
+                    drop(self.pop());
+                }
+                return Err(error);
+            }
+        }
+        Ok(added)
+    }
+
+    /// Lets `write` put mbufs behind the present ones: it gets the place and how many fit, at most `most`,
+    /// and returns how many it wrote. Returns the same.
+    ///
+    /// # Safety
+    /// `write` has put as many live mbufs there as it says, and nobody else owns them.
+    pub(crate) unsafe fn extend(
+        &mut self,
+        most: usize,
+        write: impl FnOnce(*mut *mut rte_mbuf, u16) -> usize,
+    ) -> usize {
+        let room = self.room().min(most);
+        // SAFETY: len <= BURST, so the place is inside the array or at its end.
+        let place = unsafe { self.mbufs.as_mut_ptr().add(self.len) };
+        // BURST fits u16. A driver that returns more than was asked for has already written past the end.
+        let written = write(place, room as u16).min(room);
+        self.len += written;
+        written
+    }
+
+    /// Lets `take` have mbufs from the front: it gets all and returns how many it now owns. The rest moves
+    /// up. Returns the same.
+    ///
+    /// # Safety
+    /// `take` owns as many of the first mbufs as it says, and none of the others.
+    pub(crate) unsafe fn take_front(&mut self, take: impl FnOnce(*mut *mut rte_mbuf, u16) -> usize) -> usize {
+        let taken = take(self.mbufs.as_mut_ptr(), self.len as u16).min(self.len);
+        if taken < self.len {
+            self.mbufs.copy_within(taken..self.len, 0);
+        }
+        self.len -= taken;
+        taken
+    }
+}
+
+impl Default for Burst {
+    fn default() -> Burst {
+        Burst::new()
+    }
+}
+
+impl Drop for Burst {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl fmt::Debug for Burst {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.packets()).finish()
+    }
+}
+
+/// Packets convert into a pointer and back without a change of layout, which `packets` relies on.
+const _: () = assert!(size_of::<Option<NonNull<rte_mbuf>>>() == size_of::<*mut rte_mbuf>());
+const _: () = assert!(size_of::<Mbuf>() == size_of::<*mut rte_mbuf>());
