@@ -162,7 +162,8 @@ impl Epoll {
     }
 
     /// Reports what holds now, without waiting: `wait` with a timeout of 0, and no system call unless there are
-    /// descriptors of the kernel.
+    /// descriptors of the kernel. A source whose edge another thread is announcing at this very moment may be left to
+    /// the next call; a wait that sleeps is woken for it.
     ///
     /// # Errors
     /// [`EpollError::Invalid`] when `events` is empty.

@@ -38,7 +38,8 @@
 //!
 //! **Spurious reports** are possible, as everywhere: between the report and the call another thread may have taken what was
 //! there, and a report of `IN` may follow a read that just emptied the buffer. Calls never block, so the cost is one
-//! `WouldBlock`. What never happens is the opposite: a level that holds and is not reported.
+//! `WouldBlock`. What never happens is the opposite: that a wait sleeps although a level holds. (A wait with a timeout of 0
+//! may leave a source to the next one while another thread is in the middle of announcing its edge.)
 //!
 //! # Where the shard runs
 //!
