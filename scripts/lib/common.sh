@@ -6,13 +6,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 die() { printf '%s\n' "$*" >&2; exit 1; }
 
-# need COMMAND:PACKAGE ...: installs the packages whose command (or file, when it starts with /) is missing.
+# need COMMAND:PACKAGE ...: installs the packages whose command (or file pattern, when it starts with /) is missing.
 need() {
     local missing=() pair probe
     for pair in "$@"; do
         probe=${pair%%:*}
         case $probe in
-            /*) [ -e "$probe" ] && continue ;;
+            /*) compgen -G "$probe" >/dev/null && continue ;;
             *) command -v "$probe" >/dev/null 2>&1 && continue ;;
         esac
         missing+=("${pair#*:}")
