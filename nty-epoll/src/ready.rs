@@ -10,7 +10,7 @@
 //! while the ring grew lands in an older queue and is popped first: harmless.
 //!
 //! ```text
-//!   pop <- [front: 1] <- [64] <- [256] <- [1024] <- push
+//!   pop <- [front: 1] <- [128] <- [512] <- [2048] <- push
 //!           put back      empty after growth, for good
 //! ```
 
@@ -19,8 +19,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Slots of the smallest queue.
-const FIRST: usize = 64;
-/// Queues in a row: 64 * 4^11, some 268 million registrations.
+const FIRST: usize = 128;
+/// Queues in a row: 128 * 4^11, some 536 million registrations.
 const GROWTHS: usize = 12;
 /// What the largest queue holds.
 const MOST: usize = FIRST << (2 * (GROWTHS - 1));
@@ -103,10 +103,10 @@ mod tests {
     #[test]
     fn order_holds_across_growth_and_put_back() {
         let ring = ReadyRing::new();
-        assert!(ring.reserve(60));
-        (0..60).for_each(|i| ring.push(i));
+        assert!(ring.reserve(120));
+        (0..120).for_each(|i| ring.push(i));
         assert!(ring.reserve(5_000));
-        (60..5_000).for_each(|i| ring.push(i));
+        (120..5_000).for_each(|i| ring.push(i));
         assert_eq!(ring.len(), 5_000);
         assert_eq!(ring.pop(), Some(0));
         ring.put_back(0);

@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 /// Deleted registrations that may linger in the ring beyond as many as there are live ones.
 const TOLERATED_DEAD: usize = 64;
+/// Slots for deleted registrations that a waker claimed before a purge and pushes after it: one per thread at most.
+const LATE: usize = 32;
 
 /// See the module documentation.
 pub(crate) struct Core {
@@ -67,7 +69,7 @@ impl Core {
         if control.interests.contains_key(&id) {
             return Err(EpollError::Exists);
         }
-        if !self.ring.reserve(control.interests.len() + control.dead + 1) {
+        if !self.ring.reserve(control.interests.len() + control.dead + 1 + LATE) {
             return Err(EpollError::NoSpace);
         }
         let registration = Arc::new(Registration::new(self.clone(), target, events, data));
