@@ -148,7 +148,9 @@ impl Tcb {
             // "If the RCV.WND is zero, no segments will be acceptable, but special allowance should be made to accept valid
             // ACKs, URGs, and RSTs": the text of a probe is cut off below.
             (_, 0) => seg.seq == nxt,
-            (0, _) => seg.seq.in_window(nxt, wnd),
+            // RFC 9293 wants SEG.SEQ < RCV.NXT+RCV.WND, but the ACKs of a peer that has filled the window lie just at its edge;
+            // while its first segment is missing, refusing them would stop our own sending too.
+            (0, _) => seg.seq.in_window(nxt, wnd.saturating_add(1)),
             // Some of it lies in the window.
             (_, _) => seg.seq.before(nxt + wnd) && end.after(nxt),
         };
@@ -270,9 +272,12 @@ impl Tcb {
     /// What every state does with an ACK: SND.UNA, the window, the congestion state and the timers.
     fn process_ack(&mut self, cx: &mut Cx<'_>, config: &TcpConfig, seg: &Segment<'_>) {
         let window_before = self.snd.wnd;
-        // "If (SND.WL1 < SEG.SEQ or (SND.WL1 = SEG.SEQ and SND.WL2 =< SEG.ACK)), set SND.WND <- SEG.WND, ..."
-        let current =
-            self.snd.wl1.before(seg.seq) || (self.snd.wl1 == seg.seq && self.snd.wl2.before_eq(seg.ack));
+        // "If (SND.WL1 < SEG.SEQ or (SND.WL1 = SEG.SEQ and SND.WL2 =< SEG.ACK)), set SND.WND <- SEG.WND, ..." What acknowledges
+        // more is newer too, though its text be a retransmission from before SND.WL1: the old window, counted from a new SND.UNA,
+        // would reach beyond what the peer has announced.
+        let current = seg.ack.after(self.snd.una)
+            || self.snd.wl1.before(seg.seq)
+            || (self.snd.wl1 == seg.seq && self.snd.wl2.before_eq(seg.ack));
         if current && seg.ack.after_eq(self.snd.una) {
             self.set_window(seg);
         }
