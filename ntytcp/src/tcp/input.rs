@@ -356,7 +356,7 @@ impl Tcb {
         let timed = self.timing.filter(|(end, _)| ack.after_eq(*end));
         let sample = match (timed, ts) {
             (Some((_, sent)), _) => Some(cx.now.since(sent)),
-            (None, Some(ts)) if self.timing.is_none() && ts.echo != 0 && self.timestamps.is_some() => {
+            (None, Some(ts)) if self.is_unambiguous(ts) => {
                 let elapsed = self.timestamp_now(cx.now).wrapping_sub(ts.echo);
                 // Anything longer than a day is no round trip but a lie.
                 (elapsed < 86_400_000).then(|| Duration::from_millis(u64::from(elapsed)))
@@ -369,6 +369,17 @@ impl Tcb {
         if let Some(rtt) = sample {
             self.rtt.sample(rtt, config.min_rto, config.max_rto);
         }
+    }
+
+    /// Whether an echoed timestamp gives a round trip. After a timeout only the echo of what was sent since does: an older one
+    /// may come with the answer to a later copy, when the ACK of the first was lost, and then spans the backed-off timeouts
+    /// between. Without a sample the backoff stays until one is beyond doubt (RFC 6298 5.7, Karn).
+    fn is_unambiguous(&self, ts: Timestamps) -> bool {
+        let since_timeout = || !Seq(ts.echo).before(Seq(self.timestamp_now(self.timed_out_at)));
+        self.timing.is_none()
+            && self.timestamps.is_some()
+            && ts.echo != 0
+            && (!self.rtt.is_backed_off() || since_timeout())
     }
 
     /// What the acknowledgment of our FIN changes.
