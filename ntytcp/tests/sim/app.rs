@@ -148,7 +148,7 @@ impl App {
     }
 
     fn read(&mut self, now: Instant, pipe: &mut dyn Pipe) -> Result<(), SocketError> {
-        let mut buf = [0; 65_536];
+        let mut buf = [0; PERIOD];
         while !self.ended && self.wake_at.is_none_or(|at| at <= now) {
             self.wake_at = None;
             if let Some((_, pause)) = self.plan.stall.filter(|&(at, _)| !self.stalled && self.received >= at)

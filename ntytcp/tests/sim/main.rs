@@ -3,6 +3,7 @@
 //!
 //! A run is a function of its seed. After every step the wire is checked (see `wire.rs`); every byte that an application reads
 //! is compared; at the end both stacks must be empty. A seed that fails prints one line that repeats it and leaves a pcapng.
+//! `SIM_MORE=20` tries twenty times as many seeds.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
 mod app;

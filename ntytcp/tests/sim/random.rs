@@ -1,7 +1,7 @@
 //! Random links and random applications.
 
 use crate::app::Plan;
-use crate::world::{Run, World, capture_file};
+use crate::world::{Run, World, capture_file, more};
 use ntytcp::device::fault::Faults;
 use ntytcp::stack::StackConfig;
 use ntytcp::tcp::TcpSocketOptions;
@@ -43,7 +43,7 @@ fn manners() -> impl Strategy<Value = Plan> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150 * more(), ..ProptestConfig::default() })]
 
     /// Whatever the link and the applications do, every byte arrives and nothing is left.
     #[test]

@@ -107,7 +107,7 @@ fn goodput_at_three_percent_loss() {
 
 #[test]
 fn goodput_at_ten_percent_loss() {
-    goodput("transfer::goodput_at_ten_percent_loss", 0.1, 0.3);
+    goodput("transfer::goodput_at_ten_percent_loss", 0.1, 0.2);
 }
 
 #[test]
