@@ -102,7 +102,7 @@ fn goodput_at_one_percent_loss() {
 
 #[test]
 fn goodput_at_three_percent_loss() {
-    goodput("transfer::goodput_at_three_percent_loss", 0.03, 2.5);
+    goodput("transfer::goodput_at_three_percent_loss", 0.03, 1.5);
 }
 
 #[test]
