@@ -7,4 +7,7 @@ pub mod http;
 pub mod perf;
 pub mod ping;
 pub mod run;
+mod slab;
+#[cfg(test)]
+mod testing;
 pub mod values;
