@@ -1,10 +1,13 @@
 //! The subcommands of the `nty` command, one module each, and the command line that they share.
 
 pub mod cli;
+mod clients;
 pub mod dns;
 pub mod echo;
 pub mod http;
 pub mod perf;
 pub mod ping;
 pub mod run;
+#[cfg(test)]
+mod testnet;
 pub mod values;
