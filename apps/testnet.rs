@@ -60,6 +60,19 @@ impl Net {
             self.step(program, Duration::ZERO);
         }
     }
+
+    /// Runs two programs until that of the client has ended, and a little longer.
+    pub(crate) fn run(&mut self, client: &mut dyn Program, server: &mut dyn Program) {
+        let start = Instant::now();
+        while client.outcome().is_none() {
+            assert!(start.elapsed() < PATIENCE, "nothing comes of it");
+            client.ready(&mut self.client, Instant::now()).unwrap();
+            self.step(server, Duration::ZERO);
+        }
+        for _ in 0..100 {
+            self.step(server, Duration::ZERO);
+        }
+    }
 }
 
 /// Reads what is there, at most `max` bytes, behind `into`; whether the stream goes on.
