@@ -8,7 +8,7 @@ mod stats;
 pub use program::{Outcome, Program, ProgramError};
 
 use crate::cli::{App, Plan};
-use crate::{dns, echo, http, ping};
+use crate::{dns, echo, http, perf, ping};
 use nty_epoll::{Epoll, EpollError, Event, Events, Runtime, RuntimeError};
 use ntytcp::device::DeviceError;
 use ntytcp::stack::ConfigError;
@@ -116,7 +116,7 @@ fn open(app: &App, runtime: &mut Runtime) -> Result<Box<dyn Program>, ProgramErr
         App::Http(options) => http::open(options, runtime),
         App::Dns(options) => dns::open(options, runtime),
         App::Ping(options) => ping::open(options, runtime),
-        App::Perf(_) => Err(ProgramError::Other("perf: not yet".into())),
+        App::Perf(options) => perf::open(options, runtime),
     }
 }
 
