@@ -5,7 +5,7 @@ use crate::fifo::{PagePool, fifo};
 use crate::stack::demux::FlowKey;
 use crate::stack::output::{Blocked, Output, PathCache, PathLimits, Payload};
 use crate::stack::route::{InterfaceAddr, Route};
-use crate::stack::{InterfaceConfig, InterfaceId, SocketError};
+use crate::stack::{InterfaceConfig, SocketError};
 use crate::wire::{IpProtocol, MacAddr, Seq, Sum, TcpFlags, TcpHeader, TcpOptions, Timestamps};
 use core::net::Ipv4Addr;
 
