@@ -46,7 +46,7 @@ fn a_megabyte_comes_back_through_a_reader_that_is_late_and_slow() {
     let small = TcpSocketOptions { recv_buffer: 16 << 10, send_buffer: 16 << 10, ..Default::default() };
     for mode in [Mode::Lt, Mode::Et] {
         let mut net = Net::new(|runtime| open(&options(mode), runtime));
-        let mut stream = net.connect(7, Some(small.clone()));
+        let mut stream = net.connect(7, Some(small));
         let (data, mut sent, mut got) = (pattern(TOTAL), 0, Vec::new());
         for _ in 0..3 {
             // Nothing is read: the client must be stopped, and the server must then be at rest.
