@@ -12,7 +12,7 @@ use ntytcp::wire::MacAddr;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// The server's end is up to the caller; the client's is [`Net::client`].
+/// A program and the stack that its clients use.
 pub(crate) struct Net {
     pub(crate) client: Runtime,
     server: Runtime,
