@@ -73,6 +73,14 @@ impl Sub<Duration> for Instant {
     }
 }
 
+/// The earlier of two deadlines, of which either may not be armed.
+pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (armed, None) | (None, armed) => armed,
+    }
+}
+
 /// A duration in nanoseconds, saturated to 64 bits.
 fn nanos(d: Duration) -> u64 {
     d.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(d.subsec_nanos()))

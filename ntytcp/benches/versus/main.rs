@@ -83,14 +83,21 @@ struct Workload {
 }
 
 const WORKLOADS: [Workload; 5] = [
-    Workload { role: Role::Bulk, name: "bulk", title: "bulk, MSS 1460", units: BULK, unit: "B", limit: "" },
+    Workload {
+        role: Role::Bulk,
+        name: "bulk",
+        title: "bulk, MSS 1460",
+        units: BULK,
+        unit: "B",
+        limit: "copy 30 %, checksum 15 %; headers and table the rest",
+    },
     Workload {
         role: Role::Request,
         name: "request",
         title: "64 B request/response",
         units: 1,
         unit: "",
-        limit: "",
+        limit: "no hot spot: fixed work per segment and per turn",
     },
     Workload {
         role: Role::Connect,
@@ -98,7 +105,7 @@ const WORKLOADS: [Workload; 5] = [
         title: "connect and close",
         units: 1,
         unit: "",
-        limit: "",
+        limit: "cache and hash: four tables, TIME-WAIT entries; SipHash",
     },
     Workload {
         role: Role::Udp,
@@ -106,7 +113,7 @@ const WORKLOADS: [Workload; 5] = [
         title: "UDP echo, sockets",
         units: UDP_BURST,
         unit: "",
-        limit: "",
+        limit: "copy through two queues per datagram; route per send",
     },
     Workload {
         role: Role::Respond,
@@ -114,7 +121,7 @@ const WORKLOADS: [Workload; 5] = [
         title: "UDP echo, responder",
         units: UDP_BURST,
         unit: "",
-        limit: "",
+        limit: "headers and checksum; the client is on sockets",
     },
 ];
 

@@ -13,7 +13,9 @@ use crate::counters::DropReason;
 use crate::device::{RxFrame, TxMeta, Verdict};
 use crate::stack::demux::FlowKey;
 use crate::time::Instant;
-use crate::wire::{ArpPacket, EtherType, EthernetHeader, Ipv4Header, Ipv4Option, MacAddr, ParseError};
+use crate::wire::{
+    ArpPacket, EtherType, EthernetHeader, Ipv4Header, Ipv4Option, MacAddr, ParseError, VlanTags,
+};
 
 /// What the rest needs to know of a frame's Ethernet header.
 #[derive(Clone, Copy, Debug)]
@@ -151,11 +153,9 @@ impl Stack {
 /// Whether the frame is for this interface.
 fn accept(interface: &Interface, frame: &RxFrame<'_>) -> Result<Link, DropReason> {
     let (header, payload) = EthernetHeader::parse(frame.bytes()).map_err(reason)?;
-    // A tag with VLAN 0 carries a priority only (802.1Q 9.6).
-    let stripped = frame.meta.vlan.map(|tci| tci & 0xfff);
-    let mut vlans =
-        stripped.into_iter().chain(header.vlan.iter().map(|tag| tag.vid())).filter(|&vid| vid != 0);
-    if vlans.next() != interface.vlan || vlans.next().is_some() {
+    let tagged = frame.meta.vlan.is_some() || header.vlan != VlanTags::NONE;
+    let ours = if tagged { has_vlan(interface, frame, &header) } else { interface.vlan.is_none() };
+    if !ours {
         return Err(DropReason::NotForUs);
     }
     let group = header.dst.is_multicast();
@@ -167,6 +167,15 @@ fn accept(interface: &Interface, frame: &RxFrame<'_>) -> Result<Link, DropReason
     }
     let len = frame.len() - payload.len();
     Ok(Link { len, src: header.src, group, ethertype: header.ethertype })
+}
+
+/// Whether the tags of the frame are those of this interface.
+fn has_vlan(interface: &Interface, frame: &RxFrame<'_>, header: &EthernetHeader) -> bool {
+    // A tag with VLAN 0 carries a priority only (802.1Q 9.6).
+    let stripped = frame.meta.vlan.map(|tci| tci & 0xfff);
+    let mut vlans =
+        stripped.into_iter().chain(header.vlan.iter().map(|tag| tag.vid())).filter(|&vid| vid != 0);
+    vlans.next() == interface.vlan && vlans.next().is_none()
 }
 
 fn arp_in_place(

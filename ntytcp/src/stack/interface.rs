@@ -13,7 +13,7 @@ use super::outbox::{Datagram, Outbox};
 use super::route::InterfaceAddr;
 use crate::device::Caps;
 use crate::rng::Rng;
-use crate::time::Instant;
+use crate::time::{Instant, earlier};
 use crate::wire::{ArpOperation, ArpPacket, EtherType, EthernetHeader, MacAddr, VlanTag, VlanTags};
 
 /// The name of an interface of one stack: its place in the order of [`Stack::add_interface`](super::Stack::add_interface).
@@ -224,7 +224,7 @@ impl Interface {
     /// When [`Interface::on_timeout`] has something to do next.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let guards = self.addrs.iter().filter_map(|a| a.guard.as_ref()?.next_deadline());
-        guards.chain(self.neighbors.next_deadline()).min()
+        guards.fold(self.neighbors.next_deadline(), |next, guard| earlier(next, Some(guard)))
     }
 
     /// Does what has become due. [`Interface::next_outcome`] follows.

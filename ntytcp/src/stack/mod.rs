@@ -67,7 +67,7 @@ use crate::device::Verdict;
 use crate::fifo::PagePool;
 use crate::rng::{Rng, Seed};
 use crate::tcp::{Tcp, TcpConfig};
-use crate::time::Instant;
+use crate::time::{Instant, earlier};
 use crate::wire::MacAddr;
 use arp::GuardState;
 use echo::EchoTable;
@@ -334,8 +334,10 @@ impl Stack {
 
     /// When [`Stack::on_timeout`] wants to be called next, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let interfaces = self.interfaces.iter().filter_map(Interface::next_deadline);
-        interfaces.chain(self.reassembler.next_deadline()).chain(self.tcp.next_deadline()).min()
+        // Asked once per turn.
+        let interfaces = self.interfaces.iter().map(Interface::next_deadline);
+        let next = interfaces.fold(self.tcp.next_deadline(), earlier);
+        earlier(next, self.reassembler.next_deadline())
     }
 
     /// Tells everybody how asking for next hops on an interface ended.

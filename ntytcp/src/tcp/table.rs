@@ -20,7 +20,7 @@ use crate::stack::demux::{FlowHasher, FlowKey, FlowTable};
 use crate::stack::limiter::{LimiterConfig, RateLimiter};
 use crate::stack::output::{Blocked, Output, Payload};
 use crate::stack::{IcmpError, InterfaceId, NeighborOutcome, Readiness, SocketError, SocketId, SocketKind};
-use crate::time::Instant;
+use crate::time::{Instant, earlier};
 use crate::wheel::Wheel;
 use crate::wire::{Seq, TcpFlags, TcpHeader};
 use core::net::IpAddr;
@@ -578,7 +578,7 @@ impl Tcp {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let delayed = self.delayed_acks.front().map(|e| e.0);
         let waits = self.wait_queue.front().map(|e| e.0);
-        [self.wheel.next(), self.syn_wheel.next(), delayed, waits].into_iter().flatten().min()
+        earlier(earlier(self.wheel.next(), self.syn_wheel.next()), earlier(delayed, waits))
     }
 
     /// Handles every deadline up to now.

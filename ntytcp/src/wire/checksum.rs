@@ -52,6 +52,12 @@ impl Sum {
         self.combine(Self(word.swap_bytes() as u64))
     }
 
+    /// Adds two 16-bit words, given as one number.
+    #[must_use]
+    pub const fn add_u32(self, words: u32) -> Self {
+        self.combine(Self(words.swap_bytes() as u64))
+    }
+
     /// Adds the sum of a piece that starts at an even offset.
     #[must_use]
     pub const fn combine(self, other: Self) -> Self {

@@ -112,6 +112,7 @@ impl EthernetHeader {
     ///
     /// # Errors
     /// [`ParseError::Truncated`] when the frame ends within the header.
+    #[inline(always)] // Fields that go through memory one by one and are read together stall the processor.
     pub fn parse(frame: &[u8]) -> Result<(Self, &[u8]), ParseError> {
         let (h, mut payload) = frame.split_first_chunk::<14>().ok_or(ParseError::Truncated)?;
         let &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = h;

@@ -46,6 +46,7 @@ impl<'a> Ipv4Header<'a> {
     /// - [`ParseError::Malformed`] for another version, a header length below 20, a total length below that, or a fragment
     ///   that reaches beyond byte 65,535 of its datagram.
     /// - [`ParseError::Checksum`] when the header checksum is wrong.
+    #[inline(always)] // Fields that go through memory one by one and are read together stall the processor.
     pub fn parse(data: &'a [u8]) -> Result<(Self, &'a [u8]), ParseError> {
         let h = data.first_chunk::<20>().ok_or(ParseError::Truncated)?;
         if h[0] >> 4 != 4 {
@@ -112,15 +113,21 @@ impl<'a> Ipv4Header<'a> {
         let flags = (u16::from(self.dont_fragment) << 14) | (u16::from(self.more_fragments) << 13);
         let header = buf.get_mut(..len)?;
         let (fixed, options) = header.split_first_chunk_mut::<20>()?;
+        let two = |high: u16, low: u16| (u32::from(high) << 16) | u32::from(low);
+        let bytes = |high: u8, low: u8| u16::from_be_bytes([high, low]);
+        let words = [
+            two(bytes(0x40 | (len / 4) as u8, self.dscp_ecn), self.total_len),
+            two(self.ident, flags | (self.fragment_offset >> 3)),
+            two(bytes(self.ttl, self.protocol.0), 0),
+            u32::from(self.src),
+            u32::from(self.dst),
+        ];
+        // Summed as numbers: what was just stored in pieces cannot be loaded as a whole without waiting for the stores.
+        let mut sum = words.iter().fold(Sum::ZERO, |sum, &word| sum.add_u32(word));
         let rest = &mut fixed.as_mut_slice();
-        put(rest, [0x40 | (len / 4) as u8, self.dscp_ecn])?;
-        put(rest, self.total_len.to_be_bytes())?;
-        put(rest, self.ident.to_be_bytes())?;
-        put(rest, (flags | (self.fragment_offset >> 3)).to_be_bytes())?;
-        put(rest, [self.ttl, self.protocol.0, 0, 0])?;
-        put(rest, self.src.octets())?;
-        put(rest, self.dst.octets())?;
-        let mut sum = Sum::of(fixed);
+        for word in words {
+            put(rest, word.to_be_bytes())?;
+        }
         if !options.is_empty() {
             let (given, padding) = options.split_at_mut_checked(self.options.len())?;
             given.copy_from_slice(self.options);

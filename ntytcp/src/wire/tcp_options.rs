@@ -161,7 +161,7 @@ impl TcpOptions {
     ///
     /// # Errors
     /// [`ParseError::Malformed`] when an option reaches beyond the area.
-    #[inline]
+    #[inline(always)] // As the header's.
     pub fn parse(area: &[u8]) -> Result<Self, ParseError> {
         match area {
             [] => Ok(Self::NONE),
@@ -175,6 +175,7 @@ impl TcpOptions {
         }
     }
 
+    #[inline(never)]
     fn parse_any(mut area: &[u8]) -> Result<Self, ParseError> {
         let mut options = Self::NONE;
         while let Some((&kind, rest)) = area.split_first() {

@@ -39,7 +39,7 @@ use core::net::IpAddr;
 use table::{Entry, Owed, Table};
 
 use crate::rng::Rng;
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, earlier};
 use crate::wire::MacAddr;
 
 /// Bounds and times of a [`NeighborCache`]. The defaults are the protocol constants of RFC 4861 10, the
@@ -410,8 +410,7 @@ impl NeighborCache {
     pub fn next_deadline(&self) -> Option<Instant> {
         [NeighborState::Incomplete, NeighborState::Delay, NeighborState::Probe]
             .into_iter()
-            .filter_map(|state| self.table.deadline_of(state))
-            .min()
+            .fold(None, |next, state| earlier(next, self.table.deadline_of(state)))
     }
 
     /// Sends what is to be sent again, and gives up what was asked often enough.
