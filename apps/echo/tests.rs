@@ -2,7 +2,7 @@
 
 use super::{Mode, Options, Transport, open};
 use crate::run::ProgramError;
-use crate::testing::{Net, runtimes, server};
+use crate::testnet::{Net, server};
 use crate::values::Port;
 use nty_epoll::TcpStream;
 use ntytcp::stack::SocketError;
@@ -46,7 +46,7 @@ fn a_megabyte_comes_back_through_a_reader_that_is_late_and_slow() {
     let small = TcpSocketOptions { recv_buffer: 16 << 10, send_buffer: 16 << 10, ..Default::default() };
     for mode in [Mode::Lt, Mode::Et] {
         let mut net = Net::new(|runtime| open(&options(mode), runtime));
-        let mut stream = net.connect(7, Some(small.clone()));
+        let mut stream = net.connect(7, Some(small));
         let (data, mut sent, mut got) = (pattern(TOTAL), 0, Vec::new());
         for _ in 0..3 {
             // Nothing is read: the client must be stopped, and the server must then be at rest.
@@ -135,7 +135,7 @@ fn a_transport_that_is_not_asked_for_is_not_opened() {
 
 #[test]
 fn a_port_in_use_is_one_line_with_the_remedy() {
-    let (_, mut runtime) = runtimes();
+    let mut runtime = Net::bare().server;
     let first = open(&Options::default(), &mut runtime).unwrap();
     let error = open(&Options::default(), &mut runtime).err().unwrap();
     assert!(matches!(error, ProgramError::Port { port: 7, transport: "TCP", .. }), "{error:?}");
