@@ -8,9 +8,6 @@ pub mod http;
 pub mod perf;
 pub mod ping;
 pub mod run;
-mod slab;
-#[cfg(test)]
-mod testing;
 #[cfg(test)]
 mod testnet;
 pub mod values;

@@ -1,12 +1,13 @@
-//! Two stacks on a cable in memory, for tests of programs: the program on one, raw sockets or another program on the other.
+//! A program on one stack, and sockets or another program on the other, joined by a link in memory, in one thread.
 
-use crate::run::Program;
-use nty_epoll::{Runtime, TcpStream};
+use crate::run::{Program, ProgramError};
+use nty_epoll::{Epoll, Event, Events, Runtime, TcpStream};
 use ntytcp::device::mem::{MemConfig, MemDevice, pair};
 use ntytcp::rng::seed_from;
 use ntytcp::shard::{IdlePolicy, MonotonicClock, Shard};
 use ntytcp::stack::route::InterfaceAddr;
 use ntytcp::stack::{InterfaceConfig, SocketError, Stack, StackConfig};
+use ntytcp::tcp::TcpSocketOptions;
 use ntytcp::wire::MacAddr;
 use std::cell::RefCell;
 use std::io::Write;
@@ -23,6 +24,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Net {
     pub(crate) client: Runtime,
     pub(crate) server: Runtime,
+    /// The program on the server's side.
+    pub(crate) program: Option<Box<dyn Program>>,
+    /// Its epoll is in this one, as in the loop that runs programs.
+    epoll: Epoll,
+    /// How often the program was called.
+    pub(crate) calls: usize,
+    /// What the programs take for the time. It stands still but in [`Net::run`]; tests move it.
+    pub(crate) now: Instant,
+}
+
+/// Where a program is, from the client's side.
+pub(crate) fn server(port: u16) -> SocketAddr {
+    SocketAddr::new(SERVER, port)
 }
 
 fn runtime(device: MemDevice, host: u8) -> Runtime {
@@ -35,43 +49,85 @@ fn runtime(device: MemDevice, host: u8) -> Runtime {
     Runtime::new(shard).unwrap()
 }
 
+/// Whether the loop that runs programs would call this one: its epoll, which is in `epoll`, or its deadline says so.
+fn is_due(program: &dyn Program, epoll: &Epoll, now: Instant) -> bool {
+    epoll.poll(&mut [Event::default()]).unwrap() > 0 || program.deadline().is_some_and(|at| at <= now)
+}
+
 impl Net {
-    pub(crate) fn new() -> Self {
+    /// Two stacks and nothing on them.
+    pub(crate) fn bare() -> Self {
         let (left, right) = pair(MemConfig::default());
-        Self { client: runtime(left, 1), server: runtime(right, 2) }
+        let (client, server) = (runtime(left, 1), runtime(right, 2));
+        Self { client, server, program: None, epoll: Epoll::new().unwrap(), calls: 0, now: Instant::now() }
     }
 
-    pub(crate) fn connect(&mut self, port: u16) -> TcpStream {
-        self.client.connect(None, SocketAddr::new(SERVER, port), None).unwrap()
+    /// The server's side runs the program that `open` opens there.
+    pub(crate) fn new(open: impl FnOnce(&mut Runtime) -> Result<Box<dyn Program>, ProgramError>) -> Self {
+        let mut net = Self::bare();
+        let mut program = open(&mut net.server).unwrap();
+        net.epoll.add(program.epoll(), Events::IN, 0).unwrap();
+        // What the program took for its beginning is not ahead of the time.
+        net.now = Instant::now();
+        program.ready(&mut net.server, net.now).unwrap();
+        net.program = Some(program);
+        net
     }
 
-    /// One turn of each side, the program called between them as if it were `ahead` later than it is.
-    pub(crate) fn step(&mut self, program: &mut dyn Program, ahead: Duration) {
+    /// One turn of each side; the program is called if the loop that runs programs would.
+    pub(crate) fn step(&mut self) {
         self.client.turn().unwrap();
         self.server.turn().unwrap();
-        program.ready(&mut self.server, Instant::now() + ahead).unwrap();
-    }
-
-    /// Steps until `done` says so.
-    pub(crate) fn until(&mut self, program: &mut dyn Program, mut done: impl FnMut(&mut Runtime) -> bool) {
-        let start = Instant::now();
-        while !done(&mut self.client) {
-            assert!(start.elapsed() < PATIENCE, "nothing comes of it");
-            self.step(program, Duration::ZERO);
+        if let Some(program) = &mut self.program
+            && is_due(&**program, &self.epoll, self.now)
+        {
+            self.calls += 1;
+            program.ready(&mut self.server, self.now).unwrap();
         }
     }
 
-    /// Runs two programs until that of the client has ended, and a little longer.
-    pub(crate) fn run(&mut self, client: &mut dyn Program, server: &mut dyn Program) {
+    /// Steps until `done` has something.
+    pub(crate) fn until<T>(&mut self, mut done: impl FnMut(&mut Runtime) -> Option<T>) -> T {
         let start = Instant::now();
+        loop {
+            self.step();
+            if let Some(value) = done(&mut self.client) {
+                return value;
+            }
+            assert!(start.elapsed() < PATIENCE, "nothing comes of it");
+        }
+    }
+
+    /// Steps until nothing has moved for a while: long enough for a delayed ACK.
+    pub(crate) fn settle(&mut self) {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(100) {
+            self.step();
+        }
+    }
+
+    /// Runs a program on the client's side until it has ended, and a little longer. The time passes.
+    pub(crate) fn run(&mut self, client: &mut dyn Program) {
+        let start = Instant::now();
+        let epoll = Epoll::new().unwrap();
+        epoll.add(client.epoll(), Events::IN, 0).unwrap();
+        client.ready(&mut self.client, Instant::now()).unwrap();
         while client.outcome().is_none() {
             assert!(start.elapsed() < PATIENCE, "nothing comes of it");
-            client.ready(&mut self.client, Instant::now()).unwrap();
-            self.step(server, Duration::ZERO);
+            self.now = Instant::now();
+            self.step();
+            if is_due(client, &epoll, self.now) {
+                client.ready(&mut self.client, self.now).unwrap();
+            }
         }
-        for _ in 0..100 {
-            self.step(server, Duration::ZERO);
-        }
+        self.settle();
+    }
+
+    /// A connection to the server that stands.
+    pub(crate) fn connect(&mut self, port: u16, options: Option<TcpSocketOptions>) -> TcpStream {
+        let stream = self.client.connect(None, server(port), options).unwrap();
+        self.until(|_| stream.is_established().then_some(()));
+        stream
     }
 }
 

@@ -13,8 +13,8 @@ use super::answer::{Transport, UDP_PAYLOAD_MAX};
 use super::frames::{ANSWER_MAX, answer_stream};
 use super::store::Zones;
 use crate::cli::dns::Options;
+use crate::clients::Clients;
 use crate::run::{Program, ProgramError};
-use crate::slab::Slab;
 use nty_epoll::{Epoll, Event, Events, Runtime, TcpListener, TcpStream, UdpSocket};
 use ntytcp::stack::{Responder, SocketError};
 use ntytcp::tcp::ListenOptions;
@@ -65,7 +65,7 @@ pub fn open(options: &Options, runtime: &mut Runtime) -> Result<Box<dyn Program>
         is_accepting: true,
         _udp: udp,
         zones,
-        connections: Slab::new(),
+        connections: Clients::new(),
         sweep_at: None,
         buffers: Buffers { input: vec![0; INPUT].into(), output: vec![0; OUTPUT].into() },
         batch: vec![Event::default(); BATCH].into(),
@@ -103,7 +103,7 @@ struct Server {
     /// Held open; its responder answers.
     _udp: UdpSocket,
     zones: Arc<Zones>,
-    connections: Slab<Connection>,
+    connections: Clients<Connection>,
     /// No connection expires before.
     sweep_at: Option<Instant>,
     buffers: Buffers,

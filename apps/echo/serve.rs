@@ -10,8 +10,8 @@
 //! tells it to stop.
 
 use super::{Mode, Options};
+use crate::clients::Clients;
 use crate::run::{Program, ProgramError};
-use crate::slab::Slab;
 use nty_epoll::{Epoll, Event, Events, Runtime, TcpListener, TcpStream, UdpSocket};
 use ntytcp::stack::{Responder, SocketError};
 use ntytcp::tcp::ListenOptions;
@@ -61,7 +61,7 @@ pub fn open(options: &Options, runtime: &mut Runtime) -> Result<Box<dyn Program>
         listener,
         _udp: udp,
         trigger,
-        connections: Slab::new(),
+        connections: Clients::new(),
         block: vec![0; BLOCK].into(),
         batch: vec![Event::default(); BATCH].into(),
     }))
@@ -86,7 +86,7 @@ struct Echo {
     _udp: Option<UdpSocket>,
     /// [`Events::ET`] or nothing.
     trigger: Events,
-    connections: Slab<Connection>,
+    connections: Clients<Connection>,
     block: Box<[u8]>,
     batch: Box<[Event]>,
 }

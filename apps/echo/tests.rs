@@ -2,7 +2,7 @@
 
 use super::{Mode, Options, Transport, open};
 use crate::run::ProgramError;
-use crate::testing::{Net, runtimes, server};
+use crate::testnet::{Net, server};
 use crate::values::Port;
 use nty_epoll::TcpStream;
 use ntytcp::stack::SocketError;
@@ -135,7 +135,7 @@ fn a_transport_that_is_not_asked_for_is_not_opened() {
 
 #[test]
 fn a_port_in_use_is_one_line_with_the_remedy() {
-    let (_, mut runtime) = runtimes();
+    let mut runtime = Net::bare().server;
     let first = open(&Options::default(), &mut runtime).unwrap();
     let error = open(&Options::default(), &mut runtime).err().unwrap();
     assert!(matches!(error, ProgramError::Port { port: 7, transport: "TCP", .. }), "{error:?}");

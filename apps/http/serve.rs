@@ -153,15 +153,10 @@ impl Server {
             stream.set_nodelay(true);
             let connection = Connection::new(&self.site, self.now);
             let client = Client { stream, connection, armed: Armed::default(), queued: false };
-            let token = self.clients.insert(client);
-            let added = match self.clients.get_mut(token) {
-                Some(client) => {
-                    let events = Events::IN | Events::OUT | Events::RDHUP | Events::ET;
-                    self.epoll.add(&client.stream, events, token)
-                }
-                None => Ok(()),
-            };
-            if let Err(error) = added {
+            let Some(token) = self.clients.insert(client) else { continue };
+            let Some(client) = self.clients.get_mut(token) else { continue };
+            let events = Events::IN | Events::OUT | Events::RDHUP | Events::ET;
+            if let Err(error) = self.epoll.add(&client.stream, events, token) {
                 tracing::warn!(target: "nty::http", %peer, %error, "connection refused");
                 self.clients.remove(token);
                 continue;

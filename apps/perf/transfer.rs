@@ -217,9 +217,9 @@ impl<T> Transfers<T> {
     /// Adds a stream, and has `epoll` watch it.
     ///
     /// # Errors
-    /// Those of [`Epoll::add`].
+    /// Those of [`Epoll::add`]; `NoSpace` also when no token is left.
     pub(super) fn add(&mut self, epoll: &Epoll, transfer: Transfer, with: T) -> Result<u64, EpollError> {
-        let token = self.clients.insert((transfer, with));
+        let token = self.clients.insert((transfer, with)).ok_or(EpollError::NoSpace)?;
         if let Some((transfer, _)) = self.clients.get_mut(token)
             && let Err(error) =
                 epoll.add(&transfer.stream, Events::IN | Events::OUT | Events::RDHUP | Events::ET, token)

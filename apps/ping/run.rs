@@ -190,15 +190,13 @@ mod tests {
 
     /// What is printed until the program ends, and how it ends.
     fn run(options: &Options, stop_after: Option<usize>) -> (String, Outcome) {
-        let (mut net, out) = (Net::new(), Output::default());
+        let (mut net, out) = (Net::bare(), Output::default());
         let mut ping = Ping::new(options, &mut net.client, Box::new(out.clone())).unwrap();
         let start = Instant::now();
         while ping.outcome().is_none() {
             assert!(start.elapsed() < Duration::from_secs(60), "{}", out.text());
             ping.ready(&mut net.client, Instant::now()).unwrap();
-            net.client.turn().unwrap();
-            net.server.turn().unwrap();
-            net.client.turn().unwrap();
+            net.step();
             if stop_after.is_some_and(|lines| out.text().lines().count() >= lines) {
                 ping.stop();
             }
@@ -261,7 +259,7 @@ mod tests {
 
     #[test]
     fn address_without_a_protocol_is_refused() {
-        let mut net = Net::new();
+        let mut net = Net::bare();
         let options = options("fe80::1".parse().unwrap(), Some(1));
         let mut ping = Ping::new(&options, &mut net.client, Box::new(Output::default())).unwrap();
         let error = ping.ready(&mut net.client, Instant::now()).unwrap_err();

@@ -13,7 +13,7 @@ use crate::cli::dns::Options;
 use crate::dns::open;
 use crate::dns::serve::{CONNECTIONS_MAX, IDLE};
 use crate::run::ProgramError;
-use crate::testing::{Net, runtimes, server};
+use crate::testnet::{Net, server};
 
 /// A zone with a TXT RRset that fits no datagram.
 fn big_zone() -> String {
@@ -196,7 +196,7 @@ fn beyond_the_limit_connections_wait_until_one_ends() {
 #[test]
 fn a_wrong_zone_is_one_line_with_its_place_and_opens_nothing() {
     let dir = Dir::new(&[("example", "@ 60 IN SOA ns hostmaster 1 2 3 4 5\n@ 60 IN A 1.2.3\n"), ("big", "")]);
-    let (_, mut runtime) = runtimes();
+    let mut runtime = Net::bare().server;
     let error = open(&options(&dir), &mut runtime).err().unwrap();
     assert!(matches!(error, ProgramError::Other(_)), "{error:?}");
     let text = error.to_string();
