@@ -458,17 +458,16 @@ impl Device for MemDevice {
         }
         let mut outcomes = ArrayVec::<(Verdict, usize, usize), BURST>::new();
         {
-            let mut frames: ArrayVec<RxFrame<'_>, BURST> = self
-                .received
-                .iter_mut()
-                .take(count)
-                .map(|p| RxFrame::new(&mut p.buf, p.start as usize, p.len as usize, p.meta))
-                .collect();
+            // Filled in place, and not collected: that would move the whole array, room for a full burst, for a single frame.
+            let mut frames = ArrayVec::<RxFrame<'_>, BURST>::new();
+            let received = self.received.iter_mut().take(count);
+            frames
+                .extend(received.map(|p| RxFrame::new(&mut p.buf, p.start as usize, p.len as usize, p.meta)));
             sink(&mut frames);
             outcomes.extend(frames.iter().map(|f| (f.verdict, f.start(), f.len())));
         }
         let mut burst = std::mem::take(&mut self.received);
-        for (mut packet, (verdict, start, len)) in burst.drain(..count).zip(outcomes) {
+        for (mut packet, &(verdict, start, len)) in burst.drain(..count).zip(&outcomes) {
             match verdict {
                 Verdict::Reply(meta) => {
                     (packet.start, packet.len) = (start as u32, len as u32);

@@ -281,6 +281,11 @@ impl Stack {
         &self.counters
     }
 
+    /// Pages of payload memory that sockets hold at this moment.
+    pub fn pages_in_use(&self) -> usize {
+        self.pool.pages_in_use()
+    }
+
     /// Sends over an interface what is owed there: ARP, whole packets, datagrams, segments, in this order.
     pub fn egress<Q: TxQueue + ?Sized>(&mut self, now: Instant, id: InterfaceId, ring: &mut Q) -> Pending {
         let Some(interface) = self.interfaces.get_mut(usize::from(id.0)) else { return Pending::Clear };

@@ -81,7 +81,6 @@ impl Stack {
         {
             return Answer::drop(DropReason::L4Checksum);
         }
-        self.counters.tcp_rx += 1;
         let mtu = self.interfaces.get(usize::from(packet.interface.0)).map_or(0, |i| i.mtu);
         let key = packet.flow(seg.src_port, seg.dst_port);
         let arrival = Arrival { key, interface: packet.interface, mtu };

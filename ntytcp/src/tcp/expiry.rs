@@ -35,6 +35,7 @@ impl Tcb {
         }
         let repeat = if self.timeouts == 0 { Timeout::First } else { Timeout::Repeated };
         self.timeouts += 1;
+        self.timed_out_at = now;
         self.rtt.back_off();
         self.timing = None;
         let (mss, flight) = (u32::from(self.send_mss()), self.flight());

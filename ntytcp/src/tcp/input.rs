@@ -153,7 +153,9 @@ impl Tcb {
             // "If the RCV.WND is zero, no segments will be acceptable, but special allowance should be made to accept valid
             // ACKs, URGs, and RSTs": the text of a probe is cut off below.
             (_, 0) => seg.seq == nxt,
-            (0, _) => seg.seq.in_window(nxt, wnd),
+            // RFC 9293 wants SEG.SEQ < RCV.NXT+RCV.WND, but the ACKs of a peer that has filled the window lie just at its edge;
+            // while its first segment is missing, refusing them would stop our own sending too.
+            (0, _) => seg.seq.in_window(nxt, wnd.saturating_add(1)),
             // Some of it lies in the window.
             (_, _) => seg.seq.before(nxt + wnd) && end.after(nxt),
         };
@@ -276,9 +278,12 @@ impl Tcb {
     /// What every state does with an ACK: SND.UNA, the window, the congestion state and the timers.
     fn process_ack(&mut self, cx: &mut Cx<'_>, config: &TcpConfig, seg: &Segment<'_>) {
         let window_before = self.snd.wnd;
-        // "If (SND.WL1 < SEG.SEQ or (SND.WL1 = SEG.SEQ and SND.WL2 =< SEG.ACK)), set SND.WND <- SEG.WND, ..."
-        let current =
-            self.snd.wl1.before(seg.seq) || (self.snd.wl1 == seg.seq && self.snd.wl2.before_eq(seg.ack));
+        // "If (SND.WL1 < SEG.SEQ or (SND.WL1 = SEG.SEQ and SND.WL2 =< SEG.ACK)), set SND.WND <- SEG.WND, ..." What acknowledges
+        // more is newer too, though its text be a retransmission from before SND.WL1: the old window, counted from a new SND.UNA,
+        // would reach beyond what the peer has announced.
+        let current = seg.ack.after(self.snd.una)
+            || self.snd.wl1.before(seg.seq)
+            || (self.snd.wl1 == seg.seq && self.snd.wl2.before_eq(seg.ack));
         if current && seg.ack.after_eq(self.snd.una) {
             self.set_window(seg);
         }
@@ -358,7 +363,7 @@ impl Tcb {
         let timed = self.timing.filter(|(end, _)| ack.after_eq(*end));
         let sample = match (timed, ts) {
             (Some((_, sent)), _) => Some(cx.now.since(sent)),
-            (None, Some(ts)) if self.timing.is_none() && ts.echo != 0 && self.timestamps.is_some() => {
+            (None, Some(ts)) if self.is_unambiguous(ts) => {
                 let elapsed = self.timestamp_now(cx.now).wrapping_sub(ts.echo);
                 // Anything longer than a day is no round trip but a lie.
                 (elapsed < 86_400_000).then(|| Duration::from_millis(u64::from(elapsed)))
@@ -371,6 +376,17 @@ impl Tcb {
         if let Some(rtt) = sample {
             self.rtt.sample(rtt, config.min_rto, config.max_rto);
         }
+    }
+
+    /// Whether an echoed timestamp gives a round trip. After a timeout only the echo of what was sent since does: an older one
+    /// may come with the answer to a later copy, when the ACK of the first was lost, and then spans the backed-off timeouts
+    /// between. Without a sample the backoff stays until one is beyond doubt (RFC 6298 5.7, Karn).
+    fn is_unambiguous(&self, ts: Timestamps) -> bool {
+        let since_timeout = || !Seq(ts.echo).before(Seq(self.timestamp_now(self.timed_out_at)));
+        self.timing.is_none()
+            && self.timestamps.is_some()
+            && ts.echo != 0
+            && (!self.rtt.is_backed_off() || since_timeout())
     }
 
     /// What the acknowledgment of our FIN changes.

@@ -48,6 +48,11 @@ impl RttEstimator {
         self.backoff = (self.backoff + 1).min(MAX_BACKOFF);
     }
 
+    /// Whether the timer was backed off and nothing was measured since.
+    pub(crate) fn is_backed_off(&self) -> bool {
+        self.backoff > 0
+    }
+
     /// The handshake is complete. RFC 6298 5.7: a SYN that timed out leaves an RTO of 3 s for the data that follows.
     pub(crate) fn handshake_done(&mut self) {
         if core::mem::take(&mut self.backoff) > 0 {

@@ -68,6 +68,8 @@ pub(crate) struct Tcp {
     pub(super) conns: Arena<Tcb>,
     pub(super) syns: Arena<SynEntry>,
     pub(super) waits: Arena<TimeWait>,
+    /// The connection that the last segment was for. The next is often for it too, and then is found without a hash.
+    recent: u32,
     pub(super) listeners: Arena<Listener>,
     /// Listeners by port and address; `None` is any address.
     pub(super) bound: BTreeMap<(u16, Option<IpAddr>), u32>,
@@ -95,6 +97,7 @@ impl Tcp {
             conns: Arena::new(),
             syns: Arena::new(),
             waits: Arena::new(),
+            recent: 0,
             listeners: Arena::new(),
             bound: BTreeMap::new(),
             wheel: Wheel::new(Instant::ZERO),
@@ -110,7 +113,26 @@ impl Tcp {
 
     /// Brings the memory that a segment's lookup will need closer.
     pub(crate) fn touch(&self, key: &FlowKey) {
-        self.flows.touch(self.hasher.hash(key));
+        if !self.is_recent(key) {
+            self.flows.touch(self.hasher.hash(key));
+        }
+    }
+
+    /// Whether the flow is that of the last segment.
+    fn is_recent(&self, key: &FlowKey) -> bool {
+        self.conns.get(self.recent).is_some_and(|tcb| tcb.key == *key && tcb.flags.in_demux)
+    }
+
+    /// What a segment is for.
+    fn demux(&mut self, key: &FlowKey) -> Option<Slot> {
+        if self.is_recent(key) {
+            return Some(Slot::Conn(self.recent));
+        }
+        let found = self.find(key);
+        if let Some(Slot::Conn(conn)) = found {
+            self.recent = conn;
+        }
+        found
     }
 
     /// Whether the flow exists in any state.
@@ -144,7 +166,7 @@ impl Tcp {
         text: &[u8],
     ) -> TcpAction {
         cx.counters.tcp_rx += 1;
-        match self.find(&arrival.key) {
+        match self.demux(&arrival.key) {
             Some(Slot::Conn(i)) => {
                 let Some(tcb) = self.conns.get_mut(i) else { return TcpAction::Done };
                 let action = tcb.segment_arrives(cx, &self.config, seg, text);

@@ -207,6 +207,8 @@ pub(crate) struct Tcb {
     pub(crate) unacked: u32,
     /// Timeouts in a row without progress.
     pub(crate) timeouts: u8,
+    /// When the last of them was.
+    pub(crate) timed_out_at: Instant,
     /// Window probes in a row without an answer.
     pub(crate) probes: u8,
     /// How far the persist interval is backed off.
@@ -291,6 +293,7 @@ impl Tcb {
             ack: AckDue::No,
             unacked: 0,
             timeouts: 0,
+            timed_out_at: now,
             probes: 0,
             probe_backoff: 0,
             keepalives: 0,

@@ -14,6 +14,7 @@
 
 mod close;
 mod handshake;
+mod lossy;
 mod packet;
 mod runner;
 mod timers;

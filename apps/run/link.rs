@@ -1,0 +1,117 @@
+//! From the settings of a plan to a runtime whose addresses are usable.
+
+use super::{RunError, fault};
+use crate::cli::StackConfig;
+use nty_epoll::Runtime;
+use ntytcp::device::Device;
+use ntytcp::device::fault::Fault;
+use ntytcp::device::spec::{DeviceSpec, OpenOptions};
+use ntytcp::device::trace::Trace;
+use ntytcp::rng::{Seed, seed_from};
+use ntytcp::shard::{IdlePolicy, MonotonicClock, Shard};
+use ntytcp::stack::arp::{GuardConfig, GuardState};
+use ntytcp::stack::route::{InterfaceAddr, Prefix, Route};
+use ntytcp::stack::{InterfaceConfig, InterfaceId, Stack};
+use ntytcp::wire::MacAddr;
+use siphasher::sip::SipHasher13;
+use std::hash::Hasher as _;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+/// Opens the device of a plan, builds the stack on it and waits until its addresses are known to be free.
+///
+/// # Errors
+/// [`RunError`]: a setting that makes no sense, a device that cannot be opened, an address that another station has.
+pub(super) fn open(config: &StackConfig) -> Result<Runtime, RunError> {
+    let spec: DeviceSpec = config.device.parse().map_err(|error| RunError::Usage(format!("{error}")))?;
+    let faults = config.fault.as_deref().map(fault::parse).transpose().map_err(RunError::Usage)?;
+    let addrs = interface_addrs(config)?;
+
+    let mut options = OpenOptions::default();
+    options.mtu = config.mtu.map_or(options.mtu, usize::from);
+    options.host_addrs = config.host_addrs.iter().map(|a| (a.addr, a.prefix)).collect();
+    let mut device: Box<dyn Device + Send> = spec.open(&options)?;
+    if let Some(spec) = faults {
+        device = Box::new(Fault::new(device, spec.config, seed_from(spec.seed)));
+    }
+    if let Some(path) = &config.trace {
+        let origin = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        device = Box::new(Trace::new(device, path, origin)?);
+    }
+
+    let stack = Stack::new(ntytcp::stack::StackConfig::default(), seed()?)?;
+    let idle = if config.busy_poll { IdlePolicy::BUSY_POLL } else { IdlePolicy::default() };
+    let mut shard = Shard::new(stack, MonotonicClock::new(), idle).map_err(RunError::System)?;
+    let mac = config.mac.map_or_else(|| derived_mac(config), |mac| MacAddr(mac.0));
+    let interface = InterfaceConfig { mac, addrs, guard: GuardConfig::quick(), ..InterfaceConfig::default() };
+    let id = shard.attach(device, interface)?;
+    for &gateway in &config.gateways {
+        shard.stack_mut().add_route(default_route(gateway, id)?)?;
+    }
+    let mut runtime = Runtime::new(shard).map_err(RunError::Epoll)?;
+    claim_addresses(&mut runtime, id, config)?;
+    Ok(runtime)
+}
+
+/// The addresses of the interface. IPv6 is refused as long as the stack does not speak it.
+fn interface_addrs(config: &StackConfig) -> Result<Vec<InterfaceAddr>, RunError> {
+    let addr = |a: &crate::values::Cidr| match a.addr {
+        IpAddr::V4(_) => InterfaceAddr::new(a.addr, a.prefix)
+            .map_err(|error| RunError::Usage(format!("addr {a}: {error}"))),
+        IpAddr::V6(_) => {
+            Err(RunError::Usage(format!("addr {a}: the stack does not speak IPv6 yet: give an IPv4 address")))
+        }
+    };
+    config.addrs.iter().map(addr).collect()
+}
+
+fn default_route(gateway: IpAddr, interface: InterfaceId) -> Result<Route, RunError> {
+    let any = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+    let prefix: Prefix =
+        any.parse().map_err(|error| RunError::Usage(format!("gateway {gateway}: {error}")))?;
+    Ok(Route { prefix, interface: interface.0, gateway: Some(gateway), source: None, metric: 0 })
+}
+
+/// Goes on until each address is known to be ours or somebody else's (RFC 5227).
+fn claim_addresses(runtime: &mut Runtime, id: InterfaceId, config: &StackConfig) -> Result<(), RunError> {
+    loop {
+        runtime.turn()?;
+        let mut probing = false;
+        for (addr, state) in runtime.stack().addresses(id) {
+            match state {
+                GuardState::Lost(other) => {
+                    return Err(RunError::Conflict {
+                        addr: addr.addr(),
+                        device: config.device.clone(),
+                        other,
+                    });
+                }
+                GuardState::Probing => probing = true,
+                GuardState::Announcing | GuardState::Bound => {}
+            }
+        }
+        if !probing {
+            return Ok(());
+        }
+        runtime.shard().wait(Some(Duration::from_millis(10)), &[]).map_err(RunError::System)?;
+    }
+}
+
+/// A locally administered address that is the same each time for the same device and address.
+fn derived_mac(config: &StackConfig) -> MacAddr {
+    let mut hasher = SipHasher13::new();
+    hasher.write(config.device.as_bytes());
+    for addr in &config.addrs {
+        hasher.write(addr.to_string().as_bytes());
+    }
+    let [a, b, c, d, e, ..] = hasher.finish().to_be_bytes();
+    MacAddr([0x02, a, b, c, d, e])
+}
+
+/// The secret that everything unpredictable of the stack comes from.
+fn seed() -> Result<Seed, RunError> {
+    let mut seed = Seed::default();
+    getrandom::fill(&mut seed)
+        .map_err(|error| RunError::System(std::io::Error::other(format!("no random numbers: {error}"))))?;
+    Ok(seed)
+}

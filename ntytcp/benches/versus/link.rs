@@ -1,0 +1,153 @@
+//! The wire under both stacks: two ports in one thread, joined by queues of recycled buffers.
+//!
+//! It is what [`ntytcp::device::mem`] is, without threads and so without atomics: a frame is a boxed slice that changes hands. The same
+//! port is a device to our stack and a device to smoltcp, so that the link costs both the same. Buffers come from one pile (the
+//! last used first) and stay in the cache. Nothing is offloaded: both stacks compute and verify every checksum.
+
+use arrayvec::ArrayVec;
+use ntytcp::device::{self, BURST, Caps, DeviceError, RxFrame, RxMeta, TxMeta, TxQueue, Verdict};
+use smoltcp::phy::{DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::time::Instant;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// The longest Ethernet frame at an MTU of 1500.
+const FRAME: usize = 1514;
+
+struct Frame {
+    bytes: Box<[u8]>,
+    len: usize,
+}
+
+/// Frames under way to a port, oldest first.
+type Inbox = Rc<RefCell<VecDeque<Frame>>>;
+
+/// Buffers that nobody uses.
+type Free = Rc<RefCell<Vec<Box<[u8]>>>>;
+
+/// One end of a cable.
+pub(crate) struct Port {
+    inbox: Inbox,
+    peer: Inbox,
+    free: Free,
+    caps: Caps,
+    /// What our stack is writing.
+    open: Option<Frame>,
+}
+
+/// A cable that holds `ring` frames.
+pub(crate) fn pair(ring: usize) -> (Port, Port) {
+    let inbox = || Rc::new(RefCell::new(VecDeque::with_capacity(ring)));
+    let (a, b) = (inbox(), inbox());
+    let free: Free = Rc::new(RefCell::new((0..ring).map(|_| vec![0; FRAME].into()).collect()));
+    let port = |inbox: &Inbox, peer: &Inbox| Port {
+        inbox: Rc::clone(inbox),
+        peer: Rc::clone(peer),
+        free: Rc::clone(&free),
+        caps: Caps::plain(1500),
+        open: None,
+    };
+    (port(&a, &b), port(&b, &a))
+}
+
+impl smoltcp::phy::Device for Port {
+    type RxToken<'a> = Received<'a>;
+    type TxToken<'a> = Sending<'a>;
+
+    fn receive(&mut self, _: Instant) -> Option<(Received<'_>, Sending<'_>)> {
+        if self.free.borrow().is_empty() {
+            return None;
+        }
+        let frame = self.inbox.borrow_mut().pop_front()?;
+        Some((Received { frame, free: &self.free }, Sending { peer: &self.peer, free: &self.free }))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Sending<'_>> {
+        (!self.free.borrow().is_empty()).then_some(Sending { peer: &self.peer, free: &self.free })
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut caps = DeviceCapabilities::default();
+        caps.medium = Medium::Ethernet;
+        caps.max_transmission_unit = FRAME;
+        caps
+    }
+}
+
+/// A frame that arrived.
+pub(crate) struct Received<'a> {
+    frame: Frame,
+    free: &'a Free,
+}
+
+impl RxToken for Received<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        let result = f(&self.frame.bytes[..self.frame.len]);
+        self.free.borrow_mut().push(self.frame.bytes);
+        result
+    }
+}
+
+/// Room for a frame to be sent.
+pub(crate) struct Sending<'a> {
+    peer: &'a Inbox,
+    free: &'a Free,
+}
+
+impl TxToken for Sending<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut bytes = self.free.borrow_mut().pop().unwrap_or_else(|| vec![0; FRAME].into());
+        let result = f(&mut bytes[..len]);
+        self.peer.borrow_mut().push_back(Frame { bytes, len });
+        result
+    }
+}
+
+impl TxQueue for Port {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn reserve(&mut self, len: usize) -> Option<&mut [u8]> {
+        let bytes = match self.open.take() {
+            Some(frame) => frame.bytes,
+            None => self.free.borrow_mut().pop()?,
+        };
+        self.open.insert(Frame { bytes, len }).bytes.get_mut(..len)
+    }
+
+    fn commit(&mut self, _: TxMeta) {
+        self.peer.borrow_mut().extend(self.open.take());
+    }
+}
+
+impl device::Device for Port {
+    fn rx_burst(&mut self, sink: &mut dyn FnMut(&mut [RxFrame<'_>])) -> Result<usize, DeviceError> {
+        let mut burst = ArrayVec::<Frame, BURST>::new();
+        let mut inbox = self.inbox.borrow_mut();
+        let count = inbox.len().min(BURST);
+        burst.extend(inbox.drain(..count));
+        if count == 0 {
+            return Ok(0);
+        }
+        let mut frames = ArrayVec::<RxFrame<'_>, BURST>::new();
+        frames.extend(burst.iter_mut().map(|f| RxFrame::new(&mut f.bytes, 0, f.len, RxMeta::default())));
+        sink(&mut frames);
+        let mut replies = ArrayVec::<Option<usize>, BURST>::new();
+        replies.extend(frames.iter().map(|f| matches!(f.verdict, Verdict::Reply(_)).then_some(f.len())));
+        drop(frames);
+        let (mut peer, mut free) = (self.peer.borrow_mut(), self.free.borrow_mut());
+        for (frame, &reply) in burst.drain(..).zip(&replies) {
+            match reply {
+                Some(len) => peer.push_back(Frame { len, ..frame }),
+                None => free.push(frame.bytes),
+            }
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+}
