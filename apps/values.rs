@@ -3,11 +3,9 @@
 //! Every type reads from text ([`FromStr`], which clap uses) and from TOML, where a plain number is taken as well if
 //! it has an obvious meaning. What is read is valid; a refusal says what would be accepted.
 
-use serde::de::{self, Deserialize, Deserializer, Visitor};
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -19,25 +17,25 @@ pub struct BadValue(String);
 /// Deserialises through [`FromStr`]; `$number` turns a whole number into the text that means the same.
 macro_rules! from_text {
     ($type:ty, $expecting:literal, $number:expr) => {
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 struct Text;
-                impl Visitor<'_> for Text {
+                impl serde::de::Visitor<'_> for Text {
                     type Value = $type;
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                         f.write_str($expecting)
                     }
-                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$type, E> {
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$type, E> {
                         text.parse().map_err(E::custom)
                     }
-                    fn visit_i64<E: de::Error>(self, number: i64) -> Result<$type, E> {
+                    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<$type, E> {
                         let text: Option<String> = $number(number);
                         match text {
                             Some(text) => text.parse().map_err(E::custom),
-                            None => Err(E::invalid_type(de::Unexpected::Signed(number), &self)),
+                            None => Err(E::invalid_type(serde::de::Unexpected::Signed(number), &self)),
                         }
                     }
-                    fn visit_u64<E: de::Error>(self, number: u64) -> Result<$type, E> {
+                    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<$type, E> {
                         self.visit_i64(i64::try_from(number).unwrap_or(i64::MAX))
                     }
                 }
@@ -46,6 +44,8 @@ macro_rules! from_text {
         }
     };
 }
+
+pub(crate) use from_text;
 
 /// A port that can be named: 1 to 65535.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -244,31 +244,6 @@ impl fmt::Display for Mac {
 
 from_text!(Mac, "a MAC address such as \"02:00:00:00:00:01\"", |_: i64| None);
 
-/// A zone and its master file: `example.org=zones/example.org`.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct ZoneFile {
-    /// The domain at the zone's top, as written; checked when the zone is loaded.
-    pub origin: String,
-    /// The master file (RFC 1035 section 5).
-    pub file: PathBuf,
-}
-
-impl FromStr for ZoneFile {
-    type Err = BadValue;
-    fn from_str(text: &str) -> Result<Self, BadValue> {
-        match text.split_once('=') {
-            Some((origin, file)) if !origin.is_empty() && !file.is_empty() => {
-                Ok(Self { origin: origin.to_owned(), file: file.into() })
-            }
-            _ => Err(BadValue(format!(
-                "{text:?} is no zone: give ORIGIN=FILE, as example.org=example.org.zone"
-            ))),
-        }
-    }
-}
-
-from_text!(ZoneFile, "a zone such as \"example.org=example.org.zone\"", |_: i64| None);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,8 +270,6 @@ mod tests {
         assert_eq!("10.0.0.2/24".parse::<Cidr>().unwrap().to_string(), "10.0.0.2/24");
         assert_eq!("fd00::2/128".parse::<Cidr>().unwrap().to_string(), "fd00::2/128");
         assert_eq!("02-00-00-00-00-0a".parse::<Mac>().unwrap().to_string(), "02:00:00:00:00:0a");
-        let zone: ZoneFile = "a.org=x=y".parse().unwrap();
-        assert_eq!((zone.origin.as_str(), zone.file.to_str()), ("a.org", Some("x=y")));
     }
 
     #[test]
@@ -328,6 +301,5 @@ mod tests {
             "+2:00:00:00:00:01",
             "zz:00:00:00:00:01",
         ]);
-        refused::<ZoneFile>(&["", "example.org", "=file", "example.org="]);
     }
 }

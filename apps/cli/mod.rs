@@ -150,6 +150,15 @@ impl App {
         }
     }
 
+    /// Whether it waits for others, until it is told to stop.
+    pub fn is_server(&self) -> bool {
+        match self {
+            Self::Echo(_) | Self::Http(_) | Self::Dns(_) => true,
+            Self::Ping(_) => false,
+            Self::Perf(options) => options.client.is_none(),
+        }
+    }
+
     /// What the options have to agree on among themselves.
     ///
     /// # Errors

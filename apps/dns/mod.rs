@@ -1,9 +1,9 @@
-//! An authoritative DNS server, all but its sockets.
+//! `nty dns`: an authoritative DNS server.
 //!
 //! [`ZoneSpec`] names a zone and its master file, [`Zones::load`] reads, checks and compiles zones, and
 //! [`Zones::answer`] turns a request into its answer in the buffer it came in. [`answer_stream`] does the same for a
-//! TCP byte stream. Nothing here does I/O after loading, keeps state between requests, or allocates for an answer; one
-//! `Zones` may be shared by any number of threads.
+//! TCP byte stream. Nothing of this does I/O after loading, keeps state between requests, or allocates for an answer; one
+//! `Zones` may be shared by any number of threads. [`open`] puts them behind sockets.
 //!
 //! | what | where it is written | where it is done |
 //! |---|---|---|
@@ -18,7 +18,7 @@
 //! | EDNS | RFC 6891, 9715 (size) | `wire.rs`, `answer.rs` |
 //! | ANY | RFC 8482 4.1 | `answer.rs` |
 //! | one question per query | RFC 9619 | `answer.rs` |
-//! | TCP, pipelining | RFC 1035 4.2.2, 7766 | `frames.rs` |
+//! | TCP, pipelining | RFC 1035 4.2.2, 7766 | `frames.rs`, `serve.rs` |
 //!
 //! Not here: DNSSEC (records of its types are served when asked for, but no proof is added to any answer), TSIG, zone
 //! transfer (AXFR and IXFR are refused), NOTIFY and dynamic update (not implemented: NOTIMP), DNAME (a zone with one is
@@ -30,12 +30,14 @@ mod frames;
 mod lexer;
 mod master;
 mod rdata;
+mod serve;
 mod store;
 mod wire;
 mod zone;
 
 pub use answer::{Transport, UDP_PAYLOAD_MAX, UDP_PAYLOAD_MIN};
 pub use frames::{ANSWER_MAX, Frames, PREFIX, Progress, answer_stream, frames};
+pub use serve::open;
 pub use store::Zones;
 pub use zone::{Problem, ZoneError, ZoneSpec};
 

@@ -8,6 +8,7 @@ use super::compile::{Builder, TooLarge};
 use super::master::{self, Records, shown};
 use super::store::Zones;
 use super::wire::{Name, rtype};
+use crate::values::from_text;
 
 /// One zone to serve: its name and its master file. Parsed from `ORIGIN=FILE`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,6 +49,8 @@ impl FromStr for ZoneSpec {
         Ok(Self { origin: name.wire().to_vec(), file: file.into() })
     }
 }
+
+from_text!(ZoneSpec, "a zone such as \"example.org=example.org.zone\"", |_: i64| None);
 
 /// What is wrong with a zone.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

@@ -1,5 +1,11 @@
 //! `nty echo`: sends back what comes (RFC 862), over TCP and UDP.
 
+mod serve;
+#[cfg(test)]
+mod tests;
+
+pub use serve::open;
+
 use crate::values::Port;
 use serde::Deserialize;
 

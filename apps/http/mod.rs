@@ -28,6 +28,7 @@ mod outbox;
 mod path;
 mod range;
 mod request;
+mod serve;
 mod site;
 mod status;
 #[cfg(test)]
@@ -35,6 +36,7 @@ mod tests;
 mod upload;
 
 pub use connection::{Close, Connection};
+pub use serve::open;
 pub use site::{Site, SiteError};
 pub use status::Status;
 

@@ -2,7 +2,7 @@
 
 use clap::Parser as _;
 use nty_apps::cli::{Cli, Task, usage_line};
-use nty_apps::run;
+use nty_apps::run::{self, RunError};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use tracing_subscriber::filter::LevelFilter;
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         },
         Ok(Task::Run(plan)) => match run::run(&plan) {
             Ok(()) => ExitCode::SUCCESS,
+            Err(error @ RunError::Usage(_)) => fail(USAGE, &error),
             Err(error) => fail(FAILED, &error),
         },
         Err(error) => fail(USAGE, &error),

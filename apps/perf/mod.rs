@@ -1,9 +1,16 @@
 //! `nty perf`: moves bulk data over TCP or UDP and says how fast it went.
 
+mod client;
 pub mod report;
 pub mod request;
+mod server;
+#[cfg(test)]
+mod sockets;
+mod transfer;
 
+use crate::run::{Program, ProgramError};
 use crate::values::{Port, Size, Span};
+use nty_epoll::Runtime;
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
@@ -130,6 +137,23 @@ impl Options {
     pub fn parallel(&self) -> usize {
         self.parallel.map_or(1, |n| usize::from(n.get()))
     }
+}
+
+/// Listens as the server, or begins to connect as the client.
+///
+/// # Errors
+/// [`ProgramError::Port`], [`ProgramError::Peer`]; [`ProgramError::Other`] for options that contradict each other, and for
+/// datagrams, which this version does not measure.
+pub fn open(options: &Options, runtime: &mut Runtime) -> Result<Box<dyn Program>, ProgramError> {
+    options.check().map_err(|error| ProgramError::Other(format!("perf: {error}")))?;
+    if options.udp {
+        return Err(ProgramError::Other("perf: cannot measure datagrams yet: leave out --udp".into()));
+    }
+    let out = Box::new(std::io::stdout());
+    Ok(match options.client {
+        Some(peer) => Box::new(client::Client::new(options, peer, runtime, out)?),
+        None => Box::new(server::Server::new(options, runtime, out)?),
+    })
 }
 
 #[cfg(test)]

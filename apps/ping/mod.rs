@@ -1,6 +1,9 @@
 //! `nty ping`: ICMP echo requests, and how long their replies take.
 
 pub mod report;
+mod run;
+
+pub use run::open;
 
 use crate::values::Span;
 use std::net::IpAddr;

@@ -105,7 +105,10 @@ fn in_memory() -> Result<()> {
             let mut answer = [0; 64];
             loop {
                 match stack.tcp_recv(now, socket, &mut answer) {
-                    Ok(0) => return Ok(println!("{micros:>4} µs  client: the end")),
+                    Ok(0) => {
+                        println!("{micros:>4} µs  client: the end");
+                        return Ok(());
+                    }
                     Ok(n) => println!("{micros:>4} µs  client: heard {}", answer[..n].escape_ascii()),
                     Err(SocketError::WouldBlock) => break,
                     Err(error) => return Err(error.into()),

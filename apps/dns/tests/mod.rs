@@ -3,6 +3,7 @@
 mod model;
 mod robust;
 mod scenarios;
+mod serve;
 mod zonefiles;
 
 use std::path::PathBuf;

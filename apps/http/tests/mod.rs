@@ -2,6 +2,7 @@
 
 mod files;
 mod framing;
+mod sockets;
 mod uploads;
 
 use super::*;

@@ -340,7 +340,10 @@ impl Tcb {
             .timestamps
             .filter(|_| self.flags.timestamps)
             .map(|ts| TimestampState { recent: ts.value, recent_at: now });
-        let initial = config.initial_window * u32::from(self.send_mss());
+        // RFC 5681 3.1: "if the SYN or SYN/ACK is lost, the initial window used by a sender after a correctly transmitted SYN MUST
+        // be one segment".
+        let segments = if self.timeouts > 0 { 1 } else { config.initial_window };
+        let initial = segments * u32::from(self.send_mss());
         self.cc = CongestionControl::new_reno(initial);
     }
 

@@ -1,6 +1,6 @@
 //! What the simulation of lossy links found.
 
-use crate::accepted;
+use crate::{accepted, script};
 
 #[test]
 fn ack_just_at_the_edge_of_the_window_is_taken() {
@@ -29,5 +29,22 @@ fn retransmission_that_acknowledges_more_brings_its_window() {
         +0.01 < . 1:1001(1000) ack 4001 win 1000
         > . 4001:5001(1000) ack 2001
         event READABLE WRITABLE",
+    );
+}
+
+#[test]
+fn after_a_lost_syn_one_segment_is_sent_first() {
+    script(
+        "connect
+        > S 0:0(0)
+        +1 > S 0:0(0)
+        < S. 0:0(0) ack 1 win 65535 <mss 1000>
+        > . 1:1(0) ack 1
+        event WRITABLE
+        send 8000
+        > . 1:1001(1000) ack 1
+        +0.1 < . 1:1(0) ack 1001 win 65535
+        > . 1001:2001(1000) ack 1
+        > . 2001:3001(1000) ack 1",
     );
 }

@@ -6,19 +6,19 @@ use ntytcp::wire::{SackBlocks, Seq, TcpFlags, TcpHeader, TcpOptions, Timestamps}
 
 /// A segment as a line of a script describes it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Packet {
-    pub flags: TcpFlags,
+pub(crate) struct Packet {
+    pub(crate) flags: TcpFlags,
     /// Relative to the sender's ISN.
-    pub seq: u32,
-    pub len: usize,
+    pub(crate) seq: u32,
+    pub(crate) len: usize,
     /// Relative to the receiver's ISN.
-    pub ack: Option<u32>,
-    pub win: Option<u16>,
-    pub options: Option<String>,
+    pub(crate) ack: Option<u32>,
+    pub(crate) win: Option<u16>,
+    pub(crate) options: Option<String>,
 }
 
 /// Reads `FLAGS SEQ:END(LEN) [ack N] [win N] [<OPTIONS>]`.
-pub fn parse(text: &str) -> Packet {
+pub(crate) fn parse(text: &str) -> Packet {
     let (head, options) = match text.split_once('<') {
         Some((head, options)) => {
             (head, Some(options.trim_end().strip_suffix('>').expect("options end with >")))
@@ -83,7 +83,7 @@ fn show_flags(flags: TcpFlags) -> String {
 }
 
 /// The options that a script sends. `ecr last` echoes the last timestamp that the stack sent.
-pub fn parse_options(text: &str, our_isn: Seq, last_timestamp: u32) -> TcpOptions {
+pub(crate) fn parse_options(text: &str, our_isn: Seq, last_timestamp: u32) -> TcpOptions {
     let mut options = TcpOptions::default();
     for item in text.split(',').map(str::trim).filter(|item| !item.is_empty() && *item != "nop") {
         let words: Vec<&str> = item.split_whitespace().collect();
@@ -109,7 +109,7 @@ pub fn parse_options(text: &str, our_isn: Seq, last_timestamp: u32) -> TcpOption
 }
 
 /// The options that the stack sent, as a script writes them; the value of a timestamp is the stack's own business.
-pub fn show_options(options: &TcpOptions, peer_isn: Seq) -> String {
+pub(crate) fn show_options(options: &TcpOptions, peer_isn: Seq) -> String {
     let mut items = Vec::new();
     if let Some(mss) = options.mss {
         items.push(format!("mss {mss}"));
@@ -139,7 +139,7 @@ fn is_empty(blocks: &SackBlocks) -> bool {
 }
 
 /// What the stack sent, as text.
-pub fn describe(header: &TcpHeader, len: usize, our_isn: Seq, peer_isn: Seq) -> Packet {
+pub(crate) fn describe(header: &TcpHeader, len: usize, our_isn: Seq, peer_isn: Seq) -> Packet {
     let seq = if header.flags.contains(TcpFlags::RST)
         && !header.flags.contains(TcpFlags::ACK)
         && header.seq == Seq(0)
@@ -160,7 +160,7 @@ pub fn describe(header: &TcpHeader, len: usize, our_isn: Seq, peer_isn: Seq) -> 
 
 impl Packet {
     /// Whether `sent` is what this line asks for.
-    pub fn matches(&self, sent: &Packet) -> bool {
+    pub(crate) fn matches(&self, sent: &Packet) -> bool {
         self.flags == sent.flags
             && self.seq == sent.seq
             && self.len == sent.len

@@ -45,7 +45,7 @@ impl TxQueue for Ring {
 }
 
 /// One script being run.
-pub struct Script {
+pub(crate) struct Script {
     stack: Stack,
     interface: InterfaceId,
     ring: Ring,
@@ -70,7 +70,7 @@ fn byte_at(offset: usize) -> u8 {
 }
 
 /// Runs a script and panics, naming the line, when the stack does anything else.
-pub fn run(config: StackConfig, script: &str) {
+pub(crate) fn run(config: StackConfig, script: &str) {
     let mut s = Script::new(config);
     for line in script.lines() {
         let line = line.split("//").next().unwrap_or_default().trim();
