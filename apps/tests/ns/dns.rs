@@ -58,7 +58,6 @@ fn answer_that_is_too_long_is_truncated_and_asked_again_over_tcp() {
         assert!(cut.contains(" tc") && cut.contains("status: NOERROR"), "{cut}");
         assert_eq!(nty.counters().get("tcp-passive-opens"), 0);
         let whole = dig(&["+noedns", "+short", "big.example.test", "TXT"]);
-        assert!(whole.contains("Truncated, retrying in TCP mode"), "{whole}");
         assert_eq!(whole.lines().filter(|l| l.starts_with('"')).count(), 40);
         assert_eq!(nty.stop().get("tcp-passive-opens"), 1);
     });
