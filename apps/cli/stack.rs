@@ -1,6 +1,6 @@
 //! The flags that every subcommand shares: the device, and who we are on it.
 
-use crate::values::{Cidr, Mac};
+use crate::values::{Cidr, Mac, Span};
 use serde::de::value::StrDeserializer;
 use serde::de::{self, Deserialize, Deserializer, IntoDeserializer as _, SeqAccess, Visitor};
 use std::fmt;
@@ -34,6 +34,10 @@ pub struct StackArgs {
     /// Largest IP packet in bytes, 68 to 65535 [default: the device's]
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u16>,
+    /// Give up a TCP peer that has been silent for so long though it should have answered; idle ones are asked in time
+    /// [default: 15 tries for data, idle ones never]
+    #[arg(long, value_name = "TIME")]
+    pub peer_timeout: Option<Span>,
     /// Never sleep: poll the device all the time, for the least delay
     #[arg(long)]
     pub busy_poll: bool,
@@ -64,6 +68,8 @@ pub struct StackConfig {
     pub host_addrs: Vec<Cidr>,
     /// Largest IP packet, if not the device's.
     pub mtu: Option<u16>,
+    /// How long a TCP peer may leave data or probes unanswered, if there is a limit.
+    pub peer_timeout: Option<Span>,
     /// Whether to poll without a pause.
     pub busy_poll: bool,
     /// Where to answer with counters.
@@ -96,6 +102,7 @@ impl StackArgs {
             mac: self.mac.or(base.mac),
             host_addr: list(self.host_addr, base.host_addr),
             mtu: self.mtu.or(base.mtu),
+            peer_timeout: self.peer_timeout.or(base.peer_timeout),
             busy_poll: self.busy_poll || base.busy_poll,
             stats_socket: self.stats_socket.or(base.stats_socket),
             trace: self.trace.or(base.trace),
@@ -109,7 +116,19 @@ impl StackArgs {
     /// The first setting that is missing or contradicts another, and the remedy.
     pub fn check(self) -> Result<StackConfig, StackError> {
         let error = |key, what: String| Err(StackError { key, what });
-        let Self { device, addr, gateway, mac, host_addr, mtu, busy_poll, stats_socket, trace, fault } = self;
+        let Self {
+            device,
+            addr,
+            gateway,
+            mac,
+            host_addr,
+            mtu,
+            peer_timeout,
+            busy_poll,
+            stats_socket,
+            trace,
+            fault,
+        } = self;
         let Some(device) = device.filter(|d| !d.is_empty()) else {
             return error(
                 "device",
@@ -163,6 +182,7 @@ impl StackArgs {
             mac,
             host_addrs: host_addr,
             mtu,
+            peer_timeout,
             busy_poll,
             stats_socket,
             trace,

@@ -2,6 +2,7 @@
 
 use super::{RunError, fault};
 use crate::cli::StackConfig;
+use crate::values::Span;
 use nty_epoll::Runtime;
 use ntytcp::device::Device;
 use ntytcp::device::fault::Fault;
@@ -12,6 +13,7 @@ use ntytcp::shard::{IdlePolicy, MonotonicClock, Shard};
 use ntytcp::stack::arp::{GuardConfig, GuardState};
 use ntytcp::stack::route::{InterfaceAddr, Prefix, Route};
 use ntytcp::stack::{InterfaceConfig, InterfaceId, Stack};
+use ntytcp::tcp::KeepAlive;
 use ntytcp::wire::MacAddr;
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher as _;
@@ -39,7 +41,7 @@ pub(super) fn open(config: &StackConfig) -> Result<Runtime, RunError> {
         device = Box::new(Trace::new(device, path, origin)?);
     }
 
-    let stack = Stack::new(ntytcp::stack::StackConfig::default(), seed()?)?;
+    let stack = Stack::new(settings(config), seed()?)?;
     let idle = if config.busy_poll { IdlePolicy::BUSY_POLL } else { IdlePolicy::default() };
     let mut shard = Shard::new(stack, MonotonicClock::new(), idle).map_err(RunError::System)?;
     let mac = config.mac.map_or_else(|| derived_mac(config), |mac| MacAddr(mac.0));
@@ -51,6 +53,16 @@ pub(super) fn open(config: &StackConfig) -> Result<Runtime, RunError> {
     let mut runtime = Runtime::new(shard).map_err(RunError::Epoll)?;
     claim_addresses(&mut runtime, id, config)?;
     Ok(runtime)
+}
+
+/// The settings of the stack itself. A silent peer is asked four times in the second half of the time it is given.
+fn settings(config: &StackConfig) -> ntytcp::stack::StackConfig {
+    let mut settings = ntytcp::stack::StackConfig::default();
+    if let Some(limit) = config.peer_timeout.map(Span::duration) {
+        settings.tcp.socket.user_timeout = Some(limit);
+        settings.tcp.socket.keepalive = Some(KeepAlive { idle: limit / 2, interval: limit / 8, count: 4 });
+    }
+    settings
 }
 
 /// The addresses of the interface. IPv6 is refused as long as the stack does not speak it.

@@ -1,0 +1,151 @@
+//! Bad input: one clear line on standard error, the right exit status, and nothing left behind.
+
+use crate::world::{LINK, Link, NTY, Nty, OURS_NET, in_namespace, interfaces, run};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Output};
+
+const FAILED: i32 = 1;
+const USAGE: i32 = 2;
+
+/// Runs a command that must fail at once; its one line.
+fn complaint(command: &mut Command, status: i32) -> String {
+    let Output { status: got, stdout, stderr } = command.output().unwrap();
+    let text = String::from_utf8(stderr).unwrap();
+    assert_eq!(got.code(), Some(status), "{command:?}: {text}");
+    assert_eq!(stdout, b"", "{command:?}");
+    assert!(text.ends_with('\n') && text.lines().count() == 1, "{command:?} said {text:?}");
+    assert_eq!(interfaces(), ["lo"], "{command:?}");
+    text
+}
+
+/// `nty` with these arguments, stopped if it does not end by itself.
+fn nty(args: &[&str]) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["20", NTY]).args(args);
+    command
+}
+
+#[track_caller]
+fn contains(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "no {part:?} in {text:?}");
+    }
+}
+
+#[test]
+fn missing_permission_for_a_tap_names_the_remedy() {
+    in_namespace(|| {
+        // A build directory may be closed to others.
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let copy = dir.path().join("nty");
+        fs::copy(NTY, &copy).unwrap();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(copy);
+        command.args(["echo", "--device", "tap:ntytest", "--addr", OURS_NET]);
+        contains(&complaint(&mut command, FAILED), &["nty: ", "ntytest", "unshare -Urn"]);
+    });
+}
+
+#[test]
+fn bad_device_is_named() {
+    in_namespace(|| {
+        let fails =
+            |device, status| complaint(&mut nty(&["echo", "--device", device, "--addr", OURS_NET]), status);
+        contains(&fails("tap:sixteen-letters-", FAILED), &["sixteen-letters-", "1 to 15 bytes"]);
+        contains(&fails("carrier-pigeon:x", USAGE), &["carrier-pigeon:x", "tap:NAME", "pcap:"]);
+        contains(&fails("tap:lo", FAILED), &["lo"]);
+        contains(&fails("pcap:/nonexistent", FAILED), &["/nonexistent"]);
+    });
+}
+
+#[test]
+fn truncated_capture_is_named() {
+    in_namespace(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("cut.pcap");
+        // The header of a capture of Ethernet frames, and one of 60 bytes of which 10 are there.
+        let mut capture =
+            vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
+        capture.extend([0, 0, 0, 0, 0, 0, 0, 0, 60, 0, 0, 0, 60, 0, 0, 0]);
+        capture.extend([0xff; 10]);
+        for len in [30, capture.len()] {
+            fs::write(&file, &capture[..len]).unwrap();
+            let device = format!("pcap:{}", file.display());
+            let said = complaint(&mut nty(&["echo", "--device", &device, "--addr", OURS_NET]), FAILED);
+            contains(&said, &["cut.pcap", "truncated"]);
+        }
+    });
+}
+
+#[test]
+fn address_in_use_on_the_link_is_named_with_its_owner() {
+    in_namespace(|| {
+        run("ip", &["tuntap", "add", LINK.tap, "mode", "tap"]);
+        run("ip", &["addr", "add", OURS_NET, "dev", LINK.tap]);
+        let shown = run("ip", &["link", "show", "dev", LINK.tap]);
+        let address = shown.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap();
+        let output = nty(&["echo", "--device", "tap:ntytest", "--addr", OURS_NET]).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), text.lines().count()), (Some(FAILED), 1), "{text}");
+        contains(&text, &["10.0.0.2 is in use", address, "--addr"]);
+        assert_eq!(interfaces(), ["lo", LINK.tap], "what was there before stays");
+        run("ip", &["link", "del", LINK.tap]);
+    });
+}
+
+#[test]
+fn device_that_another_nty_has_is_named() {
+    in_namespace(|| {
+        let first = Nty::serve(&["echo"]);
+        let output = LINK.command(&["echo"]).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), text.lines().count()), (Some(FAILED), 1), "{text}");
+        contains(&text, &["ntytest", "another process uses it"]);
+        first.stop();
+    });
+}
+
+#[test]
+fn mistake_in_a_zone_file_is_shown_with_its_line() {
+    in_namespace(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("bad.zone");
+        fs::write(&file, "@ 60 IN SOA ns1 hostmaster 1 2 3 4 5\n  NS ns1\nns1 A 192.0.2.999\n").unwrap();
+        let zone = format!("example.test={}", file.display());
+        let said = complaint(&mut LINK.command(&["dns", "--zone", &zone]), FAILED);
+        contains(&said, &["bad.zone:3:"]);
+        let said = complaint(&mut LINK.command(&["dns", "--zone", "example.test=/nonexistent"]), FAILED);
+        contains(&said, &["/nonexistent"]);
+    });
+}
+
+#[test]
+fn two_programs_on_one_port_are_named_with_the_line() {
+    in_namespace(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("nty.toml");
+        fs::write(&file, "[[app]]\nkind = \"echo\"\nport = 80\n\n[[app]]\nkind = \"http\"\nhello = true\n")
+            .unwrap();
+        let said = complaint(&mut LINK.command(&["run", file.to_str().unwrap()]), USAGE);
+        contains(&said, &["nty.toml:5:1: ", "port 80", "echo"]);
+    });
+}
+
+#[test]
+fn impossible_addresses_and_files_are_named() {
+    in_namespace(|| {
+        let same = Link { host: OURS_NET, ..LINK };
+        contains(&complaint(&mut same.command(&["echo"]), USAGE), &["10.0.0.2", "two addresses"]);
+        let mtu = Link { more: &["--mtu", "20"], ..LINK };
+        contains(&complaint(&mut mtu.command(&["echo"]), USAGE), &["mtu 20", "68 to 65535"]);
+        contains(
+            &complaint(&mut LINK.command(&["http", "--root", "/nonexistent"]), FAILED),
+            &["/nonexistent"],
+        );
+        let stats = Link { more: &["--stats-socket", "/nonexistent/stats"], ..LINK };
+        contains(&complaint(&mut stats.command(&["echo"]), FAILED), &["/nonexistent/stats"]);
+        contains(&complaint(&mut LINK.command(&["run", "/nonexistent"]), USAGE), &["/nonexistent"]);
+    });
+}
