@@ -1,7 +1,7 @@
 //! UDP sockets (RFC 768, RFC 1122 4.1): what they are, how datagrams find them, how theirs are sent.
 //!
 //! A socket is a pair of datagram queues between the protocol and the application (see [`super::records`]). The
-//! application's halves stay in the socket until [`UdpTable::split`] hands them out, possibly to another thread.
+//! application's halves stay in the socket until `udp_split` hands them out, possibly to another thread.
 //!
 //! ```text
 //!   frame -> lookup: 4-tuple, address:port, *:port -> responder? -- rewritten in place --> same frame

@@ -8,8 +8,8 @@
 //!  table.on_timeout -> Tcb::on_timeout
 //! ```
 //!
-//! A connection is a [`SynEntry`](handshake::SynEntry) until its handshake completes (when a peer opened it), a
-//! [`Tcb`](tcb::Tcb) while it lives, and a [`TimeWait`](time_wait::TimeWait) entry after. Its bytes are in two FIFOs whose other
+//! A connection is a `SynEntry` until its handshake completes (when a peer opened it), a
+//! `Tcb` while it lives, and a `TimeWait` entry after. Its bytes are in two FIFOs whose other
 //! halves belong to the application, on this thread or another.
 
 mod arena;
