@@ -238,7 +238,9 @@ impl Nty {
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}: {text}{}", self.stderr());
         assert_eq!(self.stderr(), "", "nty complained");
-        Counters::parse(&text)
+        let counters = Counters::parse(&text);
+        assert!(counters.get("rx-frames") > 0, "no counters at the end: {text}");
+        counters
     }
 
     /// `kill -9`.
@@ -266,12 +268,13 @@ impl Drop for Nty {
 pub(crate) struct Counters(BTreeMap<String, u64>);
 
 impl Counters {
+    /// Reads lines of `name value`; others are what the programs had to say.
     fn parse(text: &str) -> Self {
-        let line = |line: &str| {
-            let (name, value) = line.split_once(' ').unwrap_or_else(|| panic!("not a counter: {line}"));
-            (name.to_owned(), value.parse().unwrap_or_else(|_| panic!("not a counter: {line}")))
+        let counter = |line: &str| {
+            let (name, value) = line.split_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
         };
-        Self(text.lines().map(line).collect())
+        Self(text.lines().filter_map(counter).collect())
     }
 
     /// A counter; 0 if it was not shown.
