@@ -1,12 +1,15 @@
 //! `nty perf`: moves bulk data over TCP or UDP and says how fast it went.
 
 mod client;
+mod datagrams;
 pub mod report;
 pub mod request;
 mod server;
 #[cfg(test)]
 mod sockets;
 mod transfer;
+mod udp_client;
+mod udp_server;
 
 use crate::run::{Program, ProgramError};
 use crate::values::{Port, Size, Span};
@@ -142,15 +145,12 @@ impl Options {
 /// Listens as the server, or begins to connect as the client.
 ///
 /// # Errors
-/// [`ProgramError::Port`], [`ProgramError::Peer`]; [`ProgramError::Other`] for options that contradict each other, and for
-/// datagrams, which this version does not measure.
+/// [`ProgramError::Port`], [`ProgramError::Peer`]; [`ProgramError::Other`] for options that contradict each other.
 pub fn open(options: &Options, runtime: &mut Runtime) -> Result<Box<dyn Program>, ProgramError> {
     options.check().map_err(|error| ProgramError::Other(format!("perf: {error}")))?;
-    if options.udp {
-        return Err(ProgramError::Other("perf: cannot measure datagrams yet: leave out --udp".into()));
-    }
     let out = Box::new(std::io::stdout());
     Ok(match options.client {
+        Some(peer) if options.udp => Box::new(udp_client::UdpClient::new(options, peer, runtime, out)?),
         Some(peer) => Box::new(client::Client::new(options, peer, runtime, out)?),
         None => Box::new(server::Server::new(options, runtime, out)?),
     })

@@ -1,13 +1,28 @@
-//! What a perf client asks of the server: the first bytes of every stream, or the whole of a first datagram.
+//! What a perf client asks of the server: the first bytes of every stream, or a part of every control datagram.
 //!
 //! ```text
 //!  0           4      5      6     8        12          16                     24       32
 //!  | "nty\x02" | flow | unit | 0 0 | stream | write len | amount (bytes or ns) | 0 .. 0 |
 //! ```
 //!
-//! Over TCP the client's data follows at once, and either side ends its direction with a FIN. Over UDP the client repeats the
-//! request until the first datagram comes back, or sends its own datagrams behind it ([`DatagramHeader`]), which carry another
-//! magic.
+//! Over TCP the client's data follows at once, and either side ends its direction with a FIN. Over UDP the request is part of
+//! every control datagram of the client, beside numbered datagrams of payload ([`DatagramHeader`]), which carry another magic:
+//!
+//! ```text
+//!   client                               server
+//!   hello, request               ->
+//!                                <-      cookie: a keyed hash of the client's address; nothing is kept
+//!   go, cookie, request          ->      the session begins
+//!                                <-      going: counts so far
+//!   payload                     <->      payload
+//!   go (every 200 ms)            ->      may go on; after 1 s without: the end
+//!                                <-      going, or done: nothing is left to send
+//!   bye, how many were sent      ->
+//!                                <-      final: counts
+//! ```
+//!
+//! What gets no answer is said again. The server is no amplifier: to an address that has not proved with the cookie that it
+//! receives, it sends no more than came from there, and to one that has no longer than it keeps asking.
 //!
 //! [`DatagramHeader`]: super::report::DatagramHeader
 

@@ -3,6 +3,7 @@
 use super::Options;
 use super::report::{Direction, Meter};
 use super::transfer::{CHUNK, Transfer, Transfers};
+use super::udp_server::UdpServer;
 use crate::run::{Program, ProgramError};
 use nty_epoll::{Epoll, Event, Events, Runtime, TcpListener};
 use ntytcp::stack::SocketError;
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 const NAME: &str = "perf";
 /// The listener's token, which no stream has.
 const LISTENER: u64 = u64::MAX;
+/// The token of the UDP socket, which no stream has either.
+const DATAGRAMS: u64 = u64::MAX - (1 << 32);
 /// Events that one call handles.
 const BATCH: usize = 64;
 
@@ -31,9 +34,10 @@ pub(super) struct Server {
     payload: Vec<u8>,
     buf: Vec<u8>,
     transfers: Transfers<Session>,
+    datagrams: UdpServer,
     interval: Duration,
     origin: Instant,
-    /// Set when there is more to do at once.
+    /// Now when there is more to do at once, otherwise when a client over UDP may have gone silent.
     again: Option<Instant>,
     out: Box<dyn Write>,
 }
@@ -51,6 +55,15 @@ impl Server {
             .map_err(|source| ProgramError::Port { program: NAME, transport: "TCP", port, source })?;
         let epoll = Epoll::new()?;
         epoll.add(&listener, Events::IN, LISTENER)?;
+        let socket = runtime.bind_udp(local, None).map_err(|source| ProgramError::Port {
+            program: NAME,
+            transport: "UDP",
+            port,
+            source,
+        })?;
+        epoll.add(&socket, Events::IN | Events::OUT | Events::ET, DATAGRAMS)?;
+        // A line per call is the most there can be.
+        let interval = options.interval.duration().max(Duration::from_millis(1));
         Ok(Self {
             epoll,
             listener,
@@ -58,7 +71,8 @@ impl Server {
             payload: vec![0; CHUNK],
             buf: vec![0; CHUNK],
             transfers: Transfers::new(),
-            interval: options.interval.duration(),
+            datagrams: UdpServer::new(socket, interval),
+            interval,
             origin: Instant::now(),
             again: None,
             out,
@@ -86,6 +100,11 @@ impl Server {
                 if bytes > 0 {
                     meter.add(now, bytes);
                 }
+                if meter.total() > 0
+                    && let Some(line) = meter.line(now)
+                {
+                    let _ = writeln!(self.out, "{}: {line}", session.peer);
+                }
             }
         }
         let over = transfer.is_over() || moved.is_err();
@@ -104,7 +123,7 @@ impl Server {
         let peer = session.peer;
         for meter in [&session.sent, &session.received] {
             if meter.total() > 0 {
-                let _ = writeln!(self.out, "{peer}: {}", meter.summary());
+                let _ = writeln!(self.out, "{peer}: total: {}", meter.summary());
             }
         }
         let _ = match error {
@@ -130,6 +149,8 @@ impl Program for Server {
         for i in 0..n {
             match self.events.get(i).map_or(LISTENER, |event| event.data) {
                 LISTENER => self.accept(time),
+                // Driven below in any case.
+                DATAGRAMS => {}
                 token => self.transfers.queue(token),
             }
         }
@@ -137,7 +158,13 @@ impl Program for Server {
             let Some(token) = self.transfers.next() else { break };
             self.drive(token, time);
         }
-        self.again = (self.transfers.queued() > 0).then_some(now);
+        let more = self.datagrams.drive(time, &mut self.payload, &mut self.buf, &mut *self.out);
+        self.again = if more || self.transfers.queued() > 0 {
+            Some(now)
+        } else {
+            let next = self.datagrams.deadline();
+            next.and_then(|at| self.origin.checked_add(at.since(ntytcp::time::Instant::ZERO)))
+        };
         Ok(())
     }
 

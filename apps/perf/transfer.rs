@@ -15,15 +15,15 @@ pub(super) const CHUNK: usize = 256 << 10;
 
 /// How much is still to be sent.
 #[derive(Clone, Copy, Debug)]
-enum Quota {
+pub(super) enum Quota {
     Bytes(u64),
     Until(Instant),
 }
 
 impl Quota {
-    const NOTHING: Self = Self::Bytes(0);
+    pub(super) const NOTHING: Self = Self::Bytes(0);
 
-    fn new(amount: Amount, now: Instant) -> Self {
+    pub(super) fn new(amount: Amount, now: Instant) -> Self {
         match amount {
             Amount::Bytes(bytes) => Self::Bytes(bytes),
             Amount::Time(time) => Self::Until(now + time),
@@ -31,7 +31,7 @@ impl Quota {
     }
 
     /// The length of the next write of at most `len` bytes; 0 when everything was sent.
-    fn next(&self, now: Instant, len: usize) -> usize {
+    pub(super) fn next(&self, now: Instant, len: usize) -> usize {
         match *self {
             Self::Bytes(left) => usize::try_from(left).unwrap_or(len).min(len),
             Self::Until(end) if now < end => len,
@@ -39,7 +39,8 @@ impl Quota {
         }
     }
 
-    fn sent(&mut self, n: usize) {
+    /// `n` bytes went out.
+    pub(super) fn sent(&mut self, n: usize) {
         if let Self::Bytes(left) = self {
             *left = left.saturating_sub(n as u64);
         }
