@@ -67,28 +67,28 @@ fn killed_nty_takes_its_tap_along_and_the_next_one_resets_old_connections() {
     });
 }
 
+/// A link on which a file takes seconds, so that a transfer is under way whenever something happens to it.
+const SLOW: [&str; 2] = ["--fault", "rate=100M"];
+
 #[test]
 fn transfer_goes_on_when_a_peer_that_vanished_comes_back() {
     in_namespace(|| {
-        let nty = Nty::serve(&["echo"]);
-        let sent = noise(3, 24 << 20);
-        let mut stream = connect(7);
-        let mut writer = stream.try_clone().unwrap();
-        let mut got = vec![0; sent.len()];
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                writer.write_all(&sent).unwrap();
-                writer.shutdown(Shutdown::Write).unwrap();
-            });
-            let middle = sent.len() / 3;
-            stream.read_exact(&mut got[..middle]).unwrap();
-            vanish();
-            nty.wait_for("tcp-timeouts", |n| n >= 2);
-            come_back();
-            stream.read_exact(&mut got[middle..]).unwrap();
-            assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+        let site = Site::new();
+        let file = noise(3, 24 << 20);
+        site.add("file", &file);
+        let nty = Nty::serve(&["http", "--root", site.root(), SLOW[0], SLOW[1]]);
+        let mut stream = connect(80);
+        stream.write_all(b"GET /file HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let reader = thread::spawn(move || {
+            let mut got = Vec::new();
+            stream.read_to_end(&mut got).map(|_| got)
         });
-        assert!(got == sent, "the stream is not what was sent");
+        nty.wait_for("tx-bytes", |n| n > 4 << 20);
+        vanish();
+        nty.wait_for("tcp-timeouts", |n| n >= 2);
+        come_back();
+        let got = reader.join().unwrap().unwrap();
+        assert!(got.ends_with(&file), "the stream is not what was sent");
         let counters = nty.stop();
         assert!(counters.get("tcp-retransmits") > 0 && counters.get("tcp-resets") == 0, "{counters:?}");
     });
@@ -99,7 +99,7 @@ fn peer_that_forgot_its_connection_resets_it_when_it_comes_back() {
     in_namespace(|| {
         let site = Site::new();
         site.add("file", &noise(1, 64 << 20));
-        let nty = Nty::serve(&["http", "--root", site.root()]);
+        let nty = Nty::serve(&["http", "--root", site.root(), SLOW[0], SLOW[1]]);
         let mut stream = connect(80);
         stream.write_all(b"GET /file HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
         stream.read_exact(&mut [0; 100_000]).unwrap();
@@ -124,7 +124,7 @@ fn peer_that_vanished_for_good_is_given_up() {
             format!("[[app]]\nkind = \"echo\"\n[[app]]\nkind = \"http\"\nroot = \"{}\"\n", site.root());
         let file = site.path("nty.toml");
         fs::write(&file, toml).unwrap();
-        let link = Link { more: &["--peer-timeout", "3s"], ..LINK };
+        let link = Link { more: &["--peer-timeout", "3s", SLOW[0], SLOW[1]], ..LINK };
         let nty = Nty::serve_on(&link, &["run", file.to_str().unwrap()]);
         // One that is silent, kept until the host goes; one in the middle of a transfer.
         let (idle, mut busy) = (connect(7), connect(80));
