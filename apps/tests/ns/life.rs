@@ -3,7 +3,7 @@
 use crate::world::{LINK, Link, Nty, Site, connect, in_namespace, interfaces, noise, run, wait_until};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
