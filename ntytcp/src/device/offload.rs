@@ -2,6 +2,7 @@
 //! checksum that leaves the machine, is written to a file, or is about to be damaged on purpose.
 
 use super::{RxChecksum, TxChecksum, TxMeta};
+use crate::wire::Sum;
 
 /// Completes a partial layer-4 checksum in place: sums everything from byte `start` to the end of `frame`, the
 /// pseudo-header sum that the field holds included, and stores the result in the field at `start + offset`.
@@ -13,27 +14,11 @@ pub fn complete_checksum(frame: &mut [u8], start: u16, offset: u16) -> bool {
     let Some(body) = frame.get_mut(start..).filter(|b| offset.saturating_add(2) <= b.len()) else {
         return false;
     };
-    let sum = match !ones_complement(body) {
-        0 => 0xffff,
-        sum => sum,
-    };
+    let sum = Sum::of(body).finish_nonzero();
     if let Some(field) = body.get_mut(offset..offset + 2) {
         field.copy_from_slice(&sum.to_be_bytes());
     }
     true
-}
-
-/// The Internet checksum's sum over `bytes` (RFC 1071), folded, not inverted.
-fn ones_complement(bytes: &[u8]) -> u16 {
-    let (pairs, odd) = bytes.as_chunks::<2>();
-    let mut sum: u64 = pairs.iter().map(|&p| u64::from(u16::from_be_bytes(p))).sum();
-    if let [last] = odd {
-        sum += u64::from(*last) << 8;
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
 }
 
 /// What the receiver of a frame sent with `meta` over a link inside this machine is told of its checksum.
@@ -55,7 +40,7 @@ mod tests {
             let mut frame: Vec<u8> = (0..3 + len).map(|i| (i * 37 % 251) as u8).collect();
             let pseudo = u16::from_be_bytes([frame[9], frame[10]]);
             assert!(complete_checksum(&mut frame, 3, 6));
-            let total = u64::from(ones_complement(&frame[3..])) + u64::from(pseudo);
+            let total = u64::from(Sum::of(&frame[3..]).fold()) + u64::from(pseudo);
             assert_eq!((total & 0xffff) + (total >> 16), 0xffff, "length {len}");
         }
     }
