@@ -37,7 +37,7 @@ pub mod ports;
 pub mod reassembly;
 mod records;
 pub mod route;
-mod slots;
+pub(crate) mod slots;
 mod socket;
 mod tcp_sockets;
 mod transport;

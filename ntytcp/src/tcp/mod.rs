@@ -12,7 +12,6 @@
 //! `Tcb` while it lives, and a `TimeWait` entry after. Its bytes are in two FIFOs whose other
 //! halves belong to the application, on this thread or another.
 
-mod arena;
 mod assembly;
 mod config;
 mod congestion;

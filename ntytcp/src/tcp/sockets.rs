@@ -88,7 +88,7 @@ impl Tcp {
         id: SocketId,
     ) -> Result<(SocketId, SocketAddr), SocketError> {
         while let Some((conn, generation)) = self.listener(id)?.accept.pop_front() {
-            let Some(tcb) = self.conns.current(conn, generation) else { continue };
+            let Some(tcb) = self.conns.get_mut(conn, generation) else { continue };
             tcb.flags.unaccepted = false;
             let peer = SocketAddr::new(tcb.key.remote, tcb.key.remote_port);
             self.settle(cx, conn);
@@ -264,7 +264,7 @@ impl Tcp {
 
     fn close_listener(&mut self, cx: &mut Cx<'_>, id: SocketId) -> Result<(), SocketError> {
         self.listener(id)?;
-        let Some(listener) = self.listeners.remove(id.index) else { return Err(SocketError::BadSocket) };
+        let Some(listener) = self.listeners.remove_at(id.index) else { return Err(SocketError::BadSocket) };
         self.bound.remove(&(listener.port, listener.local));
         let half_open: Vec<u32> =
             self.syns.iter().filter(|(_, entry)| entry.listener == id.index).map(|(slot, _)| slot).collect();
@@ -272,7 +272,7 @@ impl Tcp {
             self.remove_half_open(slot);
         }
         for (conn, generation) in listener.accept {
-            if let Some(tcb) = self.conns.current(conn, generation) {
+            if let Some(tcb) = self.conns.get_mut(conn, generation) {
                 tcb.flags.unaccepted = false;
                 tcb.flags.orphan = true;
                 tcb.half = None;
@@ -386,12 +386,12 @@ impl Tcp {
     }
 
     fn conn(&mut self, id: SocketId) -> Result<&mut Tcb, SocketError> {
-        let tcb = self.conns.current(id.index, id.generation).filter(|_| id.kind == SocketKind::Stream);
+        let tcb = self.conns.get_mut(id.index, id.generation).filter(|_| id.kind == SocketKind::Stream);
         tcb.filter(|tcb| !tcb.flags.unaccepted).ok_or(SocketError::BadSocket)
     }
 
     fn listener(&mut self, id: SocketId) -> Result<&mut Listener, SocketError> {
-        let listener = self.listeners.current(id.index, id.generation);
+        let listener = self.listeners.get_mut(id.index, id.generation);
         listener.filter(|_| id.kind == SocketKind::Listener).ok_or(SocketError::BadSocket)
     }
 }

@@ -4,7 +4,6 @@
 //! wheel entry per TCB, re-armed only when its earliest deadline moves forward. Delayed ACKs and TIME-WAIT have constant delays, so
 //! that plain queues keep them in order. No per-segment path allocates.
 
-use super::arena::Arena;
 use super::handshake::{SynEntry, SynOutcome};
 use super::isn::IsnGenerator;
 use super::listener::Listener;
@@ -19,6 +18,7 @@ use crate::stack::cx::{Cx, Pending};
 use crate::stack::demux::{FlowHasher, FlowKey, FlowTable};
 use crate::stack::limiter::{LimiterConfig, RateLimiter};
 use crate::stack::output::{Blocked, Output, Payload};
+use crate::stack::slots::Slots;
 use crate::stack::{IcmpError, InterfaceId, NeighborOutcome, Readiness, SocketError, SocketId, SocketKind};
 use crate::time::{Instant, earlier};
 use crate::wheel::Wheel;
@@ -65,12 +65,12 @@ pub(crate) struct Tcp {
     pub(super) pool: PagePool,
     pub(super) hasher: FlowHasher,
     pub(super) flows: FlowTable,
-    pub(super) conns: Arena<Tcb>,
-    pub(super) syns: Arena<SynEntry>,
-    pub(super) waits: Arena<TimeWait>,
+    pub(super) conns: Slots<Tcb>,
+    pub(super) syns: Slots<SynEntry>,
+    pub(super) waits: Slots<TimeWait>,
     /// The connection that the last segment was for. The next is often for it too, and then is found without a hash.
     recent: u32,
-    pub(super) listeners: Arena<Listener>,
+    pub(super) listeners: Slots<Listener>,
     /// Listeners by port and address; `None` is any address.
     pub(super) bound: BTreeMap<(u16, Option<IpAddr>), u32>,
     wheel: Wheel,
@@ -94,11 +94,11 @@ impl Tcp {
             pool,
             hasher: FlowHasher::new(rng.key()),
             flows: FlowTable::new(),
-            conns: Arena::new(),
-            syns: Arena::new(),
-            waits: Arena::new(),
+            conns: Slots::default(),
+            syns: Slots::default(),
+            waits: Slots::default(),
             recent: 0,
-            listeners: Arena::new(),
+            listeners: Slots::default(),
             bound: BTreeMap::new(),
             wheel: Wheel::new(Instant::ZERO),
             syn_wheel: Wheel::new(Instant::ZERO),
@@ -120,7 +120,7 @@ impl Tcp {
 
     /// Whether the flow is that of the last segment.
     fn is_recent(&self, key: &FlowKey) -> bool {
-        self.conns.get(self.recent).is_some_and(|tcb| tcb.key == *key && tcb.flags.in_demux)
+        self.conns.at(self.recent).is_some_and(|tcb| tcb.key == *key && tcb.flags.in_demux)
     }
 
     /// What a segment is for.
@@ -142,9 +142,9 @@ impl Tcp {
 
     fn find(&self, key: &FlowKey) -> Option<Slot> {
         let same = |value| match Slot::unpack(value) {
-            Slot::Conn(i) => self.conns.get(i).is_some_and(|c| c.key == *key),
-            Slot::Syn(i) => self.syns.get(i).is_some_and(|s| s.key == *key),
-            Slot::Wait(i) => self.waits.get(i).is_some_and(|w| w.key == *key),
+            Slot::Conn(i) => self.conns.at(i).is_some_and(|c| c.key == *key),
+            Slot::Syn(i) => self.syns.at(i).is_some_and(|s| s.key == *key),
+            Slot::Wait(i) => self.waits.at(i).is_some_and(|w| w.key == *key),
         };
         self.flows.find(self.hasher.hash(key), same).map(Slot::unpack)
     }
@@ -168,7 +168,7 @@ impl Tcp {
         cx.counters.tcp_rx += 1;
         match self.demux(&arrival.key) {
             Some(Slot::Conn(i)) => {
-                let Some(tcb) = self.conns.get_mut(i) else { return TcpAction::Done };
+                let Some(tcb) = self.conns.at_mut(i) else { return TcpAction::Done };
                 let action = tcb.segment_arrives(cx, &self.config, seg, text);
                 self.settle(cx, i);
                 action
@@ -229,7 +229,7 @@ impl Tcp {
         seg: &TcpHeader,
         beyond: Option<Seq>,
     ) -> TcpAction {
-        let Some(socket) = self.listeners.get_mut(listener) else { return TcpAction::Done };
+        let Some(socket) = self.listeners.at_mut(listener) else { return TcpAction::Done };
         if socket.half_open >= socket.backlog {
             return TcpAction::Drop(DropReason::TcpSynQueueFull);
         }
@@ -253,8 +253,8 @@ impl Tcp {
     }
 
     fn input_half_open(&mut self, cx: &mut Cx<'_>, slot: u32, seg: &TcpHeader, text: &[u8]) -> TcpAction {
-        let Some(entry) = self.syns.get_mut(slot) else { return TcpAction::Done };
-        let Some(listener) = self.listeners.get(entry.listener) else { return TcpAction::Done };
+        let Some(entry) = self.syns.at_mut(slot) else { return TcpAction::Done };
+        let Some(listener) = self.listeners.at(entry.listener) else { return TcpAction::Done };
         match entry.segment_arrives(cx.now, &self.config, &listener.socket, seg, text.len()) {
             SynOutcome::Stay(action) => action,
             SynOutcome::Remove(action) => {
@@ -267,8 +267,8 @@ impl Tcp {
 
     /// The handshake is complete: the entry becomes a TCB in the accept queue.
     fn establish(&mut self, cx: &mut Cx<'_>, slot: u32, seg: &TcpHeader, text: &[u8]) -> TcpAction {
-        let Some(listener) = self.syns.get(slot).map(|entry| entry.listener) else { return TcpAction::Done };
-        let Some(socket) = self.listeners.get(listener) else { return TcpAction::Done };
+        let Some(listener) = self.syns.at(slot).map(|entry| entry.listener) else { return TcpAction::Done };
+        let Some(socket) = self.listeners.at(listener) else { return TcpAction::Done };
         if !socket.can_establish() {
             // The entry stays, and its SYN-ACK goes out again: the peer repeats the ACK when there may be room.
             return TcpAction::Drop(DropReason::TcpAcceptQueueFull);
@@ -279,11 +279,11 @@ impl Tcp {
         let conn = self.conns.insert(entry.into_tcb(cx.now, &self.config, options, &self.pool));
         self.enter_flow(&key, Slot::Conn(conn));
         let generation = self.conns.generation(conn);
-        let Some(tcb) = self.conns.get_mut(conn) else { return TcpAction::Done };
+        let Some(tcb) = self.conns.at_mut(conn) else { return TcpAction::Done };
         tcb.flags.in_demux = true;
         let action = tcb.segment_arrives(cx, &self.config, seg, text);
         let listener_generation = self.listeners.generation(listener);
-        if let Some(socket) = self.listeners.get_mut(listener) {
+        if let Some(socket) = self.listeners.at_mut(listener) {
             socket.accept.push_back((conn, generation));
             let id =
                 SocketId { kind: SocketKind::Listener, index: listener, generation: listener_generation };
@@ -294,10 +294,10 @@ impl Tcp {
     }
 
     pub(super) fn remove_half_open(&mut self, slot: u32) -> Option<SynEntry> {
-        let entry = self.syns.remove(slot)?;
+        let entry = self.syns.remove_at(slot)?;
         self.syn_wheel.cancel(slot);
         self.leave_flow(&entry.key, Slot::Syn(slot));
-        if let Some(listener) = self.listeners.get_mut(entry.listener) {
+        if let Some(listener) = self.listeners.at_mut(entry.listener) {
             listener.half_open = listener.half_open.saturating_sub(1);
         }
         Some(entry)
@@ -311,7 +311,7 @@ impl Tcp {
         seg: &TcpHeader,
         text: &[u8],
     ) -> TcpAction {
-        let Some(entry) = self.waits.get_mut(slot) else { return TcpAction::Done };
+        let Some(entry) = self.waits.at_mut(slot) else { return TcpAction::Done };
         match entry.segment_arrives(cx.now, seg, text.len()) {
             TimeWaitOutcome::Stay(action) => action,
             TimeWaitOutcome::Restart(action) => {
@@ -332,7 +332,7 @@ impl Tcp {
     }
 
     fn remove_time_wait(&mut self, slot: u32) {
-        if let Some(entry) = self.waits.remove(slot) {
+        if let Some(entry) = self.waits.remove_at(slot) {
             self.leave_flow(&entry.key, Slot::Wait(slot));
         }
     }
@@ -340,7 +340,7 @@ impl Tcp {
     /// Brings everything around a TCB in line with what just happened to it.
     pub(super) fn settle(&mut self, cx: &mut Cx<'_>, conn: u32) {
         let generation = self.conns.generation(conn);
-        let Some(tcb) = self.conns.get_mut(conn) else { return };
+        let Some(tcb) = self.conns.at_mut(conn) else { return };
         if tcb.flags.output && !tcb.flags.dirty {
             tcb.flags.dirty = true;
             let interface = tcb.interface;
@@ -370,7 +370,7 @@ impl Tcp {
 
     /// The TCB's part in the connection is over; what TIME-WAIT needs is kept in an entry of its own.
     fn enter_time_wait(&mut self, now: Instant, conn: u32) {
-        let Some(tcb) = self.conns.get(conn) else { return };
+        let Some(tcb) = self.conns.at(conn) else { return };
         if !tcb.flags.in_demux {
             return;
         }
@@ -388,7 +388,7 @@ impl Tcp {
 
     fn expire_oldest_time_wait(&mut self) {
         while let Some((_, slot, generation)) = self.wait_queue.pop_front() {
-            if self.waits.current(slot, generation).is_some() {
+            if self.waits.get_mut(slot, generation).is_some() {
                 return self.remove_time_wait(slot);
             }
         }
@@ -396,22 +396,22 @@ impl Tcp {
 
     /// Makes a TCB unreachable, and frees it once the application is done with it too.
     pub(super) fn retire(&mut self, conn: u32) {
-        let Some(tcb) = self.conns.get_mut(conn) else { return };
+        let Some(tcb) = self.conns.at_mut(conn) else { return };
         self.wheel.cancel(conn);
         let (key, orphan) = (tcb.key, tcb.flags.orphan);
         if core::mem::take(&mut tcb.flags.in_demux) {
             self.leave_flow(&key, Slot::Conn(conn));
         }
         if orphan {
-            self.conns.remove(conn);
+            self.conns.remove_at(conn);
         }
     }
 
     /// Takes what changed at a socket whose event is being delivered.
     pub(crate) fn take_ready(&mut self, id: SocketId) -> Readiness {
         let pending = match id.kind {
-            SocketKind::Stream => self.conns.current(id.index, id.generation).map(|tcb| &mut tcb.pending),
-            SocketKind::Listener => self.listeners.current(id.index, id.generation).map(|l| &mut l.pending),
+            SocketKind::Stream => self.conns.get_mut(id.index, id.generation).map(|tcb| &mut tcb.pending),
+            SocketKind::Listener => self.listeners.get_mut(id.index, id.generation).map(|l| &mut l.pending),
             SocketKind::Datagram | SocketKind::Echo => None,
         };
         pending.map(Pending::take).unwrap_or_default()
@@ -458,7 +458,7 @@ impl Tcp {
         out: &mut Output<'_, Q>,
         conn: u32,
     ) -> Result<(), Blocked> {
-        let Some(tcb) = self.conns.get_mut(conn) else { return Ok(()) };
+        let Some(tcb) = self.conns.at_mut(conn) else { return Ok(()) };
         let limits = out.prepare(&tcb.key, &mut tcb.path)?;
         if core::mem::take(&mut tcb.flags.progress) {
             out.confirm(&tcb.path);
@@ -485,8 +485,8 @@ impl Tcp {
         out: &mut Output<'_, Q>,
         slot: u32,
     ) -> Result<(), Blocked> {
-        let Some(entry) = self.syns.get_mut(slot) else { return Ok(()) };
-        let Some(listener) = self.listeners.get(entry.listener) else { return Ok(()) };
+        let Some(entry) = self.syns.at_mut(slot) else { return Ok(()) };
+        let Some(listener) = self.listeners.at(entry.listener) else { return Ok(()) };
         let header = entry.syn_ack(cx.now, &self.config, &listener.socket);
         out.prepare(&entry.key, &mut entry.path)?;
         out.send_tcp(&entry.key, &mut entry.path, &header, None, None)?;
@@ -498,8 +498,8 @@ impl Tcp {
     /// The way to a peer leads over another interface than before.
     fn move_to(&mut self, interface: InterfaceId, entry: (u32, u32)) {
         let current = match Slot::unpack(entry.0) {
-            Slot::Conn(i) => self.conns.get_mut(i).map(|tcb| &mut tcb.interface),
-            Slot::Syn(i) => self.syns.get_mut(i).map(|syn| &mut syn.interface),
+            Slot::Conn(i) => self.conns.at_mut(i).map(|tcb| &mut tcb.interface),
+            Slot::Syn(i) => self.syns.at_mut(i).map(|syn| &mut syn.interface),
             Slot::Wait(_) => None,
         };
         if let Some(current) = current {
@@ -512,7 +512,7 @@ impl Tcp {
     fn unreachable(&mut self, cx: &mut Cx<'_>, packed: u32, error: SocketError) {
         match Slot::unpack(packed) {
             Slot::Conn(i) => {
-                if let Some(tcb) = self.conns.get_mut(i) {
+                if let Some(tcb) = self.conns.at_mut(i) {
                     tcb.flags.dirty = false;
                     tcb.flags.output = false;
                     tcb.on_unreachable(error);
@@ -520,7 +520,7 @@ impl Tcp {
                 }
             }
             Slot::Syn(i) => {
-                if let Some(entry) = self.syns.get_mut(i) {
+                if let Some(entry) = self.syns.at_mut(i) {
                     entry.dirty = false;
                 }
             }
@@ -536,8 +536,8 @@ impl Tcp {
                 return true;
             }
             let (current, interface) = match Slot::unpack(packed) {
-                Slot::Conn(i) => (self.conns.generation(i), self.conns.get(i).map(|t| t.interface)),
-                Slot::Syn(i) => (self.syns.generation(i), self.syns.get(i).map(|s| s.interface)),
+                Slot::Conn(i) => (self.conns.generation(i), self.conns.at(i).map(|t| t.interface)),
+                Slot::Syn(i) => (self.syns.generation(i), self.syns.at(i).map(|s| s.interface)),
                 Slot::Wait(_) => return false,
             };
             match (outcome, interface) {
@@ -558,7 +558,7 @@ impl Tcp {
     /// An ICMP error quotes a segment of ours.
     pub(crate) fn on_icmp(&mut self, cx: &mut Cx<'_>, key: &FlowKey, seq: Seq, error: IcmpError) -> bool {
         let Some(Slot::Conn(i)) = self.find(key) else { return false };
-        let Some(tcb) = self.conns.get_mut(i) else { return false };
+        let Some(tcb) = self.conns.at_mut(i) else { return false };
         // RFC 5927 4.1: the quoted sequence number must be one that is in flight.
         if !(tcb.snd.una.before_eq(seq) && seq.before(tcb.snd.max)) {
             return false;
@@ -584,7 +584,7 @@ impl Tcp {
     /// Handles every deadline up to now.
     pub(crate) fn on_timeout(&mut self, cx: &mut Cx<'_>) {
         while let Some(conn) = self.wheel.pop(cx.now) {
-            if let Some(tcb) = self.conns.get_mut(conn) {
+            if let Some(tcb) = self.conns.at_mut(conn) {
                 tcb.on_timeout(cx.now, &self.config, cx.counters);
                 self.settle(cx, conn);
             }
@@ -602,7 +602,7 @@ impl Tcp {
 
     fn syn_ack_timeout(&mut self, now: Instant, slot: u32) {
         let generation = self.syns.generation(slot);
-        let Some(entry) = self.syns.get_mut(slot) else { return };
+        let Some(entry) = self.syns.at_mut(slot) else { return };
         if entry.retries >= self.config.syn_ack_retries {
             self.remove_half_open(slot);
             return;
@@ -617,7 +617,7 @@ impl Tcp {
 
     fn delayed_ack_timeout(&mut self, cx: &mut Cx<'_>) {
         let Some((_, conn, generation)) = self.delayed_acks.pop_front() else { return };
-        let Some(tcb) = self.conns.current(conn, generation) else { return };
+        let Some(tcb) = self.conns.get_mut(conn, generation) else { return };
         tcb.flags.ack_queued = false;
         if matches!(tcb.ack, AckDue::At(at) if at <= cx.now) {
             tcb.ack = AckDue::Now;
@@ -628,7 +628,7 @@ impl Tcp {
 
     fn time_wait_timeout(&mut self, now: Instant) {
         let Some((_, slot, generation)) = self.wait_queue.pop_front() else { return };
-        let Some(entry) = self.waits.current(slot, generation) else { return };
+        let Some(entry) = self.waits.get_mut(slot, generation) else { return };
         if entry.expires > now {
             let expires = entry.expires;
             self.wait_queue.push_back((expires, slot, generation));
