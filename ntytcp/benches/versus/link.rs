@@ -34,6 +34,8 @@ pub(crate) struct Port {
     caps: Caps,
     /// What our stack is writing.
     open: Option<Frame>,
+    /// What our stack is reading.
+    burst: Vec<Frame>,
 }
 
 /// A cable that holds `ring` frames.
@@ -47,6 +49,7 @@ pub(crate) fn pair(ring: usize) -> (Port, Port) {
         free: Rc::clone(&free),
         caps: Caps::plain(1500),
         open: None,
+        burst: Vec::with_capacity(BURST),
     };
     (port(&a, &b), port(&b, &a))
 }
@@ -118,30 +121,36 @@ impl TxQueue for Port {
     }
 
     fn commit(&mut self, _: TxMeta) {
-        self.peer.borrow_mut().extend(self.open.take());
+        if let Some(frame) = self.open.take() {
+            self.peer.borrow_mut().push_back(frame);
+        }
     }
 }
 
 impl device::Device for Port {
     fn rx_burst(&mut self, sink: &mut dyn FnMut(&mut [RxFrame<'_>])) -> Result<usize, DeviceError> {
-        let mut burst = ArrayVec::<Frame, BURST>::new();
         let mut inbox = self.inbox.borrow_mut();
         let count = inbox.len().min(BURST);
-        burst.extend(inbox.drain(..count));
         if count == 0 {
             return Ok(0);
         }
+        self.burst.extend((0..count).filter_map(|_| inbox.pop_front()));
         let mut frames = ArrayVec::<RxFrame<'_>, BURST>::new();
-        frames.extend(burst.iter_mut().map(|f| RxFrame::new(&mut f.bytes, 0, f.len, RxMeta::default())));
+        for Frame { bytes, len } in &mut self.burst {
+            frames.push(RxFrame::new(bytes, 0, *len, RxMeta::default()));
+        }
         sink(&mut frames);
-        let mut replies = ArrayVec::<Option<usize>, BURST>::new();
-        replies.extend(frames.iter().map(|f| matches!(f.verdict, Verdict::Reply(_)).then_some(f.len())));
+        // The length of an answer, or 0.
+        let mut replies = ArrayVec::<usize, BURST>::new();
+        for frame in &frames {
+            replies.push(if matches!(frame.verdict, Verdict::Reply(_)) { frame.len() } else { 0 });
+        }
         drop(frames);
         let (mut peer, mut free) = (self.peer.borrow_mut(), self.free.borrow_mut());
-        for (frame, &reply) in burst.drain(..).zip(&replies) {
-            match reply {
-                Some(len) => peer.push_back(Frame { len, ..frame }),
-                None => free.push(frame.bytes),
+        for (Frame { bytes, .. }, &len) in self.burst.drain(..).zip(&replies) {
+            match len {
+                0 => free.push(bytes),
+                len => peer.push_back(Frame { bytes, len }),
             }
         }
         Ok(count)

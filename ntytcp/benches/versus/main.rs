@@ -7,7 +7,8 @@
 //!
 //! `cargo bench -p ntytcp --bench versus` measures with criterion. With `-- --ratios` the program prints the table of
 //! `scripts/bench` instead: the two take turns within one process, many short rounds each, and the best round of each counts, which is
-//! what a busy machine leaves undisturbed. `-- --spin NAME IDLE OPERATIONS` runs one workload of ours alone, for a profiler.
+//! what a busy machine leaves undisturbed. `-- --spin NAME IDLE OPERATIONS` runs one workload of ours alone, for a profiler, and
+//! `-- --spin-smoltcp` the same of smoltcp.
 
 #![allow(missing_docs)] // criterion's macros make undocumented functions
 #![allow(clippy::expect_used, clippy::unwrap_used)] // a benchmark that cannot run says so and ends
@@ -230,20 +231,23 @@ fn ratios() {
     }
 }
 
-/// Runs one workload of ours, for a profiler to look at.
-fn spin(name: &str, idle: usize, operations: u64) {
+/// Runs one workload of one stack, for a profiler to look at.
+fn spin(stack: &str, name: &str, idle: usize, operations: u64) {
     let workload =
         WORKLOADS.iter().find(|w| w.name == name).expect("a workload: bulk request connect udp respond");
-    let mut net = Ours::new(workload.role, idle);
-    (0..operations).for_each(|_| run(workload.role, &mut net));
+    let mut net: Box<dyn Net> = match stack {
+        "--spin" => Box::new(Ours::new(workload.role, idle)),
+        _ => Box::new(Smol::new(workload.role, idle)),
+    };
+    (0..operations).for_each(|_| run(workload.role, &mut *net));
 }
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["--ratios"] => ratios(),
-        ["--spin", name, idle, operations] => {
-            spin(name, idle.parse().expect("a number"), operations.parse().expect("a number"));
+        [stack @ ("--spin" | "--spin-smoltcp"), name, idle, operations] => {
+            spin(stack, name, idle.parse().expect("a number"), operations.parse().expect("a number"));
         }
         _ => {
             let mut criterion = Criterion::default().configure_from_args();

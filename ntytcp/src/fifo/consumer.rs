@@ -41,6 +41,12 @@ impl Consumer {
         self.len() == 0
     }
 
+    /// How many bytes can be read, and whether no more will follow: the producer has closed the stream, or is gone.
+    pub fn look(&self) -> (usize, bool) {
+        let tail = self.shared.tail.load(Acquire);
+        ((position(tail) - self.head) as usize, tail & (CLOSED | GONE) != 0)
+    }
+
     /// The position of the head: how many bytes were ever consumed.
     pub fn head(&self) -> u64 {
         self.head

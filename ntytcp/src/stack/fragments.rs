@@ -85,6 +85,7 @@ fn first_of<'a>(
     payload: &'a [u8],
 ) -> Packet<'a> {
     Packet {
+        mtu: 0,
         interface,
         src,
         dst,

@@ -6,7 +6,8 @@
 use core::net::{IpAddr, Ipv4Addr};
 
 use super::answer::{Answer, Question};
-use super::interface::{Interface, InterfaceId};
+use super::interface::{Interface, InterfaceId, is_host};
+use super::plain::{self, Plain, recognise};
 use super::transport::Packet;
 use super::{Stack, icmp};
 use crate::counters::DropReason;
@@ -60,7 +61,62 @@ impl Stack {
         }
     }
 
+    #[inline(always)]
     fn receive(&mut self, now: Instant, id: InterfaceId, frame: &mut RxFrame<'_>) -> Verdict {
+        let Some(interface) = self.interfaces.get(usize::from(id.0)) else {
+            return Verdict::Drop(DropReason::NotForUs);
+        };
+        if let Some(plain) = recognise(interface, frame) {
+            return self.plain(now, id, interface.mtu, &plain, frame);
+        }
+        self.receive_any(now, id, frame)
+    }
+
+    /// A frame that was recognised as plain: there is nothing more to check below layer 4.
+    #[inline(always)]
+    fn plain(
+        &mut self,
+        now: Instant,
+        id: InterfaceId,
+        mtu: usize,
+        plain: &Plain,
+        frame: &mut RxFrame<'_>,
+    ) -> Verdict {
+        let bytes = frame.bytes();
+        let packet = Packet {
+            interface: id,
+            mtu,
+            src: plain.src,
+            dst: plain.dst,
+            protocol: plain.protocol,
+            ttl: plain.ttl,
+            group: false,
+            later_fragment: false,
+            header: bytes.get(EthernetHeader::LEN..plain::HEADERS).unwrap_or_default(),
+            payload: bytes.get(plain::HEADERS..plain.end).unwrap_or_default(),
+            checksum: frame.meta.checksum,
+            gso_size: frame.meta.gso_size,
+        };
+        self.counters.ip_rx += 1;
+        match self.transport(now, &packet) {
+            Answer::Verdict(verdict) => verdict,
+            answer => {
+                let question = Question::of(&packet);
+                self.answer_plain(frame, &question, answer)
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn answer_plain(&mut self, frame: &mut RxFrame<'_>, question: &Question, answer: Answer) -> Verdict {
+        let source = frame.bytes().get(6..).and_then(|bytes| bytes.first_chunk::<6>());
+        let src = MacAddr(source.copied().unwrap_or_default());
+        let link = Link { len: EthernetHeader::LEN, src, group: false, ethertype: EtherType::IPV4 };
+        self.answer_in_place(&link, frame, question, answer)
+    }
+
+    /// Any frame, from its first byte on.
+    fn receive_any(&mut self, now: Instant, id: InterfaceId, frame: &mut RxFrame<'_>) -> Verdict {
         let Some(interface) = self.interfaces.get(usize::from(id.0)) else {
             return Verdict::Drop(DropReason::NotForUs);
         };
@@ -117,6 +173,7 @@ impl Stack {
         let header = bytes.get(..Ipv4Header::LEN + ip.options.len()).unwrap_or_default();
         let packet = Packet {
             interface: id,
+            mtu: interface.mtu,
             src: ip.src,
             dst: ip.dst,
             protocol: ip.protocol,
@@ -128,7 +185,9 @@ impl Stack {
             checksum: frame.meta.checksum,
             gso_size: frame.meta.gso_size,
         };
-        if let Err(at) = check_options(&ip) {
+        if !ip.options.is_empty()
+            && let Err(at) = check_options(&ip)
+        {
             return match at {
                 Bad::Option(pointer) => {
                     self.report(now, &packet, icmp::Report::ParameterProblem(pointer));
@@ -142,10 +201,12 @@ impl Stack {
             return self.fragment(now, &ip, &packet);
         }
         self.counters.ip_rx += 1;
-        let question = Question::of(&packet);
         match self.transport(now, &packet) {
             Answer::Verdict(verdict) => verdict,
-            answer => self.answer_in_place(link, frame, &question, answer),
+            answer => {
+                let question = Question::of(&packet);
+                self.answer_in_place(link, frame, &question, answer)
+            }
         }
     }
 }
@@ -210,13 +271,7 @@ pub(super) fn address_reply(interface: &Interface, link: &Link, frame: &mut RxFr
 fn check_addresses(interface: &Interface, ip: &Ipv4Header<'_>, link_group: bool) -> Result<bool, DropReason> {
     // RFC 1122 3.2.1.3: a source "MUST be one of its own IP addresses (but not a broadcast or multicast address)", and none of
     // the addresses that must not appear outside a host.
-    let bad_source = ip.src.is_unspecified()
-        || ip.src.is_loopback()
-        || ip.src.is_multicast()
-        || ip.src.octets()[0] >= 240
-        || interface.owns(ip.src)
-        || interface.is_subnet_broadcast(ip.src);
-    if bad_source {
+    if !is_host(ip.src) || interface.owns(ip.src) || interface.is_subnet_broadcast(ip.src) {
         return Err(DropReason::BadSource);
     }
     if interface.owns(ip.dst) {

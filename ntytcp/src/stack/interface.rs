@@ -111,6 +111,10 @@ pub(crate) struct Interface {
     pub mtu: usize,
     pub vlan: Option<u16>,
     pub addrs: Vec<Claim>,
+    /// Those of `addrs` that may be used: what every packet is held against.
+    usable: Vec<Ipv4Addr>,
+    /// The broadcast addresses of all networks.
+    broadcasts: Vec<Ipv4Addr>,
     pub neighbors: NeighborCache,
     /// ARP packets to be sent, with their link destination.
     pub arp_queue: VecDeque<(MacAddr, ArpPacket)>,
@@ -136,7 +140,8 @@ impl Interface {
             };
             Claim { addr, guard }
         };
-        let addrs = config.addrs.iter().map(claim).collect();
+        let addrs: Vec<Claim> = config.addrs.iter().map(claim).collect();
+        let broadcasts = addrs.iter().filter_map(|a| a.addr.network().broadcast()).collect();
         let mut interface = Self {
             id,
             mac: config.mac,
@@ -144,6 +149,8 @@ impl Interface {
             mtu: config.caps.mtu,
             vlan: config.vlan,
             addrs,
+            usable: Vec::new(),
+            broadcasts,
             neighbors: NeighborCache::new(neighbors, rng),
             arp_queue: VecDeque::new(),
             outbox: Outbox::new(config.outbox_bytes),
@@ -156,13 +163,28 @@ impl Interface {
     }
 
     /// Whether `ip` is one of the interface's addresses and may be used.
+    #[inline]
     pub(crate) fn owns(&self, ip: Ipv4Addr) -> bool {
-        self.addrs.iter().any(|a| a.usable() == Some(ip))
+        self.usable.contains(&ip)
     }
 
     /// Whether `ip` is the broadcast address of one of the interface's networks.
+    #[inline]
     pub(crate) fn is_subnet_broadcast(&self, ip: Ipv4Addr) -> bool {
-        self.addrs.iter().any(|a| a.addr.network().broadcast() == Some(ip))
+        self.broadcasts.contains(&ip)
+    }
+
+    /// The station address in the upper six bytes, if frames are heard without a tag.
+    #[inline(always)]
+    pub(super) fn plain_mac(&self) -> Option<u64> {
+        let [a, b, c, d, e, f] = self.mac.0;
+        self.vlan.is_none().then_some(u64::from_be_bytes([a, b, c, d, e, f, 0, 0]))
+    }
+
+    /// Whether `dst` is ours and `src` an address that a host other than us can have (RFC 1122 3.2.1.3).
+    #[inline(always)]
+    pub(super) fn is_plain_pair(&self, src: Ipv4Addr, dst: Ipv4Addr) -> bool {
+        self.owns(dst) && is_host(src) && !self.owns(src) && !self.is_subnet_broadcast(src)
     }
 
     /// The address to speak to `peer` (the destination or its gateway) from: the one in the same network with the longest
@@ -234,8 +256,10 @@ impl Interface {
         self.queue_claims();
     }
 
-    /// Queues what the guards of the addresses want sent.
+    /// Takes note of where the claims have come, and queues what the guards of the addresses want sent.
     fn queue_claims(&mut self) {
+        self.usable.clear();
+        self.usable.extend(self.addrs.iter().filter_map(Claim::usable));
         for guard in self.addrs.iter_mut().filter_map(|a| a.guard.as_mut()) {
             while let Some(action) = guard.poll_action() {
                 // RFC 5227 2.1.1 and 2.3: both are requests for the address; an announcement has it as sender, too.
@@ -317,6 +341,13 @@ impl Interface {
         });
         ArpInput { useful: reply.is_some() || learned != Learned::Ignored, reply, conflict }
     }
+}
+
+/// Whether a host outside can have the address: not unspecified, loopback, multicast, reserved or broadcast.
+#[inline(always)]
+pub(super) fn is_host(ip: Ipv4Addr) -> bool {
+    let bits = ip.to_bits();
+    bits != 0 && bits >> 24 != 127 && bits >> 24 < 224
 }
 
 /// How asking for a next hop ended.

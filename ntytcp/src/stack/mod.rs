@@ -33,6 +33,7 @@ mod lists;
 pub mod neighbor;
 mod outbox;
 pub(crate) mod output;
+mod plain;
 pub mod ports;
 pub mod reassembly;
 mod records;
@@ -291,23 +292,21 @@ impl Stack {
         let Some(interface) = self.interfaces.get_mut(usize::from(id.0)) else { return Pending::Clear };
         // The protocol that found the ring full comes first when there is room again.
         let tcp_first = core::mem::take(&mut interface.tcp_first);
-        let mut out = Output::new(now, ring, interface, &self.routes);
         let (counters, events) = (&mut self.counters, &mut self.events);
-        let mut cx = Cx { now, counters, events };
+        let mut out = Output::new(Cx { now, counters, events }, ring, interface, &self.routes);
         let mut full = out.send_owed().is_err();
         let mut tcp_full = false;
         if !full && tcp_first {
-            tcp_full = self.tcp.egress(&mut cx, &mut out);
+            tcp_full = self.tcp.egress(&mut out);
             full = tcp_full;
         }
-        full = full || self.udp.egress(&mut cx, &mut out);
+        full = full || self.udp.egress(&mut out);
         if !full && !tcp_first {
-            tcp_full = self.tcp.egress(&mut cx, &mut out);
+            tcp_full = self.tcp.egress(&mut out);
             full = tcp_full;
         }
         // Asking for a next hop that was missed just now need not wait for the next turn.
         full = full || out.send_owed().is_err();
-        out.finish(cx.counters);
         interface.tcp_first = full && !tcp_full;
         if full { Pending::RingFull } else { Pending::Clear }
     }

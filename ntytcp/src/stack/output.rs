@@ -16,6 +16,7 @@
 
 use core::net::{IpAddr, Ipv4Addr};
 
+use super::cx::Cx;
 use super::demux::FlowKey;
 use super::interface::{Interface, InterfaceId, Resolution};
 use super::neighbor::NeighborRef;
@@ -23,10 +24,9 @@ use super::outbox::Datagram;
 use super::records::{RecordHeader, RecordReader};
 use super::route::RouteTable;
 use super::socket::SocketError;
-use crate::counters::{Counters, DropReason};
-use crate::device::{Gso, GsoKind, TxChecksum, TxMeta, TxQueue};
+use crate::counters::DropReason;
+use crate::device::{Caps, Gso, GsoKind, TxChecksum, TxMeta, TxQueue};
 use crate::fifo::{Chunks, Consumer};
-use crate::time::Instant;
 use crate::wire::{
     ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, MacAddr, Sum, TcpHeader, UdpHeader,
 };
@@ -83,42 +83,40 @@ pub(crate) struct Payload<'a> {
     pub len: usize,
 }
 
-/// What was sent through one [`Output`], to be added to the counters when it is done.
-#[derive(Default)]
-struct Tally {
-    frames: u64,
-    bytes: u64,
-    arp: u64,
-    packets: u64,
-    fragments: u64,
-    icmp: u64,
-    udp: u64,
-    tcp: u64,
-    backpressure: u64,
-    drops: Vec<DropReason>,
+/// Where the segments of one flow go during one turn: the answer of [`Output::prepare`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Hop {
+    /// The station that takes them.
+    mac: MacAddr,
+    /// How large they may be.
+    pub limits: PathLimits,
 }
 
 /// The way out over one interface. See the module documentation.
 pub(crate) struct Output<'a, Q: TxQueue + ?Sized> {
-    now: Instant,
+    /// The surroundings of the call.
+    pub cx: Cx<'a>,
     queue: &'a mut Q,
+    /// Those of `queue`, asked for once.
+    caps: Caps,
     interface: &'a mut Interface,
     routes: &'a RouteTable,
     generation: u32,
-    tally: Tally,
 }
 
 impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     /// The way out over `interface`, which `queue` is the ring of.
+    #[inline]
     pub(crate) fn new(
-        now: Instant,
+        cx: Cx<'a>,
         queue: &'a mut Q,
         interface: &'a mut Interface,
         routes: &'a RouteTable,
     ) -> Self {
         // Never 0, which means that nothing is known.
         let generation = (routes.generation() as u32) | 1 << 31;
-        Self { now, queue, interface, routes, generation, tally: Tally::default() }
+        let caps = *queue.caps();
+        Self { cx, queue, caps, interface, routes, generation }
     }
 
     /// The interface that is sent over.
@@ -126,36 +124,20 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         self.interface.id
     }
 
-    /// Adds what was sent to the counters.
-    pub(crate) fn finish(self, counters: &mut Counters) {
-        let Tally { frames, bytes, arp, packets, fragments, icmp, udp, tcp, backpressure, drops } =
-            self.tally;
-        counters.tx_frames += frames;
-        counters.tx_bytes += bytes;
-        counters.arp_tx += arp;
-        counters.ip_tx += packets;
-        counters.fragments_tx += fragments;
-        counters.icmp_tx += icmp;
-        counters.udp_tx += udp;
-        counters.tcp_tx += tcp;
-        counters.tx_backpressure += backpressure;
-        drops.into_iter().for_each(|reason| counters.drop(reason));
-    }
-
-    /// Makes sure that segments of this flow can be sent, and says how large they may be. Costs one comparison and one look
-    /// at the neighbor while `path` is valid.
+    /// Where segments of this flow go, and how large they may be. Costs one comparison and one look at the neighbor while
+    /// `path` is valid.
     ///
     /// # Errors
     /// Why they cannot be sent now; never [`Blocked::RingFull`].
-    pub(crate) fn prepare(&mut self, key: &FlowKey, path: &mut PathCache) -> Result<PathLimits, Blocked> {
-        self.link_target(key.remote, path)?;
-        Ok(self.limits())
+    #[inline]
+    pub(crate) fn prepare(&mut self, key: &FlowKey, path: &mut PathCache) -> Result<Hop, Blocked> {
+        Ok(Hop { mac: self.link_target(key.remote, path)?, limits: self.limits() })
     }
 
     /// The peer at the other end of `path` acknowledged something new, so its next hop is alive (RFC 4861 7.3.1).
     pub(crate) fn confirm(&mut self, path: &PathCache) {
         if let Some(neighbor) = path.neighbor.filter(|_| path.interface == self.interface.id) {
-            self.interface.neighbors.confirm(self.now, neighbor);
+            self.interface.neighbors.confirm(self.cx.now, neighbor);
         }
     }
 
@@ -174,45 +156,43 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         source.map(IpAddr::V4).ok_or(Blocked::Unreachable(SocketError::AddressNotAvailable))
     }
 
-    /// Sends one TCP segment with DF set, or with `gso_size` a train of segments which each but the last have that many
-    /// payload bytes. Source, destination and ports on the wire are those of `key` and `header`.
+    /// Sends one TCP segment with DF set to where [`Output::prepare`] said, or with `gso_size` a train of segments which each but
+    /// the last have that many payload bytes. Source, destination and ports on the wire are those of `key` and `header`.
     ///
     /// # Errors
     /// Why it was not sent; then nothing has changed.
+    #[inline]
     pub(crate) fn send_tcp(
         &mut self,
+        hop: &Hop,
         key: &FlowKey,
-        path: &mut PathCache,
         header: &TcpHeader,
         payload: Option<Payload<'_>>,
         gso_size: Option<u16>,
     ) -> Result<(), Blocked> {
-        let dst_mac = self.link_target(key.remote, path)?;
         let header_len = header.header_len();
         let len = header_len + payload.as_ref().map_or(0, |p| p.len);
         let ip = atomic_header(key.local, key.remote, IpProtocol::TCP, len, DEFAULT_TTL)?;
-        let link = self.interface.link_header(dst_mac, EtherType::IPV4);
-        let offload = self.queue.caps().tx_checksum;
+        let link = self.interface.link_header(hop.mac, EtherType::IPV4);
+        let offload = self.caps.tx_checksum;
         let pseudo = Sum::pseudo_header(key.local, key.remote, IpProtocol::TCP, len as u32);
         let Some((segment, start)) = begin(&mut *self.queue, &link, &ip) else { return Err(self.full()) };
 
-        let header = TcpHeader { checksum: if offload { pseudo.fold() } else { 0 }, ..*header };
         let (head, body) = segment.split_at_mut_checked(header_len).ok_or(TOO_LONG)?;
-        header.emit(head).ok_or(TOO_LONG)?;
-        let chunks = payload.map(|p| p.fifo.peek(p.offset, p.len));
         if offload {
-            chunks.into_iter().for_each(|chunks| copy(body, chunks));
+            TcpHeader { checksum: pseudo.fold(), ..*header }.emit(head).ok_or(TOO_LONG)?;
+            if let Some(p) = payload {
+                copy(body, p.fifo.peek(p.offset, p.len));
+            }
         } else {
-            let sum = chunks.map_or(Sum::ZERO, |chunks| copy_and_sum(body, chunks));
+            let sum = payload.map_or(Sum::ZERO, |p| copy_and_sum(body, p.fifo.peek(p.offset, p.len)));
             // The header's length is a multiple of 4, so the body begins at an even offset.
-            let options = head.get(TcpHeader::LEN..).unwrap_or_default();
-            let sum = pseudo.combine(header.sum_without_options()).add(options).combine(sum).finish();
-            put_u16(head, 16, sum);
+            header.emit_summed(head, pseudo.combine(sum)).ok_or(TOO_LONG)?;
         }
         let gso =
             gso_size.map(|size| Gso { kind: GsoKind::TcpV4, size, header_len: (start + header_len) as u16 });
         let checksum = partial_checksum(offload, start, 16);
-        self.tally.tcp += 1;
+        self.cx.counters.tcp_tx += 1;
         self.commit(TxMeta { checksum, gso }, start + len);
         Ok(())
     }
@@ -245,10 +225,10 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         };
         let ip = atomic_header(key.local, key.remote, IpProtocol::UDP, len, ttl)?;
         let link = self.interface.link_header(dst_mac, EtherType::IPV4);
-        let offload = self.queue.caps().tx_checksum;
+        let offload = self.caps.tx_checksum;
         let Some((datagram, start)) = begin(&mut *self.queue, &link, &ip) else { return Err(self.full()) };
         write_udp(datagram, key, reader.payload(head), offload).ok_or(TOO_LONG)?;
-        self.tally.udp += 1;
+        self.cx.counters.udp_tx += 1;
         self.commit(TxMeta { checksum: partial_checksum(offload, start, 6), gso: None }, start + len);
         Ok(())
     }
@@ -257,7 +237,12 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     ///
     /// # Errors
     /// [`Blocked::RingFull`] when more is owed.
+    #[inline]
     pub(crate) fn send_owed(&mut self) -> Result<(), Blocked> {
+        if self.interface.owes() { self.send_all_owed() } else { Ok(()) }
+    }
+
+    fn send_all_owed(&mut self) -> Result<(), Blocked> {
         while let Some((dst, packet)) = self.interface.arp_queue.front().copied() {
             self.send_arp(dst, &packet)?;
             self.interface.arp_queue.pop_front();
@@ -274,11 +259,11 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
                     return Err(Blocked::RingFull);
                 }
                 Err(blocked @ Blocked::Unresolved { .. }) => self.take_over(datagram, Some(blocked))?,
-                Err(Blocked::OtherInterface(_)) => self.tally.drops.push(DropReason::NoRoute),
+                Err(Blocked::OtherInterface(_)) => self.cx.counters.drop(DropReason::NoRoute),
                 Err(Blocked::Unreachable(SocketError::MessageTooLong)) => {
-                    self.tally.drops.push(DropReason::TooBig)
+                    self.cx.counters.drop(DropReason::TooBig)
                 }
-                Err(Blocked::Unreachable(_)) => self.tally.drops.push(DropReason::NoRoute),
+                Err(Blocked::Unreachable(_)) => self.cx.counters.drop(DropReason::NoRoute),
             }
         }
         Ok(())
@@ -288,7 +273,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     fn take_over(&mut self, datagram: Datagram, blocked: Option<Blocked>) -> Result<(), Blocked> {
         if let Some(Blocked::Unresolved { next_hop }) = blocked {
             if !self.interface.park(next_hop, datagram) {
-                self.tally.drops.push(DropReason::NeighborQueueFull);
+                self.cx.counters.drop(DropReason::NeighborQueueFull);
             }
             return Ok(());
         }
@@ -308,9 +293,9 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         let written = link.emit(frame).and_then(|at| packet.emit(frame.get_mut(at..)?));
         written.ok_or(TOO_LONG)?;
         self.queue.commit(TxMeta::default());
-        self.tally.arp += 1;
-        self.tally.frames += 1;
-        self.tally.bytes += (l2 + ArpPacket::LEN) as u64;
+        self.cx.counters.arp_tx += 1;
+        self.cx.counters.tx_frames += 1;
+        self.cx.counters.tx_bytes += (l2 + ArpPacket::LEN) as u64;
         Ok(())
     }
 
@@ -346,7 +331,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
                 return Err(self.full());
             };
             body.copy_from_slice(piece);
-            self.tally.fragments += u64::from(!whole);
+            self.cx.counters.fragments_tx += u64::from(!whole);
             self.commit(TxMeta::default(), start + piece.len());
             datagram.sent += piece.len();
             if piece.len() == rest.len() {
@@ -354,26 +339,26 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
             }
         }
         match ip.protocol {
-            IpProtocol::ICMP => self.tally.icmp += 1,
-            IpProtocol::UDP => self.tally.udp += 1,
-            IpProtocol::TCP => self.tally.tcp += 1,
+            IpProtocol::ICMP => self.cx.counters.icmp_tx += 1,
+            IpProtocol::UDP => self.cx.counters.udp_tx += 1,
+            IpProtocol::TCP => self.cx.counters.tcp_tx += 1,
             _ => {}
         }
         Ok(())
     }
 
     fn limits(&self) -> PathLimits {
-        let caps = self.queue.caps();
-        PathLimits { mtu: caps.mtu.min(self.interface.mtu), tso_max: caps.tso_max }
+        PathLimits { mtu: self.caps.mtu.min(self.interface.mtu), tso_max: self.caps.tso_max }
     }
 
     /// The station that packets to `dst` go to.
+    #[inline]
     fn link_target(&mut self, dst: IpAddr, path: &mut PathCache) -> Result<MacAddr, Blocked> {
         if path.generation == self.generation {
             if path.interface != self.interface.id {
                 return Err(Blocked::OtherInterface(path.interface));
             }
-            if let Some(mac) = path.neighbor.and_then(|n| self.interface.neighbor_mac(self.now, n)) {
+            if let Some(mac) = path.neighbor.and_then(|n| self.interface.neighbor_mac(self.cx.now, n)) {
                 return Ok(mac);
             }
         }
@@ -391,7 +376,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         if interface != self.interface.id {
             return Err(Blocked::OtherInterface(interface));
         }
-        match self.interface.resolve(self.now, next_hop) {
+        match self.interface.resolve(self.cx.now, next_hop) {
             Resolution::Reachable(neighbor, mac) => {
                 path.neighbor = Some(neighbor);
                 Ok(mac)
@@ -417,16 +402,18 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         Ok(Way::Station { interface: InterfaceId(route.interface), next_hop: route.next_hop(dst) })
     }
 
+    #[inline]
     fn commit(&mut self, meta: TxMeta, frame_len: usize) {
         self.queue.commit(meta);
-        self.tally.packets += 1;
-        self.tally.frames += 1;
-        self.tally.bytes += frame_len as u64;
+        self.cx.counters.ip_tx += 1;
+        self.cx.counters.tx_frames += 1;
+        self.cx.counters.tx_bytes += frame_len as u64;
     }
 
     /// Notes that the ring is full.
+    #[cold]
     fn full(&mut self) -> Blocked {
-        self.tally.backpressure += 1;
+        self.cx.counters.tx_backpressure += 1;
         Blocked::RingFull
     }
 }
@@ -444,6 +431,7 @@ const TOO_LONG: Blocked = Blocked::Unreachable(SocketError::MessageTooLong);
 
 /// The header of a packet that is never fragmented, before `len` bytes of payload. Its identification is 0: RFC 6864 4.1 "the
 /// IPv4 ID field of atomic datagrams may be set to any value".
+#[inline]
 fn atomic_header(
     src: IpAddr,
     dst: IpAddr,
@@ -481,6 +469,7 @@ pub(crate) const fn ipv4_header(
 
 /// Reserves a frame for `link`, `ip` and the payload that `ip` declares, and writes the two headers. The rest of the frame, and
 /// where it starts.
+#[inline]
 fn begin<'q, Q: TxQueue + ?Sized>(
     queue: &'q mut Q,
     link: &EthernetHeader,
@@ -489,6 +478,7 @@ fn begin<'q, Q: TxQueue + ?Sized>(
     begin_sized(queue, link, ip, usize::from(ip.total_len).checked_sub(ip.header_len())?)
 }
 
+#[inline]
 fn begin_sized<'q, Q: TxQueue + ?Sized>(
     queue: &'q mut Q,
     link: &EthernetHeader,
@@ -564,8 +554,17 @@ fn copy(to: &mut [u8], chunks: Chunks<'_>) {
 }
 
 /// As [`copy`], with the sum of what was copied.
-fn copy_and_sum(to: &mut [u8], chunks: Chunks<'_>) -> Sum {
-    let (mut rest, mut sum, mut odd) = (to, Sum::ZERO, false);
+#[inline]
+fn copy_and_sum(to: &mut [u8], mut chunks: Chunks<'_>) -> Sum {
+    // Most often there is one piece.
+    let Some(first) = chunks.next() else { return Sum::ZERO };
+    let sum = Sum::copy(to, first);
+    if chunks.remaining() == 0 { sum } else { copy_and_sum_rest(to, first.len(), sum, chunks) }
+}
+
+/// Goes on behind the first `done` bytes.
+fn copy_and_sum_rest(to: &mut [u8], done: usize, sum: Sum, chunks: Chunks<'_>) -> Sum {
+    let (mut rest, mut sum, mut odd) = (to.get_mut(done..).unwrap_or_default(), sum, done % 2 == 1);
     for chunk in chunks {
         let n = chunk.len().min(rest.len());
         let (head, tail) = rest.split_at_mut(n);

@@ -68,6 +68,13 @@ impl<T> Slots<T> {
         self.entries.get_mut(index as usize)
     }
 
+    /// As [`Slots::at_mut`], with the generation that the value has the slot for.
+    #[inline]
+    pub(crate) fn named_mut(&mut self, index: u32) -> Option<(&mut T, u32)> {
+        let generation = self.generation(index);
+        Some((self.at_mut(index)?, generation))
+    }
+
     /// The generation of a slot.
     pub(crate) fn generation(&self, index: u32) -> u32 {
         self.generations.get(index as usize).copied().unwrap_or(0)

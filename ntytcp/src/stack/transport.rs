@@ -22,6 +22,8 @@ use crate::wire::{Icmpv4Message, IpProtocol, ParseError, TcpHeader, UdpHeader};
 pub(super) struct Packet<'a> {
     /// Over which interface it came.
     pub interface: InterfaceId,
+    /// The largest IP packet of that interface.
+    pub mtu: usize,
     pub src: Ipv4Addr,
     pub dst: Ipv4Addr,
     pub protocol: IpProtocol,
@@ -53,6 +55,7 @@ impl Packet<'_> {
 
 impl Stack {
     /// Hands a packet to whoever it is for.
+    #[inline]
     pub(super) fn transport(&mut self, now: Instant, packet: &Packet<'_>) -> Answer {
         match packet.protocol {
             IpProtocol::TCP => self.tcp_segment(now, packet),
@@ -66,6 +69,7 @@ impl Stack {
         }
     }
 
+    #[inline]
     fn tcp_segment(&mut self, now: Instant, packet: &Packet<'_>) -> Answer {
         // RFC 9293 3.10.7.2 and RFC 1122 4.2.3.10: "A TCP implementation MUST silently discard an incoming SYN segment that is
         // addressed to a broadcast or multicast address."
@@ -81,9 +85,8 @@ impl Stack {
         {
             return Answer::drop(DropReason::L4Checksum);
         }
-        let mtu = self.interfaces.get(usize::from(packet.interface.0)).map_or(0, |i| i.mtu);
         let key = packet.flow(seg.src_port, seg.dst_port);
-        let arrival = Arrival { key, interface: packet.interface, mtu };
+        let arrival = Arrival { key, interface: packet.interface, mtu: packet.mtu };
         let (counters, events) = (&mut self.counters, &mut self.events);
         match self.tcp.input(&mut Cx { now, counters, events }, &arrival, &seg, data) {
             TcpAction::Done => Answer::Verdict(Verdict::Done),

@@ -280,12 +280,12 @@ impl UdpTable {
     }
 
     /// Sends what sockets owe over the interface of `out`, a number of datagrams each in turn. Whether the ring became full.
-    pub(super) fn egress<Q: TxQueue + ?Sized>(&mut self, cx: &mut Cx<'_>, out: &mut Output<'_, Q>) -> bool {
+    pub(super) fn egress<Q: TxQueue + ?Sized>(&mut self, out: &mut Output<'_, Q>) -> bool {
         let here = usize::from(out.interface().0);
         // A datagram that nobody routes here moves its socket to another list; at most every socket once per call.
         while let Some(index) = self.dirty.get_mut(here).and_then(VecDeque::pop_front) {
             let Some(socket) = self.sockets.at_mut(index) else { continue };
-            let next = match socket.send_some(cx, out) {
+            let next = match socket.send_some(out) {
                 Drained::Empty => {
                     socket.dirty = false;
                     continue;
@@ -318,7 +318,7 @@ enum Drained {
 }
 
 impl UdpSocket {
-    fn send_some<Q: TxQueue + ?Sized>(&mut self, cx: &mut Cx<'_>, out: &mut Output<'_, Q>) -> Drained {
+    fn send_some<Q: TxQueue + ?Sized>(&mut self, out: &mut Output<'_, Q>) -> Drained {
         for _ in 0..QUANTUM {
             let Some(head) = self.tx.head() else { return Drained::Empty };
             match self.send_head(out, &head) {
@@ -326,23 +326,23 @@ impl UdpSocket {
                 Err(Blocked::RingFull) => return Drained::RingFull,
                 Err(Blocked::OtherInterface(interface)) => return Drained::Elsewhere(interface),
                 // Only `take_over` deals with an unresolved next hop, and it keeps the datagram.
-                Err(Blocked::Unresolved { .. }) => cx.counters.drop(DropReason::NeighborFailed),
+                Err(Blocked::Unresolved { .. }) => out.cx.counters.drop(DropReason::NeighborFailed),
                 Err(Blocked::Unreachable(error)) => {
-                    cx.counters.drop(match error {
+                    out.cx.counters.drop(match error {
                         SocketError::HostUnreachable => DropReason::NeighborFailed,
                         SocketError::MessageTooLong => DropReason::TooBig,
                         _ => DropReason::NoRoute,
                     });
                     if self.remote.is_some() {
                         self.error = Some(error);
-                        self.raise(cx.events, Readiness::ERROR);
+                        self.raise(out.cx.events, Readiness::ERROR);
                     }
                 }
             }
             self.tx.consume(&head);
             // An application on another thread cannot leave word that it wants room.
             if core::mem::take(&mut self.wants_room) || self.app.is_none() {
-                self.raise(cx.events, Readiness::WRITABLE);
+                self.raise(out.cx.events, Readiness::WRITABLE);
             }
         }
         if self.tx.is_empty() { Drained::Empty } else { Drained::Quantum }

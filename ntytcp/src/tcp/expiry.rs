@@ -50,7 +50,7 @@ impl Tcb {
         self.snd.nxt = self.snd.una;
         self.flags.output = true;
         // Armed already here: even if the segment cannot leave (no neighbor), the count goes on to its end.
-        self.timers.arm(TimerKind::Retransmit, now + self.rtt.rto(config.max_rto));
+        self.timers.arm(TimerKind::Retransmit, self.rtt.deadline(now, config.max_rto));
     }
 
     fn persist_timeout(&mut self, now: Instant, config: &TcpConfig, counters: &mut Counters) {

@@ -336,7 +336,7 @@ impl Tcb {
         if self.flight() == 0 {
             self.timers.stop(TimerKind::Retransmit);
         } else {
-            self.timers.arm(TimerKind::Retransmit, cx.now + self.rtt.rto(config.max_rto));
+            self.timers.arm(TimerKind::Retransmit, self.rtt.deadline(cx.now, config.max_rto));
         }
     }
 
@@ -362,11 +362,11 @@ impl Tcb {
     fn take_rtt_sample(&mut self, cx: &Cx<'_>, config: &TcpConfig, ack: Seq, ts: Option<Timestamps>) {
         let timed = self.timing.filter(|(end, _)| ack.after_eq(*end));
         let sample = match (timed, ts) {
-            (Some((_, sent)), _) => Some(cx.now.since(sent)),
+            (Some((_, sent)), _) => Some(cx.now.nanos_since(sent)),
             (None, Some(ts)) if self.is_unambiguous(ts) => {
                 let elapsed = self.timestamp_now(cx.now).wrapping_sub(ts.echo);
                 // Anything longer than a day is no round trip but a lie.
-                (elapsed < 86_400_000).then(|| Duration::from_millis(u64::from(elapsed)))
+                (elapsed < 86_400_000).then(|| u64::from(elapsed) * 1_000_000)
             }
             _ => None,
         };

@@ -28,71 +28,62 @@ pub(crate) enum Purpose {
     Reset,
 }
 
-/// A segment that the TCB wants to send: the header and which bytes of the tx FIFO follow it.
+/// A segment that the TCB wants to send: which bytes of the tx FIFO, under which sequence number and flags.
+/// [`Tcb::header`] makes the rest of its header.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Transmit {
-    pub(crate) header: TcpHeader,
+    seq: Seq,
+    flags: TcpFlags,
+    /// Once it is sent, there is nothing more to be sent now.
+    pub(crate) last: bool,
+    purpose: Purpose,
+    /// The payload of each segment when the device is to cut it.
+    pub(crate) gso: Option<u16>,
     /// Payload: this many bytes into the tx FIFO ...
     pub(crate) offset: usize,
     /// ... and this long.
     pub(crate) len: usize,
-    /// The payload of each segment when the device is to cut it.
-    pub(crate) gso: Option<u16>,
-    pub(crate) purpose: Purpose,
-    /// The right edge of the receive window that the header announces.
-    edge: Seq,
 }
 
 impl Transmit {
     /// The sequence number after this segment.
     fn end(&self) -> Seq {
-        let control = u32::from(self.header.flags.intersects(TcpFlags::SYN))
-            + u32::from(self.header.flags.intersects(TcpFlags::FIN));
-        self.header.seq + self.len as u32 + control
+        let control =
+            u32::from(self.flags.intersects(TcpFlags::SYN)) + u32::from(self.flags.intersects(TcpFlags::FIN));
+        self.seq + self.len as u32 + control
     }
 }
 
-/// A piece of the send stream.
-struct Piece {
-    purpose: Purpose,
-    seq: Seq,
-    len: usize,
-    fin: bool,
-    gso: Option<u16>,
-}
-
 impl Tcb {
-    /// The next segment to send, if any. Call it again after [`Tcb::on_sent`].
-    pub(crate) fn next_segment(&mut self, now: Instant, limits: PathLimits) -> Option<Transmit> {
+    /// The next segment to send, if any. Call it again after [`Tcb::on_sent`], unless it is said to be the last.
+    #[inline]
+    pub(crate) fn next_segment(&mut self, limits: PathLimits) -> Option<Transmit> {
         if self.flags.reset {
-            return Some(self.control(now, self.ack_seq(), TcpFlags::RST | TcpFlags::ACK, Purpose::Reset));
+            return Some(control(self.ack_seq(), TcpFlags::RST | TcpFlags::ACK, Purpose::Reset));
         }
         match self.state {
             State::Closed | State::Listen => return None,
-            State::SynSent | State::SynReceived => return self.next_in_handshake(now),
-            State::TimeWait => return self.next_ack(now),
+            State::SynSent | State::SynReceived => return self.next_in_handshake(),
+            State::TimeWait => return self.next_ack(),
             _ => {}
         }
         if self.flags.keepalive {
             // RFC 9293 3.8.4: SEG.SEQ = SND.NXT-1, so that the peer must answer.
-            return Some(self.control(now, self.snd.una - 1, TcpFlags::ACK, Purpose::KeepAlive));
+            return Some(control(self.snd.una - 1, TcpFlags::ACK, Purpose::KeepAlive));
         }
-        match self.next_piece(limits) {
-            Some(piece) => Some(self.data(now, &piece)),
-            None => self.next_ack(now),
-        }
+        self.next_piece(limits).or_else(|| self.next_ack())
     }
 
-    fn next_in_handshake(&mut self, now: Instant) -> Option<Transmit> {
+    fn next_in_handshake(&mut self) -> Option<Transmit> {
         if self.snd.nxt != self.snd.iss {
-            return self.next_ack(now);
+            return self.next_ack();
         }
         let flags = if self.state == State::SynSent { TcpFlags::SYN } else { TcpFlags::SYN | TcpFlags::ACK };
-        Some(self.control(now, self.snd.iss, flags, Purpose::Next))
+        Some(control(self.snd.iss, flags, Purpose::Next))
     }
 
-    fn next_ack(&self, now: Instant) -> Option<Transmit> {
-        (self.ack == AckDue::Now).then(|| self.control(now, self.ack_seq(), TcpFlags::ACK, Purpose::Ack))
+    fn next_ack(&self) -> Option<Transmit> {
+        (self.ack == AckDue::Now).then(|| control(self.ack_seq(), TcpFlags::ACK, Purpose::Ack))
     }
 
     /// The sequence number of a segment without text: where the peer expects us to be. That is SND.MAX, as SND.NXT may have fallen
@@ -102,44 +93,72 @@ impl Tcb {
     }
 
     /// What of the send stream may go now.
-    fn next_piece(&mut self, limits: PathLimits) -> Option<Piece> {
-        let fin_seq = self.fin_seq();
-        let mss = self.payload_mss(limits);
-        let sent = |seq: Seq, base: Seq| if seq.after(base) { seq.since(base) as usize } else { 0 };
-        if self.recovery.resend() && self.flight() > 0 {
-            let unsent_from = sent(self.snd.max, self.tx_base).min(self.tx.len());
-            let len = unsent_from.min(usize::from(mss));
-            let fin = fin_seq.is_some_and(|fin| self.snd.max.after(fin)) && len == self.tx.len();
-            return (len > 0 || fin).then_some(Piece {
-                purpose: Purpose::Resend,
-                seq: self.snd.una,
-                len,
-                fin,
-                gso: None,
-            });
+    #[inline]
+    fn next_piece(&mut self, limits: PathLimits) -> Option<Transmit> {
+        let (queued, closed) = self.tx.look();
+        if queued == 0 && !closed {
+            self.flags.cwnd_limited = false;
+            return None;
         }
-        let available = self.tx.len().saturating_sub(sent(self.snd.nxt, self.tx_base));
-        let fin_unsent = fin_seq.is_some_and(|fin| !self.snd.nxt.after(fin));
+        let mss = self.payload_mss(limits);
+        if self.recovery.resend() && self.flight() > 0 {
+            return self.lost_piece(queued, closed, mss);
+        }
+        let sent = self.tx_offset(self.snd.nxt).min(queued);
+        let available = queued - sent;
+        let fin_unsent = closed && !self.snd.nxt.after(self.tx_base + queued as u32);
         let usable = self.usable_window();
         self.flags.cwnd_limited = available > usable && self.cwnd() <= self.snd.wnd;
-        let (len, purpose) = match self.choose_length(available, usable, mss, limits) {
+        let (len, purpose) = match self.choose_length(available, usable, mss, limits, closed) {
             0 if available > 0 && self.flags.probe && usable == 0 => (1, Purpose::Probe),
             // The persist timer overrides the silly-window avoidance.
             0 if self.flags.probe => (available.min(usable), Purpose::Next),
             len => (len, Purpose::Next),
         };
-        let fin = fin_unsent && len == available && purpose == Purpose::Next;
+        let last = len == available && purpose == Purpose::Next;
+        let fin = fin_unsent && last;
+        if len == 0 && !fin {
+            return None;
+        }
         let gso = (len > usize::from(mss)).then_some(mss);
-        (len > 0 || fin).then_some(Piece { purpose, seq: self.snd.nxt, len, fin, gso })
+        let flags = text_flags(fin, len > 0 && sent + len == queued);
+        Some(Transmit { seq: self.snd.nxt, flags, last, purpose, gso, offset: sent, len })
+    }
+
+    /// The segment at SND.UNA once more.
+    #[cold]
+    fn lost_piece(&self, queued: usize, closed: bool, mss: u16) -> Option<Transmit> {
+        let len = self.tx_offset(self.snd.max).min(queued).min(usize::from(mss));
+        let fin = closed && self.snd.max.after(self.tx_base + queued as u32) && len == queued;
+        let flags = text_flags(fin, len > 0 && len == queued);
+        let seq = self.snd.una;
+        let resend =
+            Transmit { seq, flags, last: false, purpose: Purpose::Resend, gso: None, offset: 0, len };
+        (len > 0 || fin).then_some(resend)
+    }
+
+    /// Where in the tx FIFO a sequence number lies; 0 for our SYN.
+    fn tx_offset(&self, seq: Seq) -> usize {
+        if seq.after(self.tx_base) { seq.since(self.tx_base) as usize } else { 0 }
     }
 
     /// How many of `available` unsent bytes to send: the sender's silly-window avoidance (RFC 9293 3.8.6.2.1) with Nagle's
     /// algorithm (3.7.4).
-    fn choose_length(&self, available: usize, usable: usize, mss: u16, limits: PathLimits) -> usize {
+    fn choose_length(
+        &self,
+        available: usize,
+        usable: usize,
+        mss: u16,
+        limits: PathLimits,
+        closed: bool,
+    ) -> usize {
         let mss = usize::from(mss);
         let len = available.min(usable);
         if len >= mss {
             // Full segments only; what is left over is decided by itself.
+            if limits.tso_max == 0 {
+                return mss;
+            }
             let most = limits.tso_max.saturating_sub(MAX_HEADERS).min(len).max(mss);
             return most - most % mss;
         }
@@ -149,7 +168,7 @@ impl Tcb {
         let again = self.snd.nxt.before(self.snd.max);
         let idle = self.flight() == 0;
         let all = len == available;
-        let closing = all && self.sending_ended();
+        let closing = all && closed;
         let half_window = len >= (self.snd.max_wnd / 2).max(1) as usize;
         if again || half_window || closing || (all && (idle || self.options.nodelay)) { len } else { 0 }
     }
@@ -167,8 +186,10 @@ impl Tcb {
     /// The payload of a full segment now: the path may be narrower than when the connection began, and SACK blocks take room.
     fn payload_mss(&self, limits: PathLimits) -> u16 {
         let path = super::tcb::mss_for(limits.mtu, &self.key);
-        let blocks = self.sack_blocks().len() as u16;
-        let sack = if blocks > 0 { 4 + 8 * blocks } else { 0 };
+        let sack = match self.sack_blocks().len() as u16 {
+            0 => 0,
+            blocks => 4 + 8 * blocks,
+        };
         let narrower = self.snd.mss.min(self.snd.peer_mss).saturating_sub(path);
         self.send_mss().saturating_sub(sack + narrower).max(super::tcb::MIN_PAYLOAD)
     }
@@ -181,25 +202,13 @@ impl Tcb {
         self.assembly.sack_blocks(if self.timestamps.is_some() { 3 } else { 4 })
     }
 
-    fn data(&mut self, now: Instant, piece: &Piece) -> Transmit {
-        let offset = if piece.seq.after(self.tx_base) { piece.seq.since(self.tx_base) as usize } else { 0 };
-        let mut flags = TcpFlags::ACK;
-        flags.set(TcpFlags::FIN, piece.fin);
-        // RFC 9293 3.9.1: PSH on the last segment of what the application gave us.
-        flags.set(TcpFlags::PSH, piece.len > 0 && offset + piece.len == self.tx.len());
-        let mut t = self.control(now, piece.seq, flags, piece.purpose);
-        t.offset = offset;
-        t.len = piece.len;
-        t.gso = piece.gso;
-        t
-    }
-
-    /// A segment without payload.
-    fn control(&self, now: Instant, seq: Seq, flags: TcpFlags, purpose: Purpose) -> Transmit {
-        let syn = flags.intersects(TcpFlags::SYN);
-        let (window, edge) = self.window_field(syn);
+    /// The header of a segment that [`Tcb::next_segment`] wants sent.
+    #[inline]
+    pub(crate) fn header(&self, now: Instant, segment: &Transmit) -> TcpHeader {
+        let syn = segment.flags.intersects(TcpFlags::SYN);
+        let acks = segment.flags.intersects(TcpFlags::ACK);
         let options = if syn {
-            self.syn_options(now, flags.intersects(TcpFlags::ACK))
+            self.syn_options(now, acks)
         } else {
             TcpOptions {
                 timestamps: self.timestamps_option(now),
@@ -207,18 +216,17 @@ impl Tcb {
                 ..TcpOptions::default()
             }
         };
-        let header = TcpHeader {
+        TcpHeader {
             src_port: self.key.local_port,
             dst_port: self.key.remote_port,
-            seq,
-            ack: if flags.intersects(TcpFlags::ACK) { self.rcv.nxt } else { Seq(0) },
-            flags,
-            window,
+            seq: segment.seq,
+            ack: if acks { self.rcv.nxt } else { Seq(0) },
+            flags: segment.flags,
+            window: self.window_field(syn),
             checksum: 0,
             urgent: 0,
             options,
-        };
-        Transmit { header, offset: 0, len: 0, gso: None, purpose, edge }
+        }
     }
 
     /// The options of our SYN (an offer) or SYN-ACK (what the peer also offered).
@@ -237,16 +245,13 @@ impl Tcb {
         }
     }
 
-    /// SEG.WND and the right edge that it stands for. The receiver's silly-window avoidance (RFC 9293 3.8.6.2.2): the edge moves only by
-    /// a full segment or half the buffer, and never back.
-    fn window_field(&self, syn: bool) -> (u16, Seq) {
+    /// SEG.WND. The receiver's silly-window avoidance (RFC 9293 3.8.6.2.2): the right edge moves only by a full segment or half
+    /// the buffer, and never back.
+    fn window_field(&self, syn: bool) -> u16 {
         if syn {
-            let wnd = self.syn_window();
-            return (wnd as u16, self.rcv.nxt + wnd);
+            return self.syn_window() as u16;
         }
-        let edge = self.rcv.nxt + self.receive_window();
-        let field = (edge.since(self.rcv.nxt) >> self.rcv.scale).min(u32::from(u16::MAX));
-        (field as u16, self.rcv.nxt + (field << self.rcv.scale))
+        (self.receive_window() >> self.rcv.scale).min(u32::from(u16::MAX)) as u16
     }
 
     /// The window to announce: what the buffer has room for, if that is worth announcing.
@@ -259,31 +264,37 @@ impl Tcb {
     }
 
     /// The application has read: is the window's new size worth a segment of its own?
+    #[inline]
     pub(crate) fn on_app_read(&mut self) {
-        if self.state.may_receive() && self.receive_window() > self.rcv.wnd() {
-            let opened = self.receive_window() - self.rcv.wnd();
-            // Every read of a bulk transfer would send one: wait for an eighth of the buffer, unless the peer is nearly stopped.
-            let worth = (self.rx.capacity() as u32 / 8).max(2 * u32::from(self.snd.mss));
-            if opened >= worth || self.rcv.wnd() < u32::from(self.snd.mss) {
-                self.ack = AckDue::Now;
-                self.flags.output = true;
-            }
+        if !self.state.may_receive() {
+            return;
+        }
+        let told = self.rcv.wnd();
+        let opened = self.receive_window().saturating_sub(told);
+        // Every read of a bulk transfer would send one: wait for an eighth of the buffer, unless the peer is nearly stopped.
+        let worth = (self.rx.capacity() as u32 / 8).max(2 * u32::from(self.snd.mss));
+        if opened >= worth || (opened > 0 && told < u32::from(self.snd.mss)) {
+            self.ack = AckDue::Now;
+            self.flags.output = true;
         }
     }
 
-    /// The segment is on its way.
+    /// The segment is on its way, and announced this window.
+    #[inline]
     pub(crate) fn on_sent(
         &mut self,
         now: Instant,
         config: &TcpConfig,
         sent: &Transmit,
+        window: u16,
         counters: &mut Counters,
     ) {
-        if sent.header.flags.intersects(TcpFlags::ACK) {
+        if sent.flags.intersects(TcpFlags::ACK) {
             self.ack = AckDue::No;
             self.unacked = 0;
             self.last_ack_sent = self.rcv.nxt;
-            self.rcv.adv = self.rcv.adv.max(sent.edge);
+            let scale = if sent.flags.intersects(TcpFlags::SYN) { 0 } else { self.rcv.scale };
+            self.rcv.adv = self.rcv.adv.max(self.rcv.nxt + (u32::from(window) << scale));
         }
         match sent.purpose {
             Purpose::Next | Purpose::Resend => self.on_stream_sent(now, config, sent, counters),
@@ -309,7 +320,7 @@ impl Tcb {
         if self.flight() == 0 {
             self.stalled_since = now;
         }
-        if sent.header.seq.before(self.snd.max) {
+        if sent.seq.before(self.snd.max) {
             counters.tcp_retransmits += 1;
             // Karn: a segment that was sent twice gives no sample.
             self.timing = None;
@@ -328,15 +339,16 @@ impl Tcb {
         self.timers.stop(TimerKind::Persist);
         // RFC 6298 5.1: "if the timer is not running, start it running". A fast retransmit restarts it.
         if sent.purpose == Purpose::Resend || !self.timers.is_armed(TimerKind::Retransmit) {
-            self.timers.arm(TimerKind::Retransmit, now + self.rtt.rto(config.max_rto));
+            self.timers.arm(TimerKind::Retransmit, self.rtt.deadline(now, config.max_rto));
         }
     }
 
     /// Nothing more can be sent now. When it is the peer's window that keeps data back and nothing in flight would bring an ACK,
     /// the persist timer must (RFC 9293 3.8.6.1); it also overrides the silly-window avoidance.
+    #[inline]
     pub(crate) fn after_output(&mut self, now: Instant, config: &TcpConfig) {
         self.flags.output = false;
-        let waiting = self.state.is_synchronized() && !self.tx.is_empty() && self.snd.nxt == self.snd.una;
+        let waiting = self.snd.nxt == self.snd.una && self.state.is_synchronized() && !self.tx.is_empty();
         if !waiting {
             return;
         }
@@ -350,12 +362,26 @@ impl Tcb {
     }
 
     /// RFC 5681 4.1: before sending after an idle time longer than an RTO.
+    #[inline]
     pub(crate) fn before_output(&mut self, now: Instant, config: &TcpConfig) {
-        if self.flight() == 0 && now.since(self.last_sent) > self.rtt.rto(config.max_rto) {
+        if self.flight() == 0 && now.nanos_since(self.last_sent) > self.rtt.rto_nanos(config.max_rto) {
             let mss = u32::from(self.send_mss());
             self.cc.on_idle(config.initial_window * mss);
         }
     }
+}
+
+/// A segment without text.
+fn control(seq: Seq, flags: TcpFlags, purpose: Purpose) -> Transmit {
+    Transmit { seq, flags, last: purpose == Purpose::Ack, purpose, gso: None, offset: 0, len: 0 }
+}
+
+/// RFC 9293 3.9.1: PSH on the last segment of what the application gave us.
+fn text_flags(fin: bool, push: bool) -> TcpFlags {
+    let mut flags = TcpFlags::ACK;
+    flags.set(TcpFlags::FIN, fin);
+    flags.set(TcpFlags::PSH, push);
+    flags
 }
 
 /// Ethernet is not counted in `tso_max`; the largest IP and TCP headers are.

@@ -1,6 +1,6 @@
 //! Round-trip time and retransmission timeout (RFC 6298).
 
-use crate::time::Duration;
+use crate::time::{self, Duration, Instant};
 
 /// SRTT, RTTVAR and RTO of one connection.
 #[derive(Clone, Copy, Debug)]
@@ -21,9 +21,9 @@ impl RttEstimator {
         Self { srtt: 0, rttvar: 0, rto: nanos(initial_rto), backoff: 0 }
     }
 
-    /// Takes a measurement of a segment that was sent once (Karn's algorithm is the caller's duty).
-    pub(crate) fn sample(&mut self, rtt: Duration, min: Duration, max: Duration) {
-        let r = nanos(rtt).max(1);
+    /// Takes a measurement, in nanoseconds, of a segment that was sent once (Karn's algorithm is the caller's duty).
+    pub(crate) fn sample(&mut self, rtt: u64, min: Duration, max: Duration) {
+        let r = rtt.clamp(1, u64::MAX >> (MAX_BACKOFF + 1));
         if self.srtt == 0 {
             // RFC 6298 2.2: "SRTT <- R, RTTVAR <- R/2"
             self.srtt = r;
@@ -40,7 +40,19 @@ impl RttEstimator {
 
     /// The timeout to arm now, backoff included.
     pub(crate) fn rto(&self, max: Duration) -> Duration {
-        Duration::from_nanos((self.rto << self.backoff.min(MAX_BACKOFF)).min(nanos(max)))
+        Duration::from_nanos(self.rto_nanos(max))
+    }
+
+    /// When a timer that is started now expires.
+    #[inline]
+    pub(crate) fn deadline(&self, now: Instant, max: Duration) -> Instant {
+        now.after_nanos(self.rto_nanos(max))
+    }
+
+    /// As [`RttEstimator::rto`], in nanoseconds: a [`Duration`] costs a division.
+    #[inline]
+    pub(crate) fn rto_nanos(&self, max: Duration) -> u64 {
+        (self.rto << self.backoff.min(MAX_BACKOFF)).min(nanos(max))
     }
 
     /// RFC 6298 5.5: "RTO <- RTO * 2 ("back off the timer")".
@@ -71,8 +83,9 @@ impl RttEstimator {
     }
 }
 
+/// Bounded so that backing off cannot overflow.
 fn nanos(d: Duration) -> u64 {
-    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX >> MAX_BACKOFF).min(u64::MAX >> (MAX_BACKOFF + 1))
+    time::nanos(d).min(u64::MAX >> (MAX_BACKOFF + 1))
 }
 
 #[cfg(test)]
@@ -86,11 +99,16 @@ mod tests {
         Duration::from_millis(n)
     }
 
+    /// A sample of so many milliseconds.
+    fn took(n: u64) -> u64 {
+        n * 1_000_000
+    }
+
     #[test]
     fn first_sample_sets_srtt_and_half_of_it_as_variance() {
         let mut e = RttEstimator::new(Duration::from_secs(1));
         assert_eq!(e.rto(MAX), Duration::from_secs(1));
-        e.sample(ms(100), MIN, MAX);
+        e.sample(took(100), MIN, MAX);
         assert_eq!(e.srtt(), Some(ms(100)));
         assert_eq!(e.rttvar(), ms(50));
         assert_eq!(e.rto(MAX), ms(300));
@@ -99,8 +117,8 @@ mod tests {
     #[test]
     fn later_samples_are_smoothed() {
         let mut e = RttEstimator::new(Duration::from_secs(1));
-        e.sample(ms(100), MIN, MAX);
-        e.sample(ms(200), MIN, MAX);
+        e.sample(took(100), MIN, MAX);
+        e.sample(took(200), MIN, MAX);
         // RTTVAR = 3/4 * 50 + 1/4 * 100 = 62.5, SRTT = 7/8 * 100 + 1/8 * 200 = 112.5, RTO = 112.5 + 250
         assert_eq!(e.srtt(), Some(Duration::from_micros(112_500)));
         assert_eq!(e.rto(MAX), Duration::from_micros(362_500));
@@ -113,16 +131,16 @@ mod tests {
             assert_eq!(e.rto(MAX), Duration::from_secs(expected));
             e.back_off();
         }
-        e.sample(ms(1), MIN, MAX);
+        e.sample(took(1), MIN, MAX);
         assert_eq!(e.rto(MAX), MIN);
     }
 
     #[test]
     fn absurd_samples_do_not_overflow() {
         let mut e = RttEstimator::new(Duration::MAX);
-        e.sample(Duration::MAX, MIN, MAX);
-        e.sample(Duration::ZERO, MIN, MAX);
-        e.sample(Duration::MAX, MIN, MAX);
+        e.sample(u64::MAX, MIN, MAX);
+        e.sample(0, MIN, MAX);
+        e.sample(u64::MAX, MIN, MAX);
         for _ in 0..300 {
             e.back_off();
         }

@@ -337,14 +337,16 @@ impl Tcp {
         }
     }
 
-    /// Brings everything around a TCB in line with what just happened to it.
+    /// Brings everything around a TCB in line with what just happened to it. Most of the time that is little.
+    #[inline]
     pub(super) fn settle(&mut self, cx: &mut Cx<'_>, conn: u32) {
-        let generation = self.conns.generation(conn);
-        let Some(tcb) = self.conns.at_mut(conn) else { return };
+        let Some((tcb, generation)) = self.conns.named_mut(conn) else { return };
+        if let Some(at) = tcb.timers.to_arm() {
+            self.wheel.arm(conn, at);
+        }
         if tcb.flags.output && !tcb.flags.dirty {
             tcb.flags.dirty = true;
-            let interface = tcb.interface;
-            push_dirty(&mut self.dirty, interface, (Slot::Conn(conn).pack(), generation));
+            push_dirty(&mut self.dirty, tcb.interface, (Slot::Conn(conn).pack(), generation));
         }
         if let AckDue::At(at) = tcb.ack
             && !tcb.flags.ack_queued
@@ -352,12 +354,7 @@ impl Tcp {
             tcb.flags.ack_queued = true;
             self.delayed_acks.push_back((at, conn, generation));
         }
-        if let Some(next) = tcb.timers.next()
-            && self.wheel.deadline(conn).is_none_or(|armed| next < armed)
-        {
-            self.wheel.arm(conn, next);
-        }
-        if !tcb.flags.orphan && !tcb.flags.unaccepted {
+        if !tcb.changed.is_empty() && !tcb.flags.orphan && !tcb.flags.unaccepted {
             let id = SocketId { kind: SocketKind::Stream, index: conn, generation };
             tcb.pending.raise(cx.events, id, core::mem::take(&mut tcb.changed));
         }
@@ -398,6 +395,7 @@ impl Tcp {
     pub(super) fn retire(&mut self, conn: u32) {
         let Some(tcb) = self.conns.at_mut(conn) else { return };
         self.wheel.cancel(conn);
+        tcb.timers.entry_left();
         let (key, orphan) = (tcb.key, tcb.flags.orphan);
         if core::mem::take(&mut tcb.flags.in_demux) {
             self.leave_flow(&key, Slot::Conn(conn));
@@ -423,30 +421,27 @@ impl Tcp {
     }
 
     /// Sends what is owed on the interface of `out`. `true` when the ring was full and more is owed.
-    pub(crate) fn egress<Q: TxQueue + ?Sized>(&mut self, cx: &mut Cx<'_>, out: &mut Output<'_, Q>) -> bool {
-        let interface = out.interface();
-        let turns = self.dirty.get(usize::from(interface.0)).map_or(0, VecDeque::len);
+    pub(crate) fn egress<Q: TxQueue + ?Sized>(&mut self, out: &mut Output<'_, Q>) -> bool {
+        let interface = usize::from(out.interface().0);
+        let turns = self.dirty.get(interface).map_or(0, VecDeque::len);
         for _ in 0..turns {
-            let Some(entry) = self.dirty.get_mut(usize::from(interface.0)).and_then(VecDeque::pop_front)
-            else {
-                break;
-            };
+            let Some(entry) = self.dirty.get_mut(interface).and_then(VecDeque::pop_front) else { break };
             let blocked = match Slot::unpack(entry.0) {
-                Slot::Conn(i) if self.conns.generation(i) == entry.1 => self.egress_conn(cx, out, i),
-                Slot::Syn(i) if self.syns.generation(i) == entry.1 => self.egress_syn_ack(cx, out, i),
-                _ => continue,
+                Slot::Conn(i) => self.egress_conn(out, i, entry.1),
+                Slot::Syn(i) if self.syns.generation(i) == entry.1 => self.egress_syn_ack(out, i),
+                Slot::Syn(_) | Slot::Wait(_) => continue,
             };
             match blocked {
                 Ok(()) => {}
                 Err(Blocked::RingFull) => {
-                    if let Some(queue) = self.dirty.get_mut(usize::from(interface.0)) {
+                    if let Some(queue) = self.dirty.get_mut(interface) {
                         queue.push_front(entry);
                     }
                     return true;
                 }
                 Err(Blocked::Unresolved { next_hop }) => self.parked.push((next_hop, entry.0, entry.1)),
                 Err(Blocked::OtherInterface(other)) => self.move_to(other, entry),
-                Err(Blocked::Unreachable(error)) => self.unreachable(cx, entry.0, error),
+                Err(Blocked::Unreachable(error)) => self.unreachable(&mut out.cx, entry.0, error),
             }
         }
         false
@@ -454,44 +449,49 @@ impl Tcp {
 
     fn egress_conn<Q: TxQueue + ?Sized>(
         &mut self,
-        cx: &mut Cx<'_>,
         out: &mut Output<'_, Q>,
         conn: u32,
+        generation: u32,
     ) -> Result<(), Blocked> {
-        let Some(tcb) = self.conns.at_mut(conn) else { return Ok(()) };
-        let limits = out.prepare(&tcb.key, &mut tcb.path)?;
+        let Some(tcb) = self.conns.get_mut(conn, generation) else { return Ok(()) };
+        let hop = out.prepare(&tcb.key, &mut tcb.path)?;
+        let now = out.cx.now;
         if core::mem::take(&mut tcb.flags.progress) {
             out.confirm(&tcb.path);
         }
-        tcb.before_output(cx.now, &self.config);
+        tcb.before_output(now, &self.config);
         for _ in 0..SEGMENTS_PER_TURN {
-            let Some(segment) = tcb.next_segment(cx.now, limits) else {
-                tcb.after_output(cx.now, &self.config);
+            let Some(segment) = tcb.next_segment(hop.limits) else {
+                tcb.after_output(now, &self.config);
                 break;
             };
+            let header = tcb.header(now, &segment);
             let payload = Payload { fifo: &mut tcb.tx, offset: segment.offset, len: segment.len };
             let payload = (segment.len > 0).then_some(payload);
-            out.send_tcp(&tcb.key, &mut tcb.path, &segment.header, payload, segment.gso)?;
-            tcb.on_sent(cx.now, &self.config, &segment, cx.counters);
+            out.send_tcp(&hop, &tcb.key, &header, payload, segment.gso)?;
+            tcb.on_sent(now, &self.config, &segment, header.window, out.cx.counters);
+            if segment.last {
+                tcb.after_output(now, &self.config);
+                break;
+            }
         }
         tcb.flags.dirty = false;
-        self.settle(cx, conn);
+        self.settle(&mut out.cx, conn);
         Ok(())
     }
 
     fn egress_syn_ack<Q: TxQueue + ?Sized>(
         &mut self,
-        cx: &mut Cx<'_>,
         out: &mut Output<'_, Q>,
         slot: u32,
     ) -> Result<(), Blocked> {
         let Some(entry) = self.syns.at_mut(slot) else { return Ok(()) };
         let Some(listener) = self.listeners.at(entry.listener) else { return Ok(()) };
-        let header = entry.syn_ack(cx.now, &self.config, &listener.socket);
-        out.prepare(&entry.key, &mut entry.path)?;
-        out.send_tcp(&entry.key, &mut entry.path, &header, None, None)?;
+        let header = entry.syn_ack(out.cx.now, &self.config, &listener.socket);
+        let hop = out.prepare(&entry.key, &mut entry.path)?;
+        out.send_tcp(&hop, &entry.key, &header, None, None)?;
         entry.dirty = false;
-        cx.counters.tcp_retransmits += 1;
+        out.cx.counters.tcp_retransmits += 1;
         Ok(())
     }
 
@@ -585,6 +585,7 @@ impl Tcp {
     pub(crate) fn on_timeout(&mut self, cx: &mut Cx<'_>) {
         while let Some(conn) = self.wheel.pop(cx.now) {
             if let Some(tcb) = self.conns.at_mut(conn) {
+                tcb.timers.entry_left();
                 tcb.on_timeout(cx.now, &self.config, cx.counters);
                 self.settle(cx, conn);
             }

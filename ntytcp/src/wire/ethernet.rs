@@ -141,8 +141,16 @@ impl EthernetHeader {
     }
 
     /// Writes the header at the start of `buf`. Answers its length, or `None` when `buf` is too short.
+    #[inline]
     pub fn emit(&self, buf: &mut [u8]) -> Option<usize> {
         let len = self.len();
+        if len == Self::LEN {
+            let (fixed, _) = buf.split_first_chunk_mut::<14>()?;
+            fixed[..6].copy_from_slice(&self.dst.0);
+            fixed[6..12].copy_from_slice(&self.src.0);
+            fixed[12..].copy_from_slice(&self.ethertype.0.to_be_bytes());
+            return Some(len);
+        }
         let buf = &mut buf.get_mut(..len)?;
         put(buf, self.dst.0)?;
         put(buf, self.src.0)?;

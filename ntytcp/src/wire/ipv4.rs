@@ -2,7 +2,7 @@
 
 use core::net::Ipv4Addr;
 
-use super::{IpProtocol, ParseError, Sum, put};
+use super::{IpProtocol, ParseError, Sum};
 
 /// The header of an IPv4 packet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -105,6 +105,7 @@ impl<'a> Ipv4Header<'a> {
 
     /// Writes the header at the start of `buf`, checksum included, total length as given. Answers its length, or `None` when
     /// `buf` is too short or the options are longer than 40 bytes.
+    #[inline(always)] // Of a header without options nothing is left but five stores.
     pub fn emit(&self, buf: &mut [u8]) -> Option<usize> {
         let len = self.header_len();
         if len > Self::MAX_LEN {
@@ -115,7 +116,7 @@ impl<'a> Ipv4Header<'a> {
         let (fixed, options) = header.split_first_chunk_mut::<20>()?;
         let two = |high: u16, low: u16| (u32::from(high) << 16) | u32::from(low);
         let bytes = |high: u8, low: u8| u16::from_be_bytes([high, low]);
-        let words = [
+        let mut words = [
             two(bytes(0x40 | (len / 4) as u8, self.dscp_ecn), self.total_len),
             two(self.ident, flags | (self.fragment_offset >> 3)),
             two(bytes(self.ttl, self.protocol.0), 0),
@@ -123,18 +124,15 @@ impl<'a> Ipv4Header<'a> {
             u32::from(self.dst),
         ];
         // Summed as numbers: what was just stored in pieces cannot be loaded as a whole without waiting for the stores.
-        let mut sum = words.iter().fold(Sum::ZERO, |sum, &word| sum.add_u32(word));
-        let rest = &mut fixed.as_mut_slice();
-        for word in words {
-            put(rest, word.to_be_bytes())?;
-        }
+        let mut sum = words.into_iter().fold(Sum::ZERO, Sum::add_u32);
         if !options.is_empty() {
             let (given, padding) = options.split_at_mut_checked(self.options.len())?;
             given.copy_from_slice(self.options);
             padding.fill(0);
             sum = sum.add(options);
         }
-        [fixed[10], fixed[11]] = sum.finish().to_be_bytes();
+        words[2] |= u32::from(sum.finish());
+        *fixed = words.map(u32::to_be_bytes).as_flattened().try_into().ok()?;
         Some(len)
     }
 }

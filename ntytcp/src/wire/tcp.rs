@@ -14,7 +14,7 @@ use core::net::IpAddr;
 
 use bitflags::bitflags;
 
-use super::{IpProtocol, ParseError, Seq, Sum, TcpOptions, put};
+use super::{IpProtocol, ParseError, Seq, Sum, TcpOptions};
 
 bitflags! {
     /// The control bits of a segment, as they lie in the 14th byte of the header.
@@ -101,32 +101,44 @@ impl TcpHeader {
         Self::LEN + self.options.len()
     }
 
-    /// The sum of the header without options, taken from the fields: bytes that were just stored in pieces cannot be loaded as
-    /// whole words without waiting for the stores.
-    #[inline]
-    pub(crate) fn sum_without_options(&self) -> Sum {
-        let offset_flags = u16::from_be_bytes([((self.header_len() / 4) << 4) as u8, self.flags.bits()]);
-        let ports = Sum::ZERO.add_u16(self.src_port).add_u16(self.dst_port);
-        let numbers = ports.add_u32(self.seq.0).add_u32(self.ack.0);
-        numbers.add_u16(offset_flags).add_u16(self.window).add_u16(self.checksum).add_u16(self.urgent)
-    }
-
     /// Writes the header at the start of `buf`, checksum as given. Answers its length, or `None` when `buf` is too short.
     #[inline]
     pub fn emit(&self, buf: &mut [u8]) -> Option<usize> {
         let len = self.header_len();
         let (fixed, options) = buf.get_mut(..len)?.split_first_chunk_mut::<20>()?;
-        let rest = &mut fixed.as_mut_slice();
-        put(rest, self.src_port.to_be_bytes())?;
-        put(rest, self.dst_port.to_be_bytes())?;
-        put(rest, self.seq.0.to_be_bytes())?;
-        put(rest, self.ack.0.to_be_bytes())?;
-        put(rest, [((len / 4) << 4) as u8, self.flags.bits()])?;
-        put(rest, self.window.to_be_bytes())?;
-        put(rest, self.checksum.to_be_bytes())?;
-        put(rest, self.urgent.to_be_bytes())?;
         self.options.emit(options)?;
+        *fixed = self.words(len, self.checksum).map(u32::to_be_bytes).as_flattened().try_into().ok()?;
         Some(len)
+    }
+
+    /// As [`TcpHeader::emit`], with the checksum of the header and what was summed beside it: pseudo-header and data.
+    #[inline]
+    pub(crate) fn emit_summed(&self, buf: &mut [u8], beside: Sum) -> Option<usize> {
+        let len = buf.len();
+        let (fixed, options) = buf.split_first_chunk_mut::<20>()?;
+        // Summed as numbers: bytes that were just stored in pieces cannot be loaded as whole words without waiting for the
+        // stores.
+        let mut sum = self.words(len, 0).into_iter().fold(beside, Sum::add_u32);
+        if !options.is_empty() {
+            self.options.emit(options)?;
+            sum = sum.add(options);
+        }
+        *fixed = self.words(len, sum.finish()).map(u32::to_be_bytes).as_flattened().try_into().ok()?;
+        Some(len)
+    }
+
+    /// The header without options as 32-bit words, when it is `len` bytes long.
+    #[inline(always)]
+    fn words(&self, len: usize, checksum: u16) -> [u32; 5] {
+        let two = |high: u16, low: u16| (u32::from(high) << 16) | u32::from(low);
+        let offset_flags = u16::from_be_bytes([((len / 4) << 4) as u8, self.flags.bits()]);
+        [
+            two(self.src_port, self.dst_port),
+            self.seq.0,
+            self.ack.0,
+            two(offset_flags, self.window),
+            two(checksum, self.urgent),
+        ]
     }
 
     /// Whether the checksum of `segment` (header and data, exactly) is right.

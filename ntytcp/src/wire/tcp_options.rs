@@ -223,6 +223,9 @@ impl TcpOptions {
     #[inline]
     pub fn len(&self) -> usize {
         let used = self.len_without_sack();
+        if self.sack.is_empty() {
+            return used;
+        }
         match sack_blocks_that_fit(self.sack.len(), used) {
             0 => used,
             blocks => used + 4 + 8 * blocks,
@@ -247,6 +250,9 @@ impl TcpOptions {
     /// [`TcpOptions::len`].
     #[inline]
     pub fn emit(&self, buf: &mut [u8]) -> Option<usize> {
+        if buf.is_empty() && self.len() == 0 {
+            return Some(0);
+        }
         let len = self.len();
         let rest = &mut buf.get_mut(..len)?;
         if let Some(mss) = self.mss {

@@ -2,6 +2,7 @@ use super::kit::*;
 use crate::counters::Counters;
 use crate::device::{Caps, Gso, GsoKind, TxChecksum};
 use crate::fifo::{PagePool, fifo};
+use crate::stack::cx::{Cx, EventQueue};
 use crate::stack::demux::FlowKey;
 use crate::stack::output::{Blocked, Output, PathCache, PathLimits, Payload};
 use crate::stack::route::{InterfaceAddr, Route};
@@ -31,11 +32,21 @@ fn segment() -> TcpHeader {
 /// Runs `send` with the way out of the host's interface.
 fn with_output<T>(host: &mut Host, send: impl FnOnce(&mut Output<'_, Ring>) -> T) -> (T, Counters) {
     let interface = host.stack.interfaces.get_mut(0).unwrap();
-    let mut out = Output::new(host.now, &mut host.ring, interface, &host.stack.routes);
-    let result = send(&mut out);
-    let mut counters = Counters::default();
-    out.finish(&mut counters);
+    let (mut counters, mut events) = (Counters::default(), EventQueue::default());
+    let cx = Cx { now: host.now, counters: &mut counters, events: &mut events };
+    let result = send(&mut Output::new(cx, &mut host.ring, interface, &host.stack.routes));
     (result, counters)
+}
+
+/// Prepares a path that nothing is known of and sends [`segment`] to `dst`.
+fn send_first(
+    out: &mut Output<'_, Ring>,
+    dst: Ipv4Addr,
+    payload: Option<Payload<'_>>,
+    gso: Option<u16>,
+) -> Result<PathLimits, Blocked> {
+    let hop = out.prepare(&key(dst), &mut PathCache::default())?;
+    out.send_tcp(&hop, &key(dst), &segment(), payload, gso).map(|()| hop.limits)
 }
 
 #[test]
@@ -48,10 +59,8 @@ fn a_segment_carries_its_piece_of_the_fifo_and_a_right_checksum() {
     for (offset, len) in [(0, 1_448), (1, 1), (77, 1_000), (1_999, 1_001), (5, 0)] {
         let mut host = Host::acquainted();
         let payload = Payload { fifo: &mut consumer, offset, len };
-        let (result, counters) = with_output(&mut host, |out| {
-            out.send_tcp(&key(PEER), &mut PathCache::default(), &segment(), Some(payload), None)
-        });
-        assert_eq!((result, counters.tcp_tx, counters.tx_frames), (Ok(()), 1, 1));
+        let (result, counters) = with_output(&mut host, |out| send_first(out, PEER, Some(payload), None));
+        assert_eq!((result.is_ok(), counters.tcp_tx, counters.tx_frames), (true, 1, 1));
         let (frame, meta) = host.ring.sent.pop().unwrap();
         assert_eq!((meta.checksum, meta.gso), (TxChecksum::Complete, None));
         let (ip, bytes) = parse_ip(&frame);
@@ -72,12 +81,7 @@ fn a_train_is_left_to_a_device_that_cuts_it() {
     let data = pattern(60_000);
     producer.write(&data);
     let payload = Payload { fifo: &mut consumer, offset: 0, len: 60_000 };
-    let (limits, _) = with_output(&mut host, |out| {
-        let mut path = PathCache::default();
-        let limits = out.prepare(&key(PEER), &mut path);
-        out.send_tcp(&key(PEER), &mut path, &segment(), Some(payload), Some(1_448)).unwrap();
-        limits
-    });
+    let (limits, _) = with_output(&mut host, |out| send_first(out, PEER, Some(payload), Some(1_448)));
     assert_eq!(limits, Ok(PathLimits { mtu: 1_500, tso_max: 65_535 }));
     let (frame, meta) = host.ring.sent.pop().unwrap();
     assert_eq!(meta.checksum, TxChecksum::Partial { start: 34, offset: 16 });
@@ -99,7 +103,7 @@ fn what_blocks_a_segment_is_said_and_nothing_is_sent() {
     let far = Ipv4Addr::new(192, 0, 2, 1);
     let try_send = |host: &mut Host, dst, room| {
         host.ring.room = room;
-        with_output(host, |out| out.send_tcp(&key(dst), &mut PathCache::default(), &segment(), None, None)).0
+        with_output(host, |out| send_first(out, dst, None, None).map(drop)).0
     };
     assert_eq!(try_send(&mut host, PEER, 0), Err(Blocked::RingFull));
     let stranger = Ipv4Addr::new(10, 0, 0, 9);

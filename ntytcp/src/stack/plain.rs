@@ -1,0 +1,83 @@
+//! The shape that nearly every frame has, recognised with a handful of whole-word comparisons.
+//!
+//! ```text
+//!   0            6            12     14                                34
+//!  +------------+------------+------+---------------------------------+-----------
+//!  | our MAC    | a station  | 0800 | 45 .. total_len .. no fragment  | TCP or UDP
+//!  +------------+------------+------+---------------------------------+-----------
+//! ```
+//!
+//! Untagged Ethernet to this station alone, IPv4 without options, a right header checksum, not a fragment, from an address that a
+//! host can have to one that is ours. Such a frame passes every check of [`super::input`]; all others take the long way there,
+//! where it is found out what they are and what is to be counted.
+
+use core::net::Ipv4Addr;
+
+use super::interface::Interface;
+use crate::device::RxFrame;
+use crate::wire::{EthernetHeader, IpProtocol, Ipv4Header};
+
+/// Ethernet and IPv4 without tags and options.
+pub(super) const HEADERS: usize = EthernetHeader::LEN + Ipv4Header::LEN;
+
+/// The addresses, the protocol and the extent of a plain frame's packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Plain {
+    pub src: Ipv4Addr,
+    pub dst: Ipv4Addr,
+    pub protocol: IpProtocol,
+    pub ttl: u8,
+    /// Where the IP payload ends in the frame; it begins behind [`HEADERS`].
+    pub end: usize,
+}
+
+/// Recognises a plain frame for `interface`.
+#[inline(always)]
+pub(super) fn recognise(interface: &Interface, frame: &RxFrame<'_>) -> Option<Plain> {
+    let bytes = frame.bytes();
+    let h = bytes.first_chunk::<HEADERS>()?;
+    let u16_at = |at: usize| u16::from_be_bytes([h[at], h[at + 1]]);
+    let u32_at = |at: usize| u32::from_be_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
+    let u64_at = |at: usize| {
+        u64::from_be_bytes([
+            h[at],
+            h[at + 1],
+            h[at + 2],
+            h[at + 3],
+            h[at + 4],
+            h[at + 5],
+            h[at + 6],
+            h[at + 7],
+        ])
+    };
+    // The destination, and the group bit of the source.
+    let link = u64_at(0) & 0xffff_ffff_ffff_0100 == interface.plain_mac()?;
+    // The source, which is not nobody, followed by the type.
+    let source_type = u64_at(6);
+    let end = EthernetHeader::LEN + usize::from(u16_at(16));
+    let plain = link
+        && source_type >> 16 != 0
+        && source_type as u16 == 0x0800
+        && h[14] == 0x45
+        && frame.meta.vlan.is_none()
+        && (HEADERS..=bytes.len()).contains(&end)
+        // Neither "more fragments" nor an offset.
+        && u16_at(20) & 0x3fff == 0;
+    // The header's 16-bit words in network order, added up as parts of larger ones.
+    let words = u128::from(u64_at(14)) + u128::from(u64_at(22)) + u128::from(u32_at(30));
+    let sum = (words as u64 >> 32) + (words as u64 & 0xffff_ffff) + (words >> 64) as u64;
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    if !plain || sum != 0xffff {
+        return None;
+    }
+    let (src, dst) = (Ipv4Addr::from_bits(u32_at(26)), Ipv4Addr::from_bits(u32_at(30)));
+    interface.is_plain_pair(src, dst).then_some(Plain {
+        src,
+        dst,
+        protocol: IpProtocol(h[23]),
+        ttl: h[22],
+        end,
+    })
+}
