@@ -13,6 +13,7 @@ use super::transport::Packet;
 use super::udp::MAX_UDP_PAYLOAD;
 use crate::counters::DropReason;
 use crate::device::{RxFrame, TxChecksum, TxMeta, Verdict};
+use crate::tcp::TcpAction;
 use crate::wire::checksum::update_u16;
 use crate::wire::{Icmpv4Message, IpProtocol, Ipv4Header, Sum, TcpHeader, UdpHeader};
 
@@ -32,6 +33,16 @@ impl Answer {
     /// Nothing: it is refused.
     pub(super) const fn drop(reason: DropReason) -> Self {
         Self::Verdict(Verdict::Drop(reason))
+    }
+}
+
+impl From<TcpAction> for Answer {
+    fn from(action: TcpAction) -> Self {
+        match action {
+            TcpAction::Done => Self::Verdict(Verdict::Done),
+            TcpAction::Drop(reason) => Self::drop(reason),
+            TcpAction::Reply(header) => Self::Segment(header),
+        }
     }
 }
 

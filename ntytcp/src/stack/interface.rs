@@ -115,6 +115,8 @@ pub(crate) struct Interface {
     usable: Vec<Ipv4Addr>,
     /// The broadcast addresses of all networks.
     broadcasts: Vec<Ipv4Addr>,
+    /// When the next step of a claim is due.
+    next_claim: Option<Instant>,
     pub neighbors: NeighborCache,
     /// ARP packets to be sent, with their link destination.
     pub arp_queue: VecDeque<(MacAddr, ArpPacket)>,
@@ -150,6 +152,7 @@ impl Interface {
             vlan: config.vlan,
             addrs,
             usable: Vec::new(),
+            next_claim: None,
             broadcasts,
             neighbors: NeighborCache::new(neighbors, rng),
             arp_queue: VecDeque::new(),
@@ -244,9 +247,9 @@ impl Interface {
     }
 
     /// When [`Interface::on_timeout`] has something to do next.
+    #[inline]
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let guards = self.addrs.iter().filter_map(|a| a.guard.as_ref()?.next_deadline());
-        guards.fold(self.neighbors.next_deadline(), |next, guard| earlier(next, Some(guard)))
+        earlier(self.neighbors.next_deadline(), self.next_claim)
     }
 
     /// Does what has become due. [`Interface::next_outcome`] follows.
@@ -278,6 +281,7 @@ impl Interface {
                 self.arp_queue.push_back((MacAddr::BROADCAST, packet));
             }
         }
+        self.next_claim = self.addrs.iter().filter_map(|a| a.guard.as_ref()?.next_deadline()).min();
     }
 
     /// Queues the questions that looking up a neighbor has raised.

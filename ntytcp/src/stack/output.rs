@@ -21,6 +21,7 @@ use super::demux::FlowKey;
 use super::interface::{Interface, InterfaceId, Resolution};
 use super::neighbor::NeighborRef;
 use super::outbox::Datagram;
+use super::plain;
 use super::records::{RecordHeader, RecordReader};
 use super::route::RouteTable;
 use super::socket::SocketError;
@@ -161,7 +162,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     ///
     /// # Errors
     /// Why it was not sent; then nothing has changed.
-    #[inline]
+    #[inline(always)] // Of a header without options little is left.
     pub(crate) fn send_tcp(
         &mut self,
         hop: &Hop,
@@ -172,12 +173,10 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     ) -> Result<(), Blocked> {
         let header_len = header.header_len();
         let len = header_len + payload.as_ref().map_or(0, |p| p.len);
-        let ip = atomic_header(key.local, key.remote, IpProtocol::TCP, len, DEFAULT_TTL)?;
-        let link = self.interface.link_header(hop.mac, EtherType::IPV4);
         let offload = self.caps.tx_checksum;
         let pseudo = Sum::pseudo_header(key.local, key.remote, IpProtocol::TCP, len as u32);
-        let Some((segment, start)) = begin(&mut *self.queue, &link, &ip) else { return Err(self.full()) };
-
+        let (segment, start) =
+            self.begin_packet(hop.mac, (key.local, key.remote), IpProtocol::TCP, len, DEFAULT_TTL)?;
         let (head, body) = segment.split_at_mut_checked(header_len).ok_or(TOO_LONG)?;
         if offload {
             TcpHeader { checksum: pseudo.fold(), ..*header }.emit(head).ok_or(TOO_LONG)?;
@@ -195,6 +194,35 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         self.cx.counters.tcp_tx += 1;
         self.commit(TxMeta { checksum, gso }, start + len);
         Ok(())
+    }
+
+    /// Reserves a frame for an atomic packet with `len` bytes behind its IP header, and writes the headers up to there. The rest of
+    /// the frame, and where it starts.
+    #[inline(always)]
+    fn begin_packet(
+        &mut self,
+        mac: MacAddr,
+        (src, dst): (IpAddr, IpAddr),
+        protocol: IpProtocol,
+        len: usize,
+        ttl: u8,
+    ) -> Result<(&mut [u8], usize), Blocked> {
+        let (IpAddr::V4(src), IpAddr::V4(dst)) = (src, dst) else { return Err(NO_FAMILY) };
+        let total_len = u16::try_from(Ipv4Header::LEN + len).map_err(|_| TOO_LONG)?;
+        let started = if self.interface.vlan.is_some() {
+            let link = self.interface.link_header(mac, EtherType::IPV4);
+            begin(&mut *self.queue, &link, &ipv4_header(src, dst, protocol, total_len, ttl))
+        } else {
+            self.queue.reserve(plain::HEADERS + len).and_then(|frame| {
+                let (headers, rest) = frame.split_first_chunk_mut()?;
+                plain::emit(headers, (mac, self.interface.mac), (src, dst), protocol, total_len, ttl);
+                Some((rest, plain::HEADERS))
+            })
+        };
+        if started.is_none() {
+            self.cx.counters.tx_backpressure += 1;
+        }
+        started.ok_or(Blocked::RingFull)
     }
 
     /// Sends the datagram at the head of a UDP socket's queue, from the address and port of `key` to those of the datagram. One that exceeds

@@ -15,7 +15,7 @@ use core::net::Ipv4Addr;
 
 use super::interface::Interface;
 use crate::device::RxFrame;
-use crate::wire::{EthernetHeader, IpProtocol, Ipv4Header};
+use crate::wire::{EthernetHeader, IpProtocol, Ipv4Header, MacAddr};
 
 /// Ethernet and IPv4 without tags and options.
 pub(super) const HEADERS: usize = EthernetHeader::LEN + Ipv4Header::LEN;
@@ -80,4 +80,36 @@ pub(super) fn recognise(interface: &Interface, frame: &RxFrame<'_>) -> Option<Pl
         ttl: h[22],
         end,
     })
+}
+
+/// Writes the headers of a plain frame with an atomic packet of `total_len` bytes: never fragmented, so that its identification
+/// says nothing (RFC 6864 4.1: "the IPv4 ID field of atomic datagrams may be set to any value").
+#[inline(always)]
+pub(super) fn emit(
+    headers: &mut [u8; HEADERS],
+    (to, from): (MacAddr, MacAddr),
+    (src, dst): (Ipv4Addr, Ipv4Addr),
+    protocol: IpProtocol,
+    total_len: u16,
+    ttl: u8,
+) {
+    const VERSION: u64 = 0x4500;
+    const DONT_FRAGMENT: u64 = 0x4000;
+    let station = |mac: MacAddr| {
+        let [a, b, c, d, e, f] = mac.0;
+        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+    };
+    let (to, from) = (station(to), station(from));
+    let ttl_protocol = u64::from(ttl) << 8 | u64::from(protocol.0);
+    let addresses = u64::from(src.to_bits()) << 32 | u64::from(dst.to_bits());
+    let words = |x: u64| (x >> 48) + (x >> 32 & 0xffff) + (x >> 16 & 0xffff) + (x & 0xffff);
+    let sum = VERSION + u64::from(total_len) + DONT_FRAGMENT + ttl_protocol + words(addresses);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let mut put = |at: usize, eight: u64| headers[at..at + 8].copy_from_slice(&eight.to_be_bytes());
+    put(0, to << 16 | from >> 32);
+    put(8, from << 32 | 0x0800 << 16 | VERSION);
+    put(16, u64::from(total_len) << 48 | DONT_FRAGMENT << 16 | ttl_protocol);
+    put(26, addresses);
+    headers[24..26].copy_from_slice(&(!(sum as u16)).to_be_bytes());
 }

@@ -13,7 +13,7 @@ use super::interface::InterfaceId;
 use super::{Cx, Stack};
 use crate::counters::DropReason;
 use crate::device::{RxChecksum, Verdict};
-use crate::tcp::{Arrival, TcpAction};
+use crate::tcp::{Arrival, Slot, TcpAction};
 use crate::time::Instant;
 use crate::wire::{Icmpv4Message, IpProtocol, ParseError, TcpHeader, UdpHeader};
 
@@ -76,6 +76,32 @@ impl Stack {
         if packet.group {
             return Answer::drop(DropReason::NotOurAddress);
         }
+        let Some(&[s0, s1, d0, d1]) = packet.payload.first_chunk::<4>() else {
+            return Answer::drop(DropReason::Truncated);
+        };
+        let key = packet.flow(u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
+        let is_intact = || {
+            packet.checksum != RxChecksum::Unknown
+                || TcpHeader::verify(packet.src.into(), packet.dst.into(), packet.payload)
+        };
+        let (counters, events) = (&mut self.counters, &mut self.events);
+        let mut cx = Cx { now, counters, events };
+        match self.tcp.input_predicted(&mut cx, &key, packet.payload, is_intact) {
+            (Some(TcpAction::Done), _) => Answer::Verdict(Verdict::Done),
+            (Some(action), _) => Answer::from(action),
+            (None, slot) => self.unforeseen_segment(now, packet, key, slot),
+        }
+    }
+
+    /// A segment that is not what its connection expects next, or that belongs to none.
+    #[inline(never)]
+    fn unforeseen_segment(
+        &mut self,
+        now: Instant,
+        packet: &Packet<'_>,
+        key: FlowKey,
+        slot: Option<Slot>,
+    ) -> Answer {
         let (seg, data) = match TcpHeader::parse(packet.payload) {
             Ok(parsed) => parsed,
             Err(error) => return Answer::drop(reason(error)),
@@ -85,14 +111,9 @@ impl Stack {
         {
             return Answer::drop(DropReason::L4Checksum);
         }
-        let key = packet.flow(seg.src_port, seg.dst_port);
         let arrival = Arrival { key, interface: packet.interface, mtu: packet.mtu };
         let (counters, events) = (&mut self.counters, &mut self.events);
-        match self.tcp.input(&mut Cx { now, counters, events }, &arrival, &seg, data) {
-            TcpAction::Done => Answer::Verdict(Verdict::Done),
-            TcpAction::Drop(reason) => Answer::drop(reason),
-            TcpAction::Reply(header) => Answer::Segment(header),
-        }
+        Answer::from(self.tcp.input(&mut Cx { now, counters, events }, &arrival, slot, &seg, data))
     }
 
     fn udp_datagram(&mut self, now: Instant, packet: &Packet<'_>) -> Answer {

@@ -19,6 +19,14 @@ const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
 /// Why a segment was refused.
 type Refused = TcpAction;
 
+/// ACK alone.
+const PLAIN: u16 = TcpFlags::ACK.bits() as u16;
+/// Flags that change nothing about what is foreseen.
+const FORESEEN: u16 = TcpFlags::PSH.union(TcpFlags::ECE).union(TcpFlags::CWR).bits() as u16;
+
+/// A segment that needs no checks: the answer of [`Tcb::predict`].
+pub(crate) struct Predicted<'a>(Segment<'a>);
+
 /// A segment on its way through the steps: what was cut off at the edges of the window is gone.
 struct Segment<'a> {
     seq: Seq,
@@ -59,10 +67,6 @@ impl Tcb {
             timestamps: header.options.timestamps,
             text,
         };
-        if self.is_predicted(&seg) {
-            cx.counters.tcp_fast_path += 1;
-            return self.predicted(cx, config, &seg);
-        }
         let steps = match self.state {
             // A TCB that has ended is no longer reachable, or only to send its RST.
             State::Closed | State::Listen | State::TimeWait => Err(TcpAction::Drop(DropReason::NoSocket)),
@@ -72,28 +76,49 @@ impl Tcb {
         steps.err().unwrap_or(TcpAction::Done)
     }
 
-    /// Header prediction: in ESTABLISHED, the next segment in order with nothing but ACK (and PSH) set, nothing missing and
-    /// nothing old, is most of the traffic and needs none of the checks below.
-    fn is_predicted(&self, seg: &Segment<'_>) -> bool {
-        let plain = seg.flags & !(TcpFlags::PSH | TcpFlags::ECE | TcpFlags::CWR) == TcpFlags::ACK;
-        let newer = match (&self.timestamps, seg.timestamps) {
-            (Some(state), Some(ts)) => !Seq(ts.value).before(Seq(state.recent)),
-            (None, None) => true,
-            _ => false,
+    /// Header prediction: in ESTABLISHED, the next segment in order with nothing but ACK (and PSH) set, without options or with
+    /// timestamps as everybody lays them out, nothing missing and nothing old, is most of the traffic and needs none of the
+    /// checks below. `bytes` are the whole segment; its checksum is not looked at.
+    #[inline(always)]
+    pub(crate) fn predict<'a>(&self, bytes: &'a [u8]) -> Option<Predicted<'a>> {
+        let h = bytes.first_chunk::<20>()?;
+        let control = u16::from_be_bytes([h[12], h[13]]) & !FORESEEN;
+        let (timestamps, text) = match &self.timestamps {
+            None if control == 5 << 12 | PLAIN => (None, bytes.get(20..)?),
+            Some(state) if control == 8 << 12 | PLAIN => {
+                let (options, text) = bytes.get(20..)?.split_first_chunk::<12>()?;
+                let &[1, 1, 8, 10, v0, v1, v2, v3, e0, e1, e2, e3] = options else { return None };
+                let value = u32::from_be_bytes([v0, v1, v2, v3]);
+                if Seq(value).before(Seq(state.recent)) {
+                    return None;
+                }
+                (Some(Timestamps { value, echo: u32::from_be_bytes([e0, e1, e2, e3]) }), text)
+            }
+            _ => return None,
         };
-        self.state == State::Established
-            && plain
-            && newer
-            && seg.seq == self.rcv.nxt
-            && seg.text.len() as u32 <= self.rcv.wnd()
-            && seg.ack.after_eq(self.snd.una)
-            && seg.ack.before_eq(self.snd.max)
+        let seq = Seq(u32::from_be_bytes([h[4], h[5], h[6], h[7]]));
+        let ack = Seq(u32::from_be_bytes([h[8], h[9], h[10], h[11]]));
+        let as_foreseen = self.state == State::Established
+            && seq == self.rcv.nxt
+            && text.len() as u32 <= self.rcv.wnd()
+            // SND.UNA =< SEG.ACK =< SND.MAX
+            && ack.since(self.snd.una) <= self.snd.max.since(self.snd.una)
             && self.assembly.is_empty()
             && self.rcv.fin.is_none()
-            && !self.flags.orphan
+            && !self.flags.orphan;
+        let wnd = u32::from(u16::from_be_bytes([h[14], h[15]])) << self.snd.scale;
+        as_foreseen.then_some(Predicted(Segment { seq, ack, wnd, flags: TcpFlags::ACK, timestamps, text }))
     }
 
-    fn predicted(&mut self, cx: &mut Cx<'_>, config: &TcpConfig, seg: &Segment<'_>) -> TcpAction {
+    /// Takes a segment that was predicted and whose checksum is right.
+    #[inline(always)]
+    pub(crate) fn take_predicted(
+        &mut self,
+        cx: &mut Cx<'_>,
+        config: &TcpConfig,
+        Predicted(seg): &Predicted<'_>,
+    ) -> TcpAction {
+        cx.counters.tcp_fast_path += 1;
         self.heard(cx.now);
         self.update_ts_recent(cx.now, seg);
         self.process_ack(cx, config, seg);
@@ -331,7 +356,9 @@ impl Tcb {
         self.soft_error = None;
         self.stalled_since = cx.now;
         self.flags.progress = true;
-        self.flags.output = true;
+        // With all that there is in flight, the ACK lets nothing more be sent.
+        let (queued, closed) = self.tx.look();
+        self.flags.output |= closed || queued > self.tx_offset(self.snd.nxt) || self.recovery.is_active();
         // RFC 6298 5.2 and 5.3: all acknowledged turns the timer off, new data acknowledged restarts it.
         if self.flight() == 0 {
             self.timers.stop(TimerKind::Retransmit);
@@ -467,9 +494,9 @@ impl Tcb {
         };
         self.changed |= Readiness::READABLE;
         self.unacked = self.unacked.saturating_add(taken as u32);
-        self.flags.output = true;
         if taken < text.len() {
             self.ack = AckDue::Now;
+            self.flags.output = true;
             return TcpAction::Drop(DropReason::SocketFull);
         }
         // RFC 9293 3.8.6.3: "an ACK SHOULD be generated for at least every second full-sized segment"
@@ -482,6 +509,7 @@ impl Tcb {
                 _ => AckDue::At(cx.now + config.delayed_ack),
             };
         }
+        self.flags.output |= self.ack == AckDue::Now;
         TcpAction::Done
     }
 

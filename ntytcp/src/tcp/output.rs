@@ -7,7 +7,8 @@ use super::config::TcpConfig;
 use super::tcb::{AckDue, State, Tcb};
 use super::timers::TimerKind;
 use crate::counters::Counters;
-use crate::stack::output::PathLimits;
+use crate::fifo::Consumer;
+use crate::stack::output::{PathLimits, Payload};
 use crate::time::Instant;
 use crate::wire::{SackBlocks, Seq, TcpFlags, TcpHeader, TcpOptions, Timestamps};
 
@@ -46,6 +47,11 @@ pub(crate) struct Transmit {
 }
 
 impl Transmit {
+    /// Its piece of the tx FIFO.
+    pub(crate) fn payload<'a>(&self, fifo: &'a mut Consumer) -> Option<Payload<'a>> {
+        (self.len > 0).then_some(Payload { fifo, offset: self.offset, len: self.len })
+    }
+
     /// The sequence number after this segment.
     fn end(&self) -> Seq {
         let control =
@@ -138,12 +144,13 @@ impl Tcb {
     }
 
     /// Where in the tx FIFO a sequence number lies; 0 for our SYN.
-    fn tx_offset(&self, seq: Seq) -> usize {
+    pub(super) fn tx_offset(&self, seq: Seq) -> usize {
         if seq.after(self.tx_base) { seq.since(self.tx_base) as usize } else { 0 }
     }
 
     /// How many of `available` unsent bytes to send: the sender's silly-window avoidance (RFC 9293 3.8.6.2.1) with Nagle's
     /// algorithm (3.7.4).
+    #[inline]
     fn choose_length(
         &self,
         available: usize,
@@ -184,6 +191,7 @@ impl Tcb {
     }
 
     /// The payload of a full segment now: the path may be narrower than when the connection began, and SACK blocks take room.
+    #[inline]
     fn payload_mss(&self, limits: PathLimits) -> u16 {
         let path = super::tcb::mss_for(limits.mtu, &self.key);
         let sack = match self.sack_blocks().len() as u16 {
@@ -202,31 +210,37 @@ impl Tcb {
         self.assembly.sack_blocks(if self.timestamps.is_some() { 3 } else { 4 })
     }
 
-    /// The header of a segment that [`Tcb::next_segment`] wants sent.
+    /// Whether the header of a segment needs no options.
     #[inline]
-    pub(crate) fn header(&self, now: Instant, segment: &Transmit) -> TcpHeader {
-        let syn = segment.flags.intersects(TcpFlags::SYN);
-        let acks = segment.flags.intersects(TcpFlags::ACK);
-        let options = if syn {
-            self.syn_options(now, acks)
-        } else {
-            TcpOptions {
-                timestamps: self.timestamps_option(now),
-                sack: self.sack_blocks(),
-                ..TcpOptions::default()
-            }
-        };
+    pub(crate) fn is_bare(&self, segment: &Transmit) -> bool {
+        self.timestamps.is_none() && self.assembly.is_empty() && !segment.flags.intersects(TcpFlags::SYN)
+    }
+
+    /// The header of a segment that [`Tcb::next_segment`] wants sent, if [`Tcb::is_bare`].
+    #[inline(always)]
+    pub(crate) fn bare_header(&self, segment: &Transmit) -> TcpHeader {
         TcpHeader {
             src_port: self.key.local_port,
             dst_port: self.key.remote_port,
             seq: segment.seq,
-            ack: if acks { self.rcv.nxt } else { Seq(0) },
+            ack: if segment.flags.intersects(TcpFlags::ACK) { self.rcv.nxt } else { Seq(0) },
             flags: segment.flags,
-            window: self.window_field(syn),
+            window: self.window_field(segment.flags),
             checksum: 0,
             urgent: 0,
-            options,
+            options: TcpOptions::NONE,
         }
+    }
+
+    /// The header of any segment that [`Tcb::next_segment`] wants sent.
+    pub(crate) fn header(&self, now: Instant, segment: &Transmit) -> TcpHeader {
+        let options = if segment.flags.intersects(TcpFlags::SYN) {
+            self.syn_options(now, segment.flags.intersects(TcpFlags::ACK))
+        } else {
+            let timestamps = self.timestamps_option(now);
+            TcpOptions { timestamps, sack: self.sack_blocks(), ..TcpOptions::NONE }
+        };
+        TcpHeader { options, ..self.bare_header(segment) }
     }
 
     /// The options of our SYN (an offer) or SYN-ACK (what the peer also offered).
@@ -247,8 +261,9 @@ impl Tcb {
 
     /// SEG.WND. The receiver's silly-window avoidance (RFC 9293 3.8.6.2.2): the right edge moves only by a full segment or half
     /// the buffer, and never back.
-    fn window_field(&self, syn: bool) -> u16 {
-        if syn {
+    #[inline]
+    fn window_field(&self, flags: TcpFlags) -> u16 {
+        if flags.intersects(TcpFlags::SYN) {
             return self.syn_window() as u16;
         }
         (self.receive_window() >> self.rcv.scale).min(u32::from(u16::MAX)) as u16

@@ -7,6 +7,7 @@
 use super::handshake::{SynEntry, SynOutcome};
 use super::isn::IsnGenerator;
 use super::listener::Listener;
+use super::output::Transmit;
 use super::tcb::{AckDue, State, Tcb};
 use super::time_wait::{TimeWait, TimeWaitOutcome};
 use super::{Arrival, TcpAction, TcpConfig, reset_segment};
@@ -17,7 +18,7 @@ use crate::rng::Rng;
 use crate::stack::cx::{Cx, Pending};
 use crate::stack::demux::{FlowHasher, FlowKey, FlowTable};
 use crate::stack::limiter::{LimiterConfig, RateLimiter};
-use crate::stack::output::{Blocked, Output, Payload};
+use crate::stack::output::{Blocked, Hop, Output};
 use crate::stack::slots::Slots;
 use crate::stack::{IcmpError, InterfaceId, NeighborOutcome, Readiness, SocketError, SocketId, SocketKind};
 use crate::time::{Instant, earlier};
@@ -31,7 +32,7 @@ const SEGMENTS_PER_TURN: usize = 64;
 
 /// What a flow is at the moment; packed into the flow table's 32-bit value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Slot {
+pub(crate) enum Slot {
     Conn(u32),
     Syn(u32),
     Wait(u32),
@@ -119,11 +120,13 @@ impl Tcp {
     }
 
     /// Whether the flow is that of the last segment.
+    #[inline(always)]
     fn is_recent(&self, key: &FlowKey) -> bool {
         self.conns.at(self.recent).is_some_and(|tcb| tcb.key == *key && tcb.flags.in_demux)
     }
 
     /// What a segment is for.
+    #[inline(always)]
     fn demux(&mut self, key: &FlowKey) -> Option<Slot> {
         if self.is_recent(key) {
             return Some(Slot::Conn(self.recent));
@@ -157,16 +160,37 @@ impl Tcp {
         self.flows.remove(self.hasher.hash(key), slot.pack());
     }
 
-    /// A segment with a correct checksum arrived.
+    /// A segment of a flow arrived, `bytes` long in all and with `is_intact` to look at its checksum. `None` when it is not
+    /// what its connection expects next, or is damaged: then [`Tcp::input`] must see it, with the slot that is returned beside.
+    #[inline(always)]
+    pub(crate) fn input_predicted(
+        &mut self,
+        cx: &mut Cx<'_>,
+        key: &FlowKey,
+        bytes: &[u8],
+        is_intact: impl FnOnce() -> bool,
+    ) -> (Option<TcpAction>, Option<Slot>) {
+        let slot = self.demux(key);
+        let Some(Slot::Conn(conn)) = slot else { return (None, slot) };
+        let Some(tcb) = self.conns.at_mut(conn) else { return (None, slot) };
+        let Some(predicted) = tcb.predict(bytes).filter(|_| is_intact()) else { return (None, slot) };
+        cx.counters.tcp_rx += 1;
+        let action = tcb.take_predicted(cx, &self.config, &predicted);
+        self.settle(cx, conn);
+        (Some(action), slot)
+    }
+
+    /// A segment with a correct checksum arrived for what is in `slot`.
     pub(crate) fn input(
         &mut self,
         cx: &mut Cx<'_>,
         arrival: &Arrival,
+        slot: Option<Slot>,
         seg: &TcpHeader,
         text: &[u8],
     ) -> TcpAction {
         cx.counters.tcp_rx += 1;
-        match self.demux(&arrival.key) {
+        match slot {
             Some(Slot::Conn(i)) => {
                 let Some(tcb) = self.conns.at_mut(i) else { return TcpAction::Done };
                 let action = tcb.segment_arrives(cx, &self.config, seg, text);
@@ -465,11 +489,14 @@ impl Tcp {
                 tcb.after_output(now, &self.config);
                 break;
             };
-            let header = tcb.header(now, &segment);
-            let payload = Payload { fifo: &mut tcb.tx, offset: segment.offset, len: segment.len };
-            let payload = (segment.len > 0).then_some(payload);
-            out.send_tcp(&hop, &tcb.key, &header, payload, segment.gso)?;
-            tcb.on_sent(now, &self.config, &segment, header.window, out.cx.counters);
+            let window = if tcb.is_bare(&segment) {
+                let header = tcb.bare_header(&segment);
+                out.send_tcp(&hop, &tcb.key, &header, segment.payload(&mut tcb.tx), segment.gso)?;
+                header.window
+            } else {
+                send_with_options(out, &hop, tcb, &segment)?
+            };
+            tcb.on_sent(now, &self.config, &segment, window, out.cx.counters);
             if segment.last {
                 tcb.after_output(now, &self.config);
                 break;
@@ -637,6 +664,19 @@ impl Tcp {
             self.remove_time_wait(slot);
         }
     }
+}
+
+/// Sends a segment whose header is more than twenty bytes long, and tells which window it announces.
+#[inline(never)]
+fn send_with_options<Q: TxQueue + ?Sized>(
+    out: &mut Output<'_, Q>,
+    hop: &Hop,
+    tcb: &mut Tcb,
+    segment: &Transmit,
+) -> Result<u16, Blocked> {
+    let header = tcb.header(out.cx.now, segment);
+    out.send_tcp(hop, &tcb.key, &header, segment.payload(&mut tcb.tx), segment.gso)?;
+    Ok(header.window)
 }
 
 fn push_dirty(dirty: &mut Vec<VecDeque<(u32, u32)>>, interface: InterfaceId, entry: (u32, u32)) {

@@ -39,7 +39,7 @@ use core::net::IpAddr;
 use table::{Entry, Owed, Table};
 
 use crate::rng::Rng;
-use crate::time::{Duration, Instant, earlier};
+use crate::time::{Duration, Instant};
 use crate::wire::MacAddr;
 
 /// Bounds and times of a [`NeighborCache`]. The defaults are the protocol constants of RFC 4861 10, the
@@ -408,9 +408,7 @@ impl NeighborCache {
     /// When [`NeighborCache::on_timeout`] has something to do next. Entries that are merely known need no
     /// timer.
     pub fn next_deadline(&self) -> Option<Instant> {
-        [NeighborState::Incomplete, NeighborState::Delay, NeighborState::Probe]
-            .into_iter()
-            .fold(None, |next, state| earlier(next, self.table.deadline_of(state)))
+        Some(self.table.wake()).filter(|&at| at != Instant::FAR_FUTURE)
     }
 
     /// Sends what is to be sent again, and gives up what was asked often enough.

@@ -53,7 +53,12 @@ pub(super) struct Table {
     by_state: [List; STATES],
     /// Slots that owe an action, each at most once.
     owing: VecDeque<u32>,
+    /// The earliest deadline of the states in [`TIMED`].
+    wake: Instant,
 }
+
+/// The states whose end is a timer's business; the others are looked at when they are used.
+const TIMED: [NeighborState; 3] = [NeighborState::Incomplete, NeighborState::Delay, NeighborState::Probe];
 
 impl Table {
     pub(super) fn new(capacity: usize, rng: &mut Rng) -> Self {
@@ -65,7 +70,18 @@ impl Table {
             index: HashMap::with_hasher(KeyedHash::new(rng)),
             by_state: [List::EMPTY; STATES],
             owing: VecDeque::new(),
+            wake: Instant::FAR_FUTURE,
         }
+    }
+
+    /// The earliest deadline of an entry that a timer waits for; [`Instant::FAR_FUTURE`] without one.
+    pub(super) fn wake(&self) -> Instant {
+        self.wake
+    }
+
+    fn note_wake(&mut self) {
+        let deadlines = TIMED.iter().filter_map(|&state| self.deadline_of(state));
+        self.wake = deadlines.min().unwrap_or(Instant::FAR_FUTURE);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -125,6 +141,7 @@ impl Table {
         self.index.remove(&entry.ip);
         self.links.remove(&mut self.by_state[entry.state as usize], index);
         self.free.push(index);
+        self.note_wake();
     }
 
     /// Puts an entry into `state` until `deadline`, at the end of that state's list.
@@ -134,6 +151,7 @@ impl Table {
         entry.deadline = deadline;
         self.links.remove(&mut self.by_state[before as usize], index);
         self.links.push_back(&mut self.by_state[state as usize], index);
+        self.note_wake();
     }
 
     /// The entry that has been in `state` for longest.
