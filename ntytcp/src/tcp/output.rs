@@ -95,6 +95,19 @@ impl Tcb {
         (self.ack == AckDue::Now).then(|| self.control(now, self.ack_seq(), TcpFlags::ACK, Purpose::Ack))
     }
 
+    /// The ACK of the FIN with which TIME-WAIT began. There is nothing left that it could go with, so it goes back in the FIN's frame.
+    #[inline]
+    pub(crate) fn last_ack(&mut self, now: Instant) -> Option<TcpHeader> {
+        if self.state != State::TimeWait {
+            return None;
+        }
+        let ack = self.next_ack(now)?;
+        self.ack = AckDue::No;
+        self.rcv.adv = self.rcv.adv.max(ack.edge);
+        self.flags.output = false;
+        Some(ack.header)
+    }
+
     /// The sequence number of a segment without text: where the peer expects us to be. That is SND.MAX, as SND.NXT may have fallen
     /// back to what is sent again; but the byte of a window probe lies beyond what the peer takes.
     fn ack_seq(&self) -> Seq {

@@ -162,7 +162,12 @@ impl Tcp {
         match self.demux(&arrival.key) {
             Ok(Slot::Conn(i)) => {
                 let Some(tcb) = self.conns.at_mut(i) else { return TcpAction::Done };
-                let action = tcb.segment_arrives(cx, &self.config, seg, text);
+                let mut action = tcb.segment_arrives(cx, &self.config, seg, text);
+                if action == TcpAction::Done
+                    && let Some(ack) = tcb.last_ack(cx.now)
+                {
+                    action = TcpAction::Reply(ack);
+                }
                 self.settle(cx, i);
                 action
             }
