@@ -1,7 +1,7 @@
 //! From the addresses of a packet to the slot of its connection.
 //!
-//! [`FlowHasher`] is a keyed hash, so nobody outside can aim packets at one bucket. [`FlowTable`] stores 32 bits of
-//! it and a `u32` of the owner's; what the flow really is, the owner knows and is asked. A bucket is one cache line:
+//! [`FlowHasher`] is a keyed hash, so nobody outside can aim packets at one bucket. [`FlowTable`] stores it (the *tag*) and a
+//! `u32` of the owner's; what the flow really is, the owner knows and is asked. A bucket is one cache line:
 //!
 //! ```text
 //!   | 7 x tag: u32 (28 bytes) | 7 x value: u32 (28 bytes) | overflow: u32 | used: u32 |
@@ -10,7 +10,8 @@
 //! A lookup compares the seven tags of one line, and goes on to another line only if the overflow count says that a
 //! flow which belongs here did not fit (with 80 % of the slots taken, about one flow in ten). A miss costs the same.
 //!
-//! The tag is also what the bucket is chosen by, so that the table grows without asking the owner for hashes. Two flows
+//! The tag is also what the bucket is chosen by, so that the table grows without asking the owner for hashes, and a flow whose
+//! owner keeps it is entered, renamed and removed without hashing again. Two flows
 //! with the same tag are told apart by the owner at the price of a comparison; with a million flows that is one lookup in
 //! four thousand. The table grows by doubling, a few buckets with each change, so no single packet pays for it.
 
@@ -31,6 +32,27 @@ pub struct FlowKey {
     pub remote_port: u16,
 }
 
+impl FlowKey {
+    /// Hands the flow to `hash` as one block: of 12 bytes for IPv4, else of 36. No two flows have the same.
+    #[inline]
+    pub(crate) fn with_bytes<R>(&self, hash: impl Fn(&[u8]) -> R) -> R {
+        let ports = u32::from(self.local_port) << 16 | u32::from(self.remote_port);
+        if let (IpAddr::V4(local), IpAddr::V4(remote)) = (self.local, self.remote) {
+            let mut bytes = [0; 12];
+            bytes[..4].copy_from_slice(&local.octets());
+            bytes[4..8].copy_from_slice(&remote.octets());
+            bytes[8..].copy_from_slice(&ports.to_be_bytes());
+            hash(&bytes)
+        } else {
+            let mut bytes = [0; 36];
+            bytes[..16].copy_from_slice(&octets(self.local));
+            bytes[16..32].copy_from_slice(&octets(self.remote));
+            bytes[32..].copy_from_slice(&ports.to_be_bytes());
+            hash(&bytes)
+        }
+    }
+}
+
 /// SipHash-1-3 of flows under a secret key.
 #[derive(Clone)]
 pub struct FlowHasher(SipHasher13);
@@ -41,22 +63,10 @@ impl FlowHasher {
         Self(SipHasher13::new_with_keys(key[0], key[1]))
     }
 
-    /// The hash of a flow: of 12 bytes for IPv4, else of 36.
-    pub fn hash(&self, key: &FlowKey) -> u64 {
-        let ports = u32::from(key.local_port) << 16 | u32::from(key.remote_port);
-        if let (IpAddr::V4(local), IpAddr::V4(remote)) = (key.local, key.remote) {
-            let mut bytes = [0; 12];
-            bytes[..4].copy_from_slice(&local.octets());
-            bytes[4..8].copy_from_slice(&remote.octets());
-            bytes[8..].copy_from_slice(&ports.to_be_bytes());
-            self.0.hash(&bytes)
-        } else {
-            let mut bytes = [0; 36];
-            bytes[..16].copy_from_slice(&octets(key.local));
-            bytes[16..32].copy_from_slice(&octets(key.remote));
-            bytes[32..].copy_from_slice(&ports.to_be_bytes());
-            self.0.hash(&bytes)
-        }
+    /// The hash of a flow.
+    #[inline]
+    pub fn hash(&self, key: &FlowKey) -> u32 {
+        (key.with_bytes(|bytes| self.0.hash(bytes)) >> 32) as u32
     }
 }
 
@@ -150,18 +160,15 @@ impl Buckets {
         None
     }
 
-    fn remove(&mut self, tag: u32, value: u32) -> bool {
+    /// The bucket and slot of the flow with this tag and value, and how many buckets come before on its way.
+    fn locate(&self, tag: u32, value: u32) -> Option<(usize, usize, usize)> {
         for (steps, at) in self.probe(tag).enumerate() {
-            let bucket = &mut self.0[at];
+            let bucket = &self.0[at];
             let mut hits = bucket.matches(tag);
             while hits != 0 {
                 let slot = hits.trailing_zeros() as usize;
                 if bucket.values[slot] == value {
-                    bucket.used &= !(1 << slot);
-                    for passed in self.probe(tag).take(steps) {
-                        self.0[passed].overflow -= 1;
-                    }
-                    return true;
+                    return Some((at, slot, steps));
                 }
                 hits &= hits - 1;
             }
@@ -169,7 +176,22 @@ impl Buckets {
                 break;
             }
         }
-        false
+        None
+    }
+
+    fn remove(&mut self, tag: u32, value: u32) -> bool {
+        let Some((at, slot, steps)) = self.locate(tag, value) else { return false };
+        self.0[at].used &= !(1 << slot);
+        for passed in self.probe(tag).take(steps) {
+            self.0[passed].overflow -= 1;
+        }
+        true
+    }
+
+    fn replace(&mut self, tag: u32, old: u32, new: u32) -> bool {
+        let Some((at, slot, _)) = self.locate(tag, old) else { return false };
+        self.0[at].values[slot] = new;
+        true
     }
 }
 
@@ -202,43 +224,48 @@ impl FlowTable {
         self.len == 0
     }
 
-    /// Adds a flow with this hash under the owner's `value`. The caller has looked that it is not there yet.
+    /// Adds a flow with this tag under the owner's `value`. The caller has looked that it is not there yet.
     ///
     /// When four fifths of the slots are taken, a table of twice the size is allocated (the only allocation there is), and
     /// each following insertion or removal moves at most 28 flows there.
-    pub fn insert(&mut self, hash: u64, value: u32) {
+    pub fn insert(&mut self, tag: u32, value: u32) {
         if (self.len + 1) * 5 > self.buckets.0.len() * WIDTH * 4 {
             self.grow();
         }
         self.move_some(PACE);
-        self.buckets.place(tag(hash), value);
+        self.buckets.place(tag, value);
         self.len += 1;
     }
 
-    /// The value of a flow with this hash of which `is_it` says that it is the one looked for.
-    pub fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        let found = self.buckets.find(tag(hash), &mut is_it);
+    /// The value of a flow with this tag of which `is_it` says that it is the one looked for.
+    #[inline]
+    pub fn find(&self, tag: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+        let found = self.buckets.find(tag, &mut is_it);
         if found.is_none() && !self.old.0.is_empty() {
-            return self.old.find(tag(hash), &mut is_it);
+            return self.old.find(tag, &mut is_it);
         }
         found
     }
 
-    /// Removes the flow with this hash and value. Whether it was there.
-    pub fn remove(&mut self, hash: u64, value: u32) -> bool {
-        let tag = tag(hash);
+    /// Gives the flow with this tag another value in place of `old`. Whether it was there.
+    pub fn replace(&mut self, tag: u32, old: u32, new: u32) -> bool {
+        self.buckets.replace(tag, old, new) || self.old.replace(tag, old, new)
+    }
+
+    /// Removes the flow with this tag and value. Whether it was there.
+    pub fn remove(&mut self, tag: u32, value: u32) -> bool {
         let found = self.buckets.remove(tag, value) || self.old.remove(tag, value);
         self.len -= usize::from(found);
         self.move_some(PACE);
         found
     }
 
-    /// Brings the line where a flow with this hash lies into the cache, so that a burst of lookups waits for memory once: touch
+    /// Brings the line where a flow with this tag lies into the cache, so that a burst of lookups waits for memory once: touch
     /// all, then find all.
-    pub fn touch(&self, hash: u64) {
+    pub fn touch(&self, tag: u32) {
         let mask = self.buckets.0.len().wrapping_sub(1);
         // A load whose value nobody waits for; the processor goes on while the line is fetched.
-        black_box(self.buckets.0.get(tag(hash) as usize & mask).map(|b| b.used));
+        black_box(self.buckets.0.get(tag as usize & mask).map(|b| b.used));
     }
 
     fn grow(&mut self) {
@@ -249,10 +276,15 @@ impl FlowTable {
     }
 
     /// Moves the flows of up to `count` buckets of the smaller table to the larger.
+    #[inline]
     fn move_some(&mut self, count: usize) {
-        if self.old.0.is_empty() {
-            return;
+        if !self.old.0.is_empty() {
+            self.go_on_moving(count);
         }
+    }
+
+    #[inline(never)]
+    fn go_on_moving(&mut self, count: usize) {
         let end = self.moved.saturating_add(count).min(self.old.0.len());
         for bucket in &mut self.old.0[self.moved..end] {
             // Overflow counts of the smaller table stay: too high is only slower, and it is gone soon.
@@ -266,11 +298,6 @@ impl FlowTable {
             self.old = Buckets::default();
         }
     }
-}
-
-/// The part of the hash that is stored, and that chooses the bucket.
-fn tag(hash: u64) -> u32 {
-    (hash >> 32) as u32
 }
 
 impl core::fmt::Debug for FlowTable {
@@ -298,12 +325,19 @@ mod tests {
         };
         let mut table = FlowTable::new();
         assert_eq!(table.find(hasher.hash(&key(1)), |_| true), None);
+        assert!(!table.replace(hasher.hash(&key(1)), 0, 1));
         for port in 0..5_000 {
             table.insert(hasher.hash(&key(port)), u32::from(port));
         }
         for port in 0..5_000 {
             table.touch(hasher.hash(&key(port)));
             assert_eq!(table.find(hasher.hash(&key(port)), |v| v == u32::from(port)), Some(u32::from(port)));
+        }
+        for port in (0..5_000).step_by(3) {
+            let (tag, new) = (hasher.hash(&key(port)), u32::from(port) + 10_000);
+            assert!(table.replace(tag, u32::from(port), new) && !table.replace(tag, u32::from(port), new));
+            assert_eq!(table.find(tag, |v| v == new), Some(new));
+            assert!(table.replace(tag, new, u32::from(port)));
         }
         assert!(table.remove(hasher.hash(&key(7)), 7) && !table.remove(hasher.hash(&key(7)), 7));
         assert_eq!(table.find(hasher.hash(&key(7)), |v| v == 7), None);

@@ -233,7 +233,7 @@ impl Interface {
 
     /// The station address of `next_hop`; asks for it when it is unknown.
     pub(crate) fn resolve(&mut self, now: Instant, next_hop: IpAddr) -> Resolution {
-        match (self.neighbors.lookup(now, next_hop), self.neighbors.slot(next_hop)) {
+        match self.neighbors.lookup_named(now, next_hop) {
             (Lookup::Ready(mac), Some(neighbor)) => Resolution::Reachable(neighbor, mac),
             (Lookup::Pending, _) => Resolution::Pending,
             (Lookup::Failed, _) | (Lookup::Ready(_), None) => Resolution::Failed,

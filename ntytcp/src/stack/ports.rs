@@ -2,7 +2,7 @@
 //!
 //! A connected socket gets its port by Algorithm 4, double-hash port selection: a keyed hash of (local
 //! address, remote address, remote port) gives each destination its own place in the range, and a counter,
-//! one of a table picked by a second keyed hash, moves that place on. Ports to one destination thus cycle
+//! one of a table picked by a second hash (other bits of the first, which say nothing about each other), moves that place on. Ports to one destination thus cycle
 //! through the whole range before one repeats, which spares it the peer's TIME-WAIT, while what one
 //! destination sees says nothing about another. The counters start at random and move by random small steps
 //! (Algorithm 5's idea), so that a destination cannot count how often the others of its counter were
@@ -10,10 +10,12 @@
 //!
 //! An unconnected UDP socket gets a port at random (Algorithm 1): what answers it is known to nobody yet.
 
-use core::hash::BuildHasher;
 use core::net::IpAddr;
 
-use super::keyed::{KeyedHash, fork};
+use siphasher::sip::SipHasher13;
+
+use super::demux::FlowKey;
+use super::keyed::fork;
 use crate::rng::Rng;
 
 /// An inclusive range of ports to pick from.
@@ -91,8 +93,7 @@ const RANDOM_TRIES: usize = 16;
 #[derive(Clone, Debug)]
 pub struct PortAllocator {
     range: PortRange,
-    place: KeyedHash,
-    index: KeyedHash,
+    hash: SipHasher13,
     counters: Box<[u32]>,
     rng: Rng,
 }
@@ -100,9 +101,9 @@ pub struct PortAllocator {
 impl PortAllocator {
     /// An allocator over `range`, with secrets drawn from `rng`. Allocates its counters once and for all.
     pub fn new(range: PortRange, rng: &mut Rng) -> Self {
-        let (place, index) = (KeyedHash::new(rng), KeyedHash::new(rng));
+        let key = rng.key();
         let counters = (0..COUNTERS).map(|_| rng.below(range.count())).collect();
-        Self { range, place, index, counters, rng: fork(rng) }
+        Self { range, hash: SipHasher13::new_with_keys(key[0], key[1]), counters, rng: fork(rng) }
     }
 
     /// The range that ports are picked from.
@@ -119,10 +120,12 @@ impl PortAllocator {
         remote_port: u16,
         in_use: impl FnMut(u16) -> bool,
     ) -> Option<u16> {
-        let flow = (local, remote, remote_port);
+        let flow = FlowKey { local, remote, local_port: 0, remote_port };
+        let hash = flow.with_bytes(|bytes| self.hash.hash(bytes));
         let count = self.range.count();
-        let place = (self.place.hash_one(flow) % u64::from(count)) as u32;
-        let index = self.index.hash_one(flow) as usize % COUNTERS;
+        // The high half, spread over the range, and bits of the low half.
+        let place = (((hash >> 32) * u64::from(count)) >> 32) as u32;
+        let index = hash as usize % COUNTERS;
         let counter = self.counters.get_mut(index)?;
         let (port, passed) = scan(self.range, place + *counter, in_use)?;
         // Past what was found in use as well, so that the next pick does not ask again.

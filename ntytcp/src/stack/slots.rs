@@ -1,32 +1,51 @@
 //! A table of sockets whose names grow stale: each slot counts how often it was used, and a name fits only the use that
 //! it was given for.
-
-use slab::Slab;
+//!
+//! The count lies beside the value, so that checking a name costs no cache line of its own. The slot that was vacated last is
+//! used first, while it is still in the cache.
 
 /// Slots of `T`, named by index and generation.
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
-    entries: Slab<T>,
-    generations: Vec<u32>,
+    slots: Vec<Slot<T>>,
+    /// The first of the list of vacant slots.
+    vacant: u32,
+    len: usize,
 }
+
+#[derive(Debug)]
+struct Slot<T> {
+    /// How often the slot was vacated.
+    generation: u32,
+    /// The next vacant slot, while this one is vacant.
+    next: u32,
+    value: Option<T>,
+}
+
+/// The end of the list of vacant slots.
+const NONE: u32 = u32::MAX;
 
 impl<T> Default for Slots<T> {
     fn default() -> Self {
-        Self { entries: Slab::new(), generations: Vec::new() }
+        Self { slots: Vec::new(), vacant: NONE, len: 0 }
     }
 }
 
 impl<T> Slots<T> {
     /// Puts what `make` builds from the index and generation of its slot into the table, and answers that index.
+    #[inline]
     pub(crate) fn insert_with(&mut self, make: impl FnOnce(u32, u32) -> T) -> u32 {
-        let entry = self.entries.vacant_entry();
-        let index = entry.key();
-        if index >= self.generations.len() {
-            self.generations.resize(index + 1, 0);
+        if self.vacant == NONE {
+            self.vacant = self.slots.len() as u32;
+            self.slots.push(Slot { generation: 0, next: NONE, value: None });
         }
-        let generation = self.generations.get(index).copied().unwrap_or(0);
-        entry.insert(make(index as u32, generation));
-        index as u32
+        let index = self.vacant;
+        if let Some(slot) = self.slots.get_mut(index as usize) {
+            slot.value = Some(make(index, slot.generation));
+            self.vacant = slot.next;
+            self.len += 1;
+        }
+        index
     }
 
     /// Puts `value` into the table, and answers its index.
@@ -41,59 +60,79 @@ impl<T> Slots<T> {
 
     /// As [`Slots::remove`], whichever use the slot is in.
     pub(crate) fn remove_at(&mut self, index: u32) -> Option<T> {
-        let value = self.entries.try_remove(index as usize)?;
-        if let Some(generation) = self.generations.get_mut(index as usize) {
-            *generation = generation.wrapping_add(1);
-        }
+        let slot = self.slots.get_mut(index as usize)?;
+        let value = slot.value.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.next = core::mem::replace(&mut self.vacant, index);
+        self.len -= 1;
         Some(value)
     }
 
+    /// Drops a value where it is, whichever use the slot is in.
+    pub(crate) fn clear_at(&mut self, index: u32) {
+        if let Some(slot) = self.slots.get_mut(index as usize)
+            && slot.value.is_some()
+        {
+            slot.value = None;
+            slot.generation = slot.generation.wrapping_add(1);
+            slot.next = core::mem::replace(&mut self.vacant, index);
+            self.len -= 1;
+        }
+    }
+
     /// The value under a name.
+    #[inline]
     pub(crate) fn get(&self, index: u32, generation: u32) -> Option<&T> {
-        if self.generation(index) == generation { self.at(index) } else { None }
+        self.slots.get(index as usize).filter(|slot| slot.generation == generation)?.value.as_ref()
     }
 
     /// The value under a name, to be changed.
+    #[inline]
     pub(crate) fn get_mut(&mut self, index: u32, generation: u32) -> Option<&mut T> {
-        if self.generation(index) == generation { self.at_mut(index) } else { None }
+        self.slots.get_mut(index as usize).filter(|slot| slot.generation == generation)?.value.as_mut()
     }
 
     /// The value in a slot, whichever use it is; for indices that the owner keeps fresh itself.
+    #[inline]
     pub(crate) fn at(&self, index: u32) -> Option<&T> {
-        self.entries.get(index as usize)
+        self.slots.get(index as usize)?.value.as_ref()
     }
 
     /// As [`Slots::at`], to be changed.
+    #[inline]
     pub(crate) fn at_mut(&mut self, index: u32) -> Option<&mut T> {
-        self.entries.get_mut(index as usize)
+        self.slots.get_mut(index as usize)?.value.as_mut()
     }
 
     /// As [`Slots::at_mut`], with the generation that the value has the slot for.
     #[inline]
     pub(crate) fn named_mut(&mut self, index: u32) -> Option<(&mut T, u32)> {
-        let generation = self.generation(index);
-        Some((self.at_mut(index)?, generation))
+        let slot = self.slots.get_mut(index as usize)?;
+        Some((slot.value.as_mut()?, slot.generation))
     }
 
     /// The generation of a slot.
+    #[inline]
     pub(crate) fn generation(&self, index: u32) -> u32 {
-        self.generations.get(index as usize).copied().unwrap_or(0)
+        self.slots.get(index as usize).map_or(0, |slot| slot.generation)
     }
 
     /// Every value with its index.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.entries.iter().map(|(index, value)| (index as u32, value))
+        (0..).zip(&self.slots).filter_map(|(index, slot)| Some((index, slot.value.as_ref()?)))
     }
 
     /// How many values there are.
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.len
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     #[test]
     fn a_stale_name_never_reaches_the_next_user_of_the_slot() {
@@ -116,5 +155,39 @@ mod tests {
         assert_eq!(slots.insert('b'), slot);
         assert_eq!(slots.get_mut(slot, generation), None);
         assert_eq!(slots.at(slot), Some(&'b'));
+    }
+
+    proptest! {
+        #[test]
+        fn it_behaves_as_a_map_of_names(ops in prop::collection::vec((0..4u8, 0..8usize), 1..200)) {
+            let mut slots = Slots::default();
+            let mut model: BTreeMap<(u32, u32), usize> = BTreeMap::new();
+            for (step, (op, pick)) in ops.into_iter().enumerate() {
+                let name = model.keys().nth(pick).copied();
+                match (op, name) {
+                    (0, Some((index, generation))) => {
+                        prop_assert_eq!(slots.remove(index, generation), model.remove(&(index, generation)));
+                        prop_assert_eq!(slots.remove(index, generation), None);
+                    }
+                    (1, Some((index, generation))) => {
+                        slots.clear_at(index);
+                        model.remove(&(index, generation));
+                        prop_assert_eq!(slots.named_mut(index), None);
+                    }
+                    _ => {
+                        let index = slots.insert(step);
+                        prop_assert_eq!(model.insert((index, slots.generation(index)), step), None);
+                    }
+                }
+                prop_assert_eq!(slots.len(), model.len());
+                for (&(index, generation), value) in &model {
+                    prop_assert_eq!(slots.get(index, generation), Some(value));
+                    prop_assert_eq!(slots.get(index, generation.wrapping_sub(1)), None);
+                }
+                let mut all: Vec<_> = slots.iter().map(|(index, &value)| (index, value)).collect();
+                all.sort_unstable();
+                prop_assert_eq!(all, model.iter().map(|(name, &value)| (name.0, value)).collect::<Vec<_>>());
+            }
+        }
     }
 }

@@ -68,19 +68,22 @@ impl Stack {
             local_port: port,
             remote_port: remote.port(),
         };
-        let port = match local.map_or(0, |local| local.port()) {
+        let tcp = &self.tcp;
+        let (port, tag) = match local.map_or(0, |local| local.port()) {
             0 => {
-                let tcp = &self.tcp;
-                let taken = |port| tcp.has_flow(&flow(port)) || tcp.is_listening(address, port);
-                self.ports
-                    .pick(address, remote.ip(), remote.port(), taken)
-                    .ok_or(SocketError::AddressNotAvailable)?
+                let mut tag = None;
+                let taken = |port| {
+                    tag = if tcp.is_listening(address, port) { None } else { tcp.vacancy(&flow(port)) };
+                    tag.is_none()
+                };
+                let port = self.ports.pick(address, remote.ip(), remote.port(), taken);
+                port.zip(tag).ok_or(SocketError::AddressNotAvailable)?
             }
-            port => port,
+            port => (port, tcp.vacancy(&flow(port)).ok_or(SocketError::AddressInUse)?),
         };
         let mtu = self.interface_mtu(interface);
         let (tcp, mut cx) = self.tcp_cx(now);
-        tcp.connect(&mut cx, flow(port), interface, mtu, options)
+        tcp.connect(&mut cx, (flow(port), tag), interface, mtu, options)
     }
 
     /// Takes the application's ends of a connection's FIFOs, for use on any thread: what is written into the producer is sent, what

@@ -13,7 +13,7 @@ use super::interface::InterfaceId;
 use super::{Cx, Stack};
 use crate::counters::DropReason;
 use crate::device::{RxChecksum, Verdict};
-use crate::tcp::{Arrival, Slot, TcpAction};
+use crate::tcp::{Arrival, Lookup, TcpAction};
 use crate::time::Instant;
 use crate::wire::{Icmpv4Message, IpProtocol, ParseError, TcpHeader, UdpHeader};
 
@@ -100,7 +100,7 @@ impl Stack {
         now: Instant,
         packet: &Packet<'_>,
         key: FlowKey,
-        slot: Option<Slot>,
+        slot: Lookup,
     ) -> Answer {
         let (seg, data) = match TcpHeader::parse(packet.payload) {
             Ok(parsed) => parsed,

@@ -3,31 +3,53 @@
 //! The SYN-ACK is the SYN's frame rewritten in place; only its retransmissions go through the output path. The ACK that completes
 //! the handshake turns the entry into a [`Tcb`].
 
+use super::Arrival;
 use super::TcpAction;
 use super::config::{TcpConfig, TcpSocketOptions};
+use super::isn::Origin;
 use super::tcb::{Opening, State, Tcb, mss_for, timestamp, window_shift};
 use crate::counters::DropReason;
 use crate::fifo::PagePool;
 use crate::stack::InterfaceId;
 use crate::stack::demux::FlowKey;
-use crate::stack::output::PathCache;
 use crate::time::{Duration, Instant};
 use crate::wire::{Seq, TcpFlags, TcpHeader, TcpOptions, Timestamps};
+
+/// What a SYN offers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Offer {
+    pub(crate) mss: Option<u16>,
+    pub(crate) window_scale: Option<u8>,
+    pub(crate) sack: bool,
+    /// The value of the timestamp that came with it.
+    pub(crate) timestamp: Option<u32>,
+}
+
+impl From<&TcpOptions> for Offer {
+    fn from(options: &TcpOptions) -> Self {
+        Self {
+            mss: options.mss,
+            window_scale: options.window_scale,
+            sack: options.sack_permitted,
+            timestamp: options.timestamps.map(|ts| ts.value),
+        }
+    }
+}
 
 /// One entry of a listener's SYN queue.
 #[derive(Clone, Debug)]
 pub(crate) struct SynEntry {
     pub(crate) key: FlowKey,
+    /// The tag of `key` in the flow table.
+    pub(crate) tag: u32,
     pub(crate) listener: u32,
-    pub(crate) path: PathCache,
     pub(crate) interface: InterfaceId,
     mtu: u16,
-    iss: Seq,
+    origin: Origin,
     irs: Seq,
-    /// What the peer's SYN offered.
-    offered: TcpOptions,
-    timestamp_offset: u32,
-    recent: u32,
+    offer: Offer,
+    /// When the SYN-ACK goes out again.
+    pub(crate) retry_at: Instant,
     pub(crate) retries: u8,
     pub(crate) dirty: bool,
 }
@@ -45,24 +67,23 @@ pub(crate) enum SynOutcome {
 impl SynEntry {
     /// The entry for a SYN, already checked to be one.
     pub(crate) fn new(
-        key: FlowKey,
+        now: Instant,
+        config: &TcpConfig,
+        (arrival, tag): (&Arrival, u32),
         listener: u32,
-        interface: InterfaceId,
-        mtu: usize,
-        (iss, timestamp_offset): (Seq, u32),
+        origin: Origin,
         syn: &TcpHeader,
     ) -> Self {
         Self {
-            key,
+            key: arrival.key,
+            tag,
             listener,
-            path: PathCache::default(),
-            interface,
-            mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
-            iss,
+            interface: arrival.interface,
+            mtu: u16::try_from(arrival.mtu).unwrap_or(u16::MAX),
+            origin,
             irs: syn.seq,
-            offered: syn.options,
-            timestamp_offset,
-            recent: syn.options.timestamps.map_or(0, |ts| ts.value),
+            offer: Offer::from(&syn.options),
+            retry_at: now + config.initial_rto.min(config.max_rto),
             retries: 0,
             dirty: false,
         }
@@ -70,11 +91,11 @@ impl SynEntry {
 
     /// `<SEQ=ISS><ACK=RCV.NXT><CTL=SYN,ACK>` with what both ends understand.
     pub(crate) fn syn_ack(&self, now: Instant, config: &TcpConfig, socket: &TcpSocketOptions) -> TcpHeader {
-        let scaling = config.window_scaling && self.offered.window_scale.is_some();
+        let scaling = config.window_scaling && self.offer.window_scale.is_some();
         TcpHeader {
             src_port: self.key.local_port,
             dst_port: self.key.remote_port,
-            seq: self.iss,
+            seq: self.origin.iss,
             ack: self.irs + 1,
             flags: TcpFlags::SYN | TcpFlags::ACK,
             window: u16::try_from(socket.recv_buffer).unwrap_or(u16::MAX),
@@ -83,17 +104,22 @@ impl SynEntry {
             options: TcpOptions {
                 mss: Some(mss_for(self.mtu.into(), &self.key)),
                 window_scale: scaling.then(|| window_shift(config, socket.recv_buffer)),
-                sack_permitted: config.sack && self.offered.sack_permitted,
-                timestamps: (config.timestamps && self.offered.timestamps.is_some())
-                    .then(|| Timestamps { value: timestamp(now, self.timestamp_offset), echo: self.recent }),
+                sack_permitted: config.sack && self.offer.sack,
+                timestamps: self
+                    .offer
+                    .timestamp
+                    .filter(|_| config.timestamps)
+                    .map(|echo| Timestamps { value: timestamp(now, self.origin.timestamp_offset), echo }),
                 ..TcpOptions::default()
             },
         }
     }
 
-    /// How long to wait for the ACK before the next SYN-ACK.
-    pub(crate) fn retry_after(&self, config: &TcpConfig) -> Duration {
-        config.initial_rto.saturating_mul(1 << self.retries.min(10)).min(config.max_rto)
+    /// The SYN-ACK is to go out once more, and then again after twice the time.
+    pub(crate) fn retry(&mut self, now: Instant, config: &TcpConfig) {
+        self.retries += 1;
+        let wait: Duration = config.initial_rto.saturating_mul(1 << self.retries.min(10));
+        self.retry_at = now + wait.min(config.max_rto);
     }
 
     /// RFC 9293 3.10.7.4 for SYN-RECEIVED after a passive OPEN.
@@ -110,8 +136,8 @@ impl SynEntry {
         let is = |flags| seg.flags.intersects(flags);
         // The same SYN again: our SYN-ACK was lost.
         if is(TcpFlags::SYN) && !is(TcpFlags::ACK | TcpFlags::RST) && seg.seq == self.irs {
-            if let Some(ts) = seg.options.timestamps {
-                self.recent = ts.value;
+            if let (Some(recent), Some(ts)) = (&mut self.offer.timestamp, seg.options.timestamps) {
+                *recent = ts.value;
             }
             return SynOutcome::Stay(TcpAction::Reply(self.syn_ack(now, config, socket)));
         }
@@ -140,13 +166,14 @@ impl SynEntry {
         if !is(TcpFlags::ACK) {
             return SynOutcome::Stay(TcpAction::Drop(DropReason::TcpBadFlags));
         }
-        if seg.ack != self.iss + 1 {
+        if seg.ack != self.origin.iss + 1 {
             return SynOutcome::Stay(TcpAction::Reply(super::reset_segment(&self.key, seg.ack, None)));
         }
         SynOutcome::Establish
     }
 
     /// The TCB that takes over, still in SYN-RECEIVED so that the segment which completes the handshake is handled as any other.
+    #[inline]
     pub(crate) fn into_tcb(
         self,
         now: Instant,
@@ -154,24 +181,15 @@ impl SynEntry {
         options: TcpSocketOptions,
         pool: &PagePool,
     ) -> Tcb {
-        let opening = Opening {
-            key: self.key,
-            interface: self.interface,
-            mtu: self.mtu.into(),
-            iss: self.iss,
-            timestamp_offset: self.timestamp_offset,
-            options,
-        };
+        let Self { key, tag, listener, interface, mtu, origin, irs, offer, .. } = self;
+        let opening = Opening { key, tag, interface, mtu: mtu.into(), origin, options };
         let mut tcb = Tcb::connect(now, opening, config, pool);
-        tcb.take_syn(now, self.irs, &self.offered, config);
-        if let Some(ts) = &mut tcb.timestamps {
-            ts.recent = self.recent;
-        }
+        tcb.take_syn(now, irs, &offer, config);
         tcb.state = State::SynReceived;
-        tcb.snd.nxt = self.iss + 1;
-        tcb.snd.max = self.iss + 1;
-        tcb.snd.wl1 = self.irs;
-        tcb.listener = Some(self.listener);
+        tcb.snd.nxt = origin.iss + 1;
+        tcb.snd.max = origin.iss + 1;
+        tcb.snd.wl1 = irs;
+        tcb.listener = Some(listener);
         tcb.flags.unaccepted = true;
         tcb
     }
@@ -179,7 +197,7 @@ impl SynEntry {
     /// The sequence number that the peer's next incarnation must exceed is none of ours; this is only the usual ACK.
     fn challenge(&self, now: Instant, config: &TcpConfig) -> TcpHeader {
         TcpHeader {
-            seq: self.iss + 1,
+            seq: self.origin.iss + 1,
             flags: TcpFlags::ACK,
             options: TcpOptions {
                 timestamps: self.syn_ack(now, config, &config.socket).options.timestamps,

@@ -3,6 +3,7 @@
 use super::TcpAction;
 use super::config::TcpConfig;
 use super::congestion::Limited;
+use super::handshake::Offer;
 use super::recovery::DupAck;
 use super::tcb::{AckDue, State, Tcb};
 use super::timers::TimerKind;
@@ -569,7 +570,7 @@ impl Tcb {
         if !seg.has(TcpFlags::SYN) {
             return Err(TcpAction::Drop(DropReason::TcpBadFlags));
         }
-        self.take_syn(cx.now, seg.seq, &header.options, config);
+        self.take_syn(cx.now, seg.seq, &Offer::from(&header.options), config);
         seg.seq += 1;
         seg.flags.remove(TcpFlags::SYN);
         self.flags.output = true;

@@ -6,35 +6,34 @@
 use crate::stack::demux::FlowKey;
 use crate::time::Instant;
 use crate::wire::Seq;
-use core::hash::{Hash as _, Hasher as _};
 use siphasher::sip::SipHasher24;
 
 /// Makes the initial sequence numbers and timestamp offsets of one stack.
 #[derive(Clone, Debug)]
-pub(crate) struct IsnGenerator {
-    key: [u64; 2],
+pub(crate) struct IsnGenerator(SipHasher24);
+
+/// Where the numbers of one connection begin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Origin {
+    /// The ISN.
+    pub(crate) iss: Seq,
+    /// What the timestamps are shifted by (RFC 7323 5.4 / 7.1: per connection and not guessable). It is the same for each
+    /// incarnation, so that a later one's timestamps are later (RFC 6191).
+    pub(crate) timestamp_offset: u32,
 }
 
 impl IsnGenerator {
     pub(crate) fn new(key: [u64; 2]) -> Self {
-        Self { key }
+        Self(SipHasher24::new_with_keys(key[0], key[1]))
     }
 
-    /// The ISN of a connection that is opened now.
-    pub(crate) fn isn(&self, now: Instant, flow: &FlowKey) -> Seq {
-        Seq((self.hash(flow) as u32).wrapping_add((now.as_micros() / 4) as u32))
-    }
-
-    /// What the flow's timestamps are shifted by (RFC 7323 5.4 / 7.1: per connection and not guessable). It is the same for
-    /// each incarnation, so that a later one's timestamps are later (RFC 6191).
-    pub(crate) fn timestamp_offset(&self, flow: &FlowKey) -> u32 {
-        (self.hash(flow) >> 32) as u32
-    }
-
-    fn hash(&self, flow: &FlowKey) -> u64 {
-        let mut hasher = SipHasher24::new_with_keys(self.key[0], self.key[1]);
-        flow.hash(&mut hasher);
-        hasher.finish()
+    /// The numbers of a connection that is opened now. One hash gives both: each is half of it.
+    pub(crate) fn origin(&self, now: Instant, flow: &FlowKey) -> Origin {
+        let hash = flow.with_bytes(|bytes| self.0.hash(bytes));
+        Origin {
+            iss: Seq((hash as u32).wrapping_add((now.as_micros() / 4) as u32)),
+            timestamp_offset: (hash >> 32) as u32,
+        }
     }
 }
 
@@ -55,12 +54,19 @@ mod tests {
 
     #[test]
     fn isn_grows_by_250_000_a_second_per_flow_and_flows_are_unrelated() {
-        let isn = IsnGenerator::new([1, 2]);
+        let isn = |now, port| IsnGenerator::new([1, 2]).origin(now, &flow(port)).iss;
         let now = Instant::from_millis(5);
-        let later = isn.isn(now + Duration::from_secs(1), &flow(9));
-        assert_eq!(later.since(isn.isn(now, &flow(9))), 250_000);
-        assert_ne!(isn.isn(now, &flow(9)), isn.isn(now, &flow(10)));
-        assert_ne!(isn.isn(now, &flow(9)), IsnGenerator::new([1, 3]).isn(now, &flow(9)));
-        assert_eq!(isn.timestamp_offset(&flow(9)), isn.timestamp_offset(&flow(9)));
+        assert_eq!(isn(now + Duration::from_secs(1), 9).since(isn(now, 9)), 250_000);
+        assert_ne!(isn(now, 9), isn(now, 10));
+        assert_ne!(isn(now, 9), IsnGenerator::new([1, 3]).origin(now, &flow(9)).iss);
+    }
+
+    #[test]
+    fn timestamps_of_a_flow_are_always_shifted_alike_and_unlike_those_of_others() {
+        let offset = |ms, port| {
+            IsnGenerator::new([1, 2]).origin(Instant::from_millis(ms), &flow(port)).timestamp_offset
+        };
+        assert_eq!(offset(5, 9), offset(77_000, 9));
+        assert_ne!(offset(5, 9), offset(5, 10));
     }
 }

@@ -32,7 +32,7 @@ mod timers;
 pub use config::{KeepAlive, TcpConfig, TcpSocketOptions};
 pub use listener::ListenOptions;
 pub use sockets::TcpInfo;
-pub(crate) use table::{Slot, Tcp};
+pub(crate) use table::{Lookup, Tcp};
 pub use tcb::State;
 
 use crate::counters::DropReason;

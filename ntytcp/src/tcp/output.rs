@@ -92,6 +92,18 @@ impl Tcb {
         (self.ack == AckDue::Now).then(|| control(self.ack_seq(), TcpFlags::ACK, Purpose::Ack))
     }
 
+    /// The ACK of the FIN with which TIME-WAIT began. There is nothing left that it could go with, so it goes back in the FIN's frame.
+    #[inline]
+    pub(crate) fn last_ack(&mut self, now: Instant) -> Option<TcpHeader> {
+        if self.state != State::TimeWait {
+            return None;
+        }
+        let header = self.header(now, &self.next_ack()?);
+        self.on_acknowledged(header.window, self.rcv.scale);
+        self.flags.output = false;
+        Some(header)
+    }
+
     /// The sequence number of a segment without text: where the peer expects us to be. That is SND.MAX, as SND.NXT may have fallen
     /// back to what is sent again; but the byte of a window probe lies beyond what the peer takes.
     fn ack_seq(&self) -> Seq {
@@ -305,11 +317,8 @@ impl Tcb {
         counters: &mut Counters,
     ) {
         if sent.flags.intersects(TcpFlags::ACK) {
-            self.ack = AckDue::No;
-            self.unacked = 0;
-            self.last_ack_sent = self.rcv.nxt;
             let scale = if sent.flags.intersects(TcpFlags::SYN) { 0 } else { self.rcv.scale };
-            self.rcv.adv = self.rcv.adv.max(self.rcv.nxt + (u32::from(window) << scale));
+            self.on_acknowledged(window, scale);
         }
         match sent.purpose {
             Purpose::Next | Purpose::Resend => self.on_stream_sent(now, config, sent, counters),
@@ -328,6 +337,15 @@ impl Tcb {
             }
             Purpose::Ack => {}
         }
+    }
+
+    /// An ACK is on its way that announces this window.
+    #[inline]
+    fn on_acknowledged(&mut self, window: u16, scale: u8) {
+        self.ack = AckDue::No;
+        self.unacked = 0;
+        self.last_ack_sent = self.rcv.nxt;
+        self.rcv.adv = self.rcv.adv.max(self.rcv.nxt + (u32::from(window) << scale));
     }
 
     fn on_stream_sent(&mut self, now: Instant, config: &TcpConfig, sent: &Transmit, counters: &mut Counters) {

@@ -58,11 +58,7 @@ impl Tcp {
         port: u16,
         options: ListenOptions,
     ) -> Result<SocketId, SocketError> {
-        let taken = match local {
-            Some(_) => self.bound.contains_key(&(port, local)) || self.bound.contains_key(&(port, None)),
-            None => self.bound.range((port, None)..).next().is_some_and(|((p, _), _)| *p == port),
-        };
-        if taken {
+        if self.bound.is_taken(local, port) {
             return Err(SocketError::AddressInUse);
         }
         let slot = self.listeners.insert(Listener {
@@ -74,7 +70,7 @@ impl Tcp {
             accept: VecDeque::new(),
             pending: Pending::default(),
         });
-        self.bound.insert((port, local), slot);
+        self.bound.insert(local, port, slot);
         Ok(SocketId { kind: SocketKind::Listener, index: slot, generation: self.listeners.generation(slot) })
     }
 
@@ -97,38 +93,31 @@ impl Tcp {
         Err(SocketError::WouldBlock)
     }
 
-    /// OPEN, active: sends a SYN on the next egress.
+    /// OPEN, active: sends a SYN on the next egress. `tag` is what [`Tcp::vacancy`] gave for the flow.
     ///
     /// # Errors
-    /// `AddressInUse` when the flow exists, `NoBufferSpace` at the limit of connections.
+    /// `NoBufferSpace` at the limit of connections.
     pub(crate) fn connect(
         &mut self,
         cx: &mut Cx<'_>,
-        key: FlowKey,
+        (key, tag): (FlowKey, u32),
         interface: InterfaceId,
         mtu: usize,
         options: Option<TcpSocketOptions>,
     ) -> Result<SocketId, SocketError> {
-        if self.has_flow(&key) {
-            return Err(SocketError::AddressInUse);
-        }
         if self.conns.len() + self.syns.len() >= self.config.max_connections {
             return Err(SocketError::NoBufferSpace);
         }
-        let opening = Opening {
-            key,
-            interface,
-            mtu,
-            iss: self.isn.isn(cx.now, &key),
-            timestamp_offset: self.isn.timestamp_offset(&key),
-            options: options.unwrap_or(self.config.socket),
-        };
-        let mut tcb = Tcb::connect(cx.now, opening, &self.config, &self.pool);
+        let origin = self.isn.origin(cx.now, &key);
+        let options = options.unwrap_or(self.config.socket);
+        let opening = Opening { key, tag, interface, mtu, origin, options };
+        let conn = self.conns.insert_with(|_, _| Tcb::connect(cx.now, opening, &self.config, &self.pool));
+        self.flows.insert(tag, Slot::Conn(conn).pack());
+        self.recent = conn;
+        let Some((tcb, generation)) = self.conns.named_mut(conn) else { return Err(SocketError::BadSocket) };
         tcb.flags.in_demux = true;
-        let conn = self.conns.insert(tcb);
-        self.enter_flow(&key, Slot::Conn(conn));
         self.settle(cx, conn);
-        Ok(SocketId { kind: SocketKind::Stream, index: conn, generation: self.conns.generation(conn) })
+        Ok(SocketId { kind: SocketKind::Stream, index: conn, generation })
     }
 
     /// Gives the application its ends of the FIFOs: it writes into the producer and reads from the consumer, and calls
@@ -265,7 +254,7 @@ impl Tcp {
     fn close_listener(&mut self, cx: &mut Cx<'_>, id: SocketId) -> Result<(), SocketError> {
         self.listener(id)?;
         let Some(listener) = self.listeners.remove_at(id.index) else { return Err(SocketError::BadSocket) };
-        self.bound.remove(&(listener.port, listener.local));
+        self.bound.remove(id.index);
         let half_open: Vec<u32> =
             self.syns.iter().filter(|(_, entry)| entry.listener == id.index).map(|(slot, _)| slot).collect();
         for slot in half_open {
@@ -301,7 +290,7 @@ impl Tcp {
 
     /// Whether a listener takes connections on the port of that address.
     pub(crate) fn is_listening(&self, local: IpAddr, port: u16) -> bool {
-        self.bound.contains_key(&(port, Some(local))) || self.bound.contains_key(&(port, None))
+        self.bound.find(local, port).is_some()
     }
 
     /// How many of each there are.

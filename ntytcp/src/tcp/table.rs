@@ -6,10 +6,10 @@
 
 use super::handshake::{SynEntry, SynOutcome};
 use super::isn::IsnGenerator;
-use super::listener::Listener;
+use super::listener::{Bindings, Listener};
 use super::output::Transmit;
 use super::tcb::{AckDue, State, Tcb};
-use super::time_wait::{TimeWait, TimeWaitOutcome};
+use super::time_wait::{TimeWait, TimeWaitOutcome, TimeWaits};
 use super::{Arrival, TcpAction, TcpConfig, reset_segment};
 use crate::counters::DropReason;
 use crate::device::TxQueue;
@@ -18,14 +18,14 @@ use crate::rng::Rng;
 use crate::stack::cx::{Cx, Pending};
 use crate::stack::demux::{FlowHasher, FlowKey, FlowTable};
 use crate::stack::limiter::{LimiterConfig, RateLimiter};
-use crate::stack::output::{Blocked, Hop, Output};
+use crate::stack::output::{Blocked, Hop, Output, PathCache};
 use crate::stack::slots::Slots;
 use crate::stack::{IcmpError, InterfaceId, NeighborOutcome, Readiness, SocketError, SocketId, SocketKind};
 use crate::time::{Instant, earlier};
 use crate::wheel::Wheel;
 use crate::wire::{Seq, TcpFlags, TcpHeader};
 use core::net::IpAddr;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 /// Segments that one connection may send before the others get their turn.
 const SEGMENTS_PER_TURN: usize = 64;
@@ -59,6 +59,9 @@ impl Slot {
     }
 }
 
+/// What there is of a flow: its slot, or the tag under which it would be entered.
+pub(crate) type Lookup = Result<Slot, u32>;
+
 /// All TCP of one shard. See the module documentation.
 #[derive(Debug)]
 pub(crate) struct Tcp {
@@ -68,18 +71,18 @@ pub(crate) struct Tcp {
     pub(super) flows: FlowTable,
     pub(super) conns: Slots<Tcb>,
     pub(super) syns: Slots<SynEntry>,
-    pub(super) waits: Slots<TimeWait>,
+    pub(super) waits: TimeWaits,
     /// The connection that the last segment was for. The next is often for it too, and then is found without a hash.
-    recent: u32,
+    pub(super) recent: u32,
     pub(super) listeners: Slots<Listener>,
-    /// Listeners by port and address; `None` is any address.
-    pub(super) bound: BTreeMap<(u16, Option<IpAddr>), u32>,
+    pub(super) bound: Bindings,
+    /// By connection. What a slot was armed for stays when the connection goes: the next to use the slot, as a rule soon and for
+    /// a later time, finds it armed, and an entry that fires for nobody costs less than one cancelled each time.
     wheel: Wheel,
+    /// By half-open connection, likewise.
     syn_wheel: Wheel,
     /// Connections with a delayed ACK, in order of its time.
     delayed_acks: VecDeque<(Instant, u32, u32)>,
-    /// TIME-WAIT entries, in order of their first expiry.
-    wait_queue: VecDeque<(Instant, u32, u32)>,
     /// Per interface: what has something to send, as packed slot and generation.
     dirty: Vec<VecDeque<(u32, u32)>>,
     /// Who waits for a next hop's address.
@@ -97,14 +100,13 @@ impl Tcp {
             flows: FlowTable::new(),
             conns: Slots::default(),
             syns: Slots::default(),
-            waits: Slots::default(),
+            waits: TimeWaits::default(),
             recent: 0,
             listeners: Slots::default(),
-            bound: BTreeMap::new(),
+            bound: Bindings::default(),
             wheel: Wheel::new(Instant::ZERO),
             syn_wheel: Wheel::new(Instant::ZERO),
             delayed_acks: VecDeque::new(),
-            wait_queue: VecDeque::new(),
             dirty: Vec::new(),
             parked: Vec::new(),
             isn: IsnGenerator::new(rng.key()),
@@ -125,39 +127,33 @@ impl Tcp {
         self.conns.at(self.recent).is_some_and(|tcb| tcb.key == *key && tcb.flags.in_demux)
     }
 
-    /// What a segment is for.
+    /// What a segment is for, or the tag of a flow that there is not.
     #[inline(always)]
-    fn demux(&mut self, key: &FlowKey) -> Option<Slot> {
+    fn demux(&mut self, key: &FlowKey) -> Lookup {
         if self.is_recent(key) {
-            return Some(Slot::Conn(self.recent));
+            return Ok(Slot::Conn(self.recent));
         }
-        let found = self.find(key);
-        if let Some(Slot::Conn(conn)) = found {
+        let tag = self.hasher.hash(key);
+        let found = self.find(key, tag).ok_or(tag)?;
+        if let Slot::Conn(conn) = found {
             self.recent = conn;
         }
-        found
+        Ok(found)
     }
 
-    /// Whether the flow exists in any state.
-    pub(crate) fn has_flow(&self, key: &FlowKey) -> bool {
-        self.find(key).is_some()
+    /// The tag of a flow that does not exist in any state.
+    pub(crate) fn vacancy(&self, key: &FlowKey) -> Option<u32> {
+        let tag = self.hasher.hash(key);
+        self.find(key, tag).is_none().then_some(tag)
     }
 
-    fn find(&self, key: &FlowKey) -> Option<Slot> {
+    fn find(&self, key: &FlowKey, tag: u32) -> Option<Slot> {
         let same = |value| match Slot::unpack(value) {
             Slot::Conn(i) => self.conns.at(i).is_some_and(|c| c.key == *key),
             Slot::Syn(i) => self.syns.at(i).is_some_and(|s| s.key == *key),
-            Slot::Wait(i) => self.waits.at(i).is_some_and(|w| w.key == *key),
+            Slot::Wait(i) => self.waits.get(i).is_some_and(|w| w.key == *key),
         };
-        self.flows.find(self.hasher.hash(key), same).map(Slot::unpack)
-    }
-
-    pub(super) fn enter_flow(&mut self, key: &FlowKey, slot: Slot) {
-        self.flows.insert(self.hasher.hash(key), slot.pack());
-    }
-
-    fn leave_flow(&mut self, key: &FlowKey, slot: Slot) {
-        self.flows.remove(self.hasher.hash(key), slot.pack());
+        self.flows.find(tag, same).map(Slot::unpack)
     }
 
     /// A segment of a flow arrived, `bytes` long in all and with `is_intact` to look at its checksum. `None` when it is not
@@ -169,9 +165,9 @@ impl Tcp {
         key: &FlowKey,
         bytes: &[u8],
         is_intact: impl FnOnce() -> bool,
-    ) -> (Option<TcpAction>, Option<Slot>) {
+    ) -> (Option<TcpAction>, Lookup) {
         let slot = self.demux(key);
-        let Some(Slot::Conn(conn)) = slot else { return (None, slot) };
+        let Ok(Slot::Conn(conn)) = slot else { return (None, slot) };
         let Some(tcb) = self.conns.at_mut(conn) else { return (None, slot) };
         let Some(predicted) = tcb.predict(bytes).filter(|_| is_intact()) else { return (None, slot) };
         cx.counters.tcp_rx += 1;
@@ -185,21 +181,26 @@ impl Tcp {
         &mut self,
         cx: &mut Cx<'_>,
         arrival: &Arrival,
-        slot: Option<Slot>,
+        slot: Lookup,
         seg: &TcpHeader,
         text: &[u8],
     ) -> TcpAction {
         cx.counters.tcp_rx += 1;
         match slot {
-            Some(Slot::Conn(i)) => {
+            Ok(Slot::Conn(i)) => {
                 let Some(tcb) = self.conns.at_mut(i) else { return TcpAction::Done };
-                let action = tcb.segment_arrives(cx, &self.config, seg, text);
+                let mut action = tcb.segment_arrives(cx, &self.config, seg, text);
+                if action == TcpAction::Done
+                    && let Some(ack) = tcb.last_ack(cx.now)
+                {
+                    action = TcpAction::Reply(ack);
+                }
                 self.settle(cx, i);
                 action
             }
-            Some(Slot::Syn(i)) => self.input_half_open(cx, i, seg, text),
-            Some(Slot::Wait(i)) => self.input_time_wait(cx, arrival, i, seg, text),
-            None => self.input_unknown(cx, arrival, seg, text, None),
+            Ok(Slot::Syn(i)) => self.input_half_open(cx, i, seg, text),
+            Ok(Slot::Wait(i)) => self.input_time_wait(cx, arrival, i, seg, text),
+            Err(tag) => self.input_unknown(cx, (arrival, tag), seg, text, None),
         }
     }
 
@@ -207,7 +208,7 @@ impl Tcp {
     fn input_unknown(
         &mut self,
         cx: &mut Cx<'_>,
-        arrival: &Arrival,
+        (arrival, tag): (&Arrival, u32),
         seg: &TcpHeader,
         text: &[u8],
         beyond: Option<Seq>,
@@ -216,9 +217,9 @@ impl Tcp {
             return TcpAction::Drop(DropReason::NoSocket);
         }
         let key = &arrival.key;
-        let listener =
-            [Some(key.local), None].into_iter().find_map(|a| self.bound.get(&(key.local_port, a)).copied());
-        let Some(listener) = listener else { return self.refuse(cx, key, seg, text) };
+        let Some(listener) = self.bound.find(key.local, key.local_port) else {
+            return self.refuse(cx, key, seg, text);
+        };
         if seg.flags.intersects(TcpFlags::ACK) {
             // "Any acknowledgment is bad if it arrives on a connection still in the LISTEN state."
             return self.refuse(cx, key, seg, text);
@@ -226,7 +227,7 @@ impl Tcp {
         if !seg.flags.intersects(TcpFlags::SYN) || seg.flags.intersects(TcpFlags::FIN) {
             return TcpAction::Drop(DropReason::TcpBadFlags);
         }
-        self.take_syn(cx, arrival, listener, seg, beyond)
+        self.take_syn(cx, (arrival, tag), listener, seg, beyond)
     }
 
     /// A RST for a segment that belongs to no connection, limited in rate.
@@ -248,7 +249,7 @@ impl Tcp {
     fn take_syn(
         &mut self,
         cx: &mut Cx<'_>,
-        arrival: &Arrival,
+        (arrival, tag): (&Arrival, u32),
         listener: u32,
         seg: &TcpHeader,
         beyond: Option<Seq>,
@@ -264,16 +265,22 @@ impl Tcp {
             return TcpAction::Drop(DropReason::ConnectionLimit);
         }
         socket.half_open += 1;
-        let key = arrival.key;
-        let iss = beyond.unwrap_or_else(|| self.isn.isn(cx.now, &key));
-        let numbers = (iss, self.isn.timestamp_offset(&key));
-        let entry = SynEntry::new(key, listener, arrival.interface, arrival.mtu, numbers, seg);
+        let mut origin = self.isn.origin(cx.now, &arrival.key);
+        origin.iss = beyond.unwrap_or(origin.iss);
+        let entry = SynEntry::new(cx.now, &self.config, (arrival, tag), listener, origin, seg);
         let reply = entry.syn_ack(cx.now, &self.config, &socket.socket);
-        let retry = cx.now + entry.retry_after(&self.config);
+        let retry_at = entry.retry_at;
         let slot = self.syns.insert(entry);
-        self.enter_flow(&key, Slot::Syn(slot));
-        self.syn_wheel.arm(slot, retry);
+        self.flows.insert(tag, Slot::Syn(slot).pack());
+        self.await_retry(slot, retry_at);
         TcpAction::Reply(reply)
+    }
+
+    /// Sees to it that the wheel tells of a half-open connection in time.
+    fn await_retry(&mut self, slot: u32, at: Instant) {
+        if self.syn_wheel.deadline(slot).is_none_or(|armed| at < armed) {
+            self.syn_wheel.arm(slot, at);
+        }
     }
 
     fn input_half_open(&mut self, cx: &mut Cx<'_>, slot: u32, seg: &TcpHeader, text: &[u8]) -> TcpAction {
@@ -298,33 +305,37 @@ impl Tcp {
             return TcpAction::Drop(DropReason::TcpAcceptQueueFull);
         }
         let options = socket.socket;
-        let Some(entry) = self.remove_half_open(slot) else { return TcpAction::Done };
-        let key = entry.key;
-        let conn = self.conns.insert(entry.into_tcb(cx.now, &self.config, options, &self.pool));
-        self.enter_flow(&key, Slot::Conn(conn));
-        let generation = self.conns.generation(conn);
-        let Some(tcb) = self.conns.at_mut(conn) else { return TcpAction::Done };
+        let Some(entry) = self.take_half_open(slot) else { return TcpAction::Done };
+        let tag = entry.tag;
+        let conn = self.conns.insert_with(|_, _| entry.into_tcb(cx.now, &self.config, options, &self.pool));
+        self.flows.replace(tag, Slot::Syn(slot).pack(), Slot::Conn(conn).pack());
+        self.recent = conn;
+        let Some((tcb, generation)) = self.conns.named_mut(conn) else { return TcpAction::Done };
         tcb.flags.in_demux = true;
         let action = tcb.segment_arrives(cx, &self.config, seg, text);
-        let listener_generation = self.listeners.generation(listener);
-        if let Some(socket) = self.listeners.at_mut(listener) {
+        if let Some((socket, generation_of_listener)) = self.listeners.named_mut(listener) {
             socket.accept.push_back((conn, generation));
             let id =
-                SocketId { kind: SocketKind::Listener, index: listener, generation: listener_generation };
+                SocketId { kind: SocketKind::Listener, index: listener, generation: generation_of_listener };
             socket.pending.raise(cx.events, id, Readiness::READABLE);
         }
         self.settle(cx, conn);
         action
     }
 
-    pub(super) fn remove_half_open(&mut self, slot: u32) -> Option<SynEntry> {
+    /// Takes a half-open connection off its listener; the flow is still in the table.
+    fn take_half_open(&mut self, slot: u32) -> Option<SynEntry> {
         let entry = self.syns.remove_at(slot)?;
-        self.syn_wheel.cancel(slot);
-        self.leave_flow(&entry.key, Slot::Syn(slot));
         if let Some(listener) = self.listeners.at_mut(entry.listener) {
             listener.half_open = listener.half_open.saturating_sub(1);
         }
         Some(entry)
+    }
+
+    pub(super) fn remove_half_open(&mut self, slot: u32) {
+        if let Some(entry) = self.take_half_open(slot) {
+            self.flows.remove(entry.tag, Slot::Syn(slot).pack());
+        }
     }
 
     fn input_time_wait(
@@ -335,7 +346,7 @@ impl Tcp {
         seg: &TcpHeader,
         text: &[u8],
     ) -> TcpAction {
-        let Some(entry) = self.waits.at_mut(slot) else { return TcpAction::Done };
+        let Some(entry) = self.waits.get_mut(slot) else { return TcpAction::Done };
         match entry.segment_arrives(cx.now, seg, text.len()) {
             TimeWaitOutcome::Stay(action) => action,
             TimeWaitOutcome::Restart(action) => {
@@ -348,16 +359,16 @@ impl Tcp {
             }
             TimeWaitOutcome::Reopen => {
                 // RFC 9293 3.10.7.4: the new ISS "is larger than the largest sequence number it used on the previous connection".
-                let beyond = entry.snd_nxt + (u32::from(u16::MAX) + 2);
+                let (beyond, tag) = (entry.snd_nxt + (u32::from(u16::MAX) + 2), entry.tag);
                 self.remove_time_wait(slot);
-                self.input_unknown(cx, arrival, seg, text, Some(beyond))
+                self.input_unknown(cx, (arrival, tag), seg, text, Some(beyond))
             }
         }
     }
 
     fn remove_time_wait(&mut self, slot: u32) {
-        if let Some(entry) = self.waits.remove_at(slot) {
-            self.leave_flow(&entry.key, Slot::Wait(slot));
+        if let Some(tag) = self.waits.remove(slot) {
+            self.flows.remove(tag, Slot::Wait(slot).pack());
         }
     }
 
@@ -391,41 +402,30 @@ impl Tcp {
 
     /// The TCB's part in the connection is over; what TIME-WAIT needs is kept in an entry of its own.
     fn enter_time_wait(&mut self, now: Instant, conn: u32) {
-        let Some(tcb) = self.conns.at(conn) else { return };
-        if !tcb.flags.in_demux {
+        let Some(tcb) = self.conns.at_mut(conn) else { return };
+        if !core::mem::take(&mut tcb.flags.in_demux) {
             return;
         }
-        let expires = now + self.config.msl.saturating_mul(2);
-        let entry = TimeWait::new(tcb, expires);
-        self.retire(conn);
-        if self.waits.len() >= self.config.max_time_wait.max(1) {
-            self.expire_oldest_time_wait();
+        while self.waits.places() >= self.config.max_time_wait.clamp(1, TimeWaits::MOST)
+            && let Some((oldest, entry)) = self.waits.pop()
+        {
+            self.flows.remove(entry.tag, Slot::Wait(oldest).pack());
         }
-        let key = entry.key;
-        let slot = self.waits.insert(entry);
-        self.wait_queue.push_back((expires, slot, self.waits.generation(slot)));
-        self.enter_flow(&key, Slot::Wait(slot));
-    }
-
-    fn expire_oldest_time_wait(&mut self) {
-        while let Some((_, slot, generation)) = self.wait_queue.pop_front() {
-            if self.waits.get_mut(slot, generation).is_some() {
-                return self.remove_time_wait(slot);
-            }
+        let slot = self.waits.push(TimeWait::new(tcb, now + self.config.msl.saturating_mul(2)));
+        self.flows.replace(tcb.tag, Slot::Conn(conn).pack(), Slot::Wait(slot).pack());
+        if tcb.flags.orphan {
+            self.conns.clear_at(conn);
         }
     }
 
     /// Makes a TCB unreachable, and frees it once the application is done with it too.
     pub(super) fn retire(&mut self, conn: u32) {
         let Some(tcb) = self.conns.at_mut(conn) else { return };
-        self.wheel.cancel(conn);
-        tcb.timers.entry_left();
-        let (key, orphan) = (tcb.key, tcb.flags.orphan);
         if core::mem::take(&mut tcb.flags.in_demux) {
-            self.leave_flow(&key, Slot::Conn(conn));
+            self.flows.remove(tcb.tag, Slot::Conn(conn).pack());
         }
-        if orphan {
-            self.conns.remove_at(conn);
+        if tcb.flags.orphan {
+            self.conns.clear_at(conn);
         }
     }
 
@@ -515,7 +515,7 @@ impl Tcp {
         let Some(entry) = self.syns.at_mut(slot) else { return Ok(()) };
         let Some(listener) = self.listeners.at(entry.listener) else { return Ok(()) };
         let header = entry.syn_ack(out.cx.now, &self.config, &listener.socket);
-        let hop = out.prepare(&entry.key, &mut entry.path)?;
+        let hop = out.prepare(&entry.key, &mut PathCache::default())?;
         out.send_tcp(&hop, &entry.key, &header, None, None)?;
         entry.dirty = false;
         out.cx.counters.tcp_retransmits += 1;
@@ -584,7 +584,7 @@ impl Tcp {
 
     /// An ICMP error quotes a segment of ours.
     pub(crate) fn on_icmp(&mut self, cx: &mut Cx<'_>, key: &FlowKey, seq: Seq, error: IcmpError) -> bool {
-        let Some(Slot::Conn(i)) = self.find(key) else { return false };
+        let Some(Slot::Conn(i)) = self.find(key, self.hasher.hash(key)) else { return false };
         let Some(tcb) = self.conns.at_mut(i) else { return false };
         // RFC 5927 4.1: the quoted sequence number must be one that is in flight.
         if !(tcb.snd.una.before_eq(seq) && seq.before(tcb.snd.max)) {
@@ -604,7 +604,7 @@ impl Tcp {
     /// When [`Tcp::on_timeout`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let delayed = self.delayed_acks.front().map(|e| e.0);
-        let waits = self.wait_queue.front().map(|e| e.0);
+        let waits = self.waits.next_deadline();
         earlier(earlier(self.wheel.next(), self.syn_wheel.next()), earlier(delayed, waits))
     }
 
@@ -623,20 +623,21 @@ impl Tcp {
         while self.delayed_acks.front().is_some_and(|e| e.0 <= cx.now) {
             self.delayed_ack_timeout(cx);
         }
-        while self.wait_queue.front().is_some_and(|e| e.0 <= cx.now) {
-            self.time_wait_timeout(cx.now);
-        }
+        self.expire_time_waits(cx.now);
     }
 
     fn syn_ack_timeout(&mut self, now: Instant, slot: u32) {
-        let generation = self.syns.generation(slot);
-        let Some(entry) = self.syns.at_mut(slot) else { return };
-        if entry.retries >= self.config.syn_ack_retries {
-            self.remove_half_open(slot);
-            return;
+        // The wheel may have been armed for one that had the slot before.
+        let Some((entry, generation)) = self.syns.named_mut(slot) else { return };
+        if entry.retry_at > now {
+            let retry_at = entry.retry_at;
+            return self.await_retry(slot, retry_at);
         }
-        entry.retries += 1;
-        self.syn_wheel.arm(slot, now + entry.retry_after(&self.config));
+        if entry.retries >= self.config.syn_ack_retries {
+            return self.remove_half_open(slot);
+        }
+        entry.retry(now, &self.config);
+        self.syn_wheel.arm(slot, entry.retry_at);
         if !core::mem::replace(&mut entry.dirty, true) {
             let interface = entry.interface;
             push_dirty(&mut self.dirty, interface, (Slot::Syn(slot).pack(), generation));
@@ -654,14 +655,12 @@ impl Tcp {
         self.settle(cx, conn);
     }
 
-    fn time_wait_timeout(&mut self, now: Instant) {
-        let Some((_, slot, generation)) = self.wait_queue.pop_front() else { return };
-        let Some(entry) = self.waits.get_mut(slot, generation) else { return };
-        if entry.expires > now {
-            let expires = entry.expires;
-            self.wait_queue.push_back((expires, slot, generation));
-        } else {
-            self.remove_time_wait(slot);
+    fn expire_time_waits(&mut self, now: Instant) {
+        let flows = &mut self.flows;
+        while let Some((slot, entry)) = self.waits.pop_expired(now, |tag, old, new| {
+            flows.replace(tag, Slot::Wait(old).pack(), Slot::Wait(new).pack());
+        }) {
+            flows.remove(entry.tag, Slot::Wait(slot).pack());
         }
     }
 }

@@ -15,6 +15,8 @@
 use super::assembly::Assembly;
 use super::config::{TcpConfig, TcpSocketOptions};
 use super::congestion::CongestionControl;
+use super::handshake::Offer;
+use super::isn::Origin;
 use super::recovery::Recovery;
 use super::rtt::RttEstimator;
 use super::timers::{TimerKind, TimerTable};
@@ -24,7 +26,7 @@ use crate::stack::demux::FlowKey;
 use crate::stack::output::PathCache;
 use crate::stack::{InterfaceId, Readiness, SocketError};
 use crate::time::{Duration, Instant};
-use crate::wire::{Seq, TcpOptions, Timestamps};
+use crate::wire::{Seq, Timestamps};
 use core::net::IpAddr;
 
 /// The connection states of RFC 9293 3.3.2.
@@ -179,6 +181,8 @@ pub(crate) struct Flags {
 #[derive(Debug)]
 pub(crate) struct Tcb {
     pub(crate) key: FlowKey,
+    /// The tag of `key` in the flow table.
+    pub(crate) tag: u32,
     pub(crate) state: State,
     pub(crate) path: PathCache,
     /// Where the next segment goes out, as far as known.
@@ -238,22 +242,26 @@ pub(crate) struct Tcb {
 /// How a TCB begins.
 pub(crate) struct Opening {
     pub(crate) key: FlowKey,
+    /// The tag of `key` in the flow table.
+    pub(crate) tag: u32,
     pub(crate) interface: InterfaceId,
     pub(crate) mtu: usize,
-    pub(crate) iss: Seq,
-    pub(crate) timestamp_offset: u32,
+    pub(crate) origin: Origin,
     pub(crate) options: TcpSocketOptions,
 }
 
 impl Tcb {
     /// A TCB in SYN-SENT that owes its SYN.
+    #[inline]
     pub(crate) fn connect(now: Instant, opening: Opening, config: &TcpConfig, pool: &PagePool) -> Self {
-        let Opening { key, interface, mtu, iss, timestamp_offset, options } = opening;
+        let Opening { key, tag, interface, mtu, origin, options } = opening;
+        let Origin { iss, timestamp_offset } = origin;
         let (app_tx, tx) = fifo(pool, options.send_buffer);
         let (rx, app_rx) = fifo(pool, options.recv_buffer);
         let mss = mss_for(mtu, &key);
         Self {
             key,
+            tag,
             state: State::SynSent,
             path: PathCache::default(),
             interface,
@@ -318,14 +326,14 @@ impl Tcb {
     }
 
     /// Takes over what the peer's SYN said: its sequence number and options.
-    pub(crate) fn take_syn(&mut self, now: Instant, seq: Seq, options: &TcpOptions, config: &TcpConfig) {
+    pub(crate) fn take_syn(&mut self, now: Instant, seq: Seq, offer: &Offer, config: &TcpConfig) {
         self.rcv.irs = seq;
         self.rcv.nxt = seq + 1;
         self.rcv.adv = self.rcv.nxt + self.syn_window();
         self.last_ack_sent = self.rcv.nxt;
         // RFC 9293 3.7.1 MUST-15: without the option the MSS is 536. A smaller one than 48 would only serve attacks.
-        self.snd.peer_mss = options.mss.unwrap_or(DEFAULT_MSS).max(MIN_MSS);
-        match options.window_scale {
+        self.snd.peer_mss = offer.mss.unwrap_or(DEFAULT_MSS).max(MIN_MSS);
+        match offer.window_scale {
             // RFC 7323 2.3: "If a Window Scale option is received with a shift.cnt value larger than 14, TCP SHOULD log the
             // error but MUST use 14".
             Some(shift) if self.flags.scaling => self.snd.scale = shift.min(14),
@@ -335,11 +343,11 @@ impl Tcb {
                 self.rcv.scale = 0;
             }
         }
-        self.flags.sack &= options.sack_permitted;
-        self.timestamps = options
-            .timestamps
+        self.flags.sack &= offer.sack;
+        self.timestamps = offer
+            .timestamp
             .filter(|_| self.flags.timestamps)
-            .map(|ts| TimestampState { recent: ts.value, recent_at: now });
+            .map(|recent| TimestampState { recent, recent_at: now });
         // RFC 5681 3.1: "if the SYN or SYN/ACK is lost, the initial window used by a sender after a correctly transmitted SYN MUST
         // be one segment".
         let segments = if self.timeouts > 0 { 1 } else { config.initial_window };

@@ -22,6 +22,24 @@ fn active_close_ends_in_time_wait() {
 }
 
 #[test]
+fn the_last_ack_goes_back_in_the_frame_of_the_fin() {
+    accepted(
+        "
+        close
+        > F. 1:1(0) ack 1
+        +0.01 < . 1:1(0) ack 2 win 65535
+        ring full
+        +0.01 < F. 1:1(0) ack 2 win 65535
+        > . 2:2(0) ack 2
+        population 0 0 1
+        ring free
+        +0.01 < F. 1:1(0) ack 2 win 65535
+        > . 2:2(0) ack 2
+        ",
+    );
+}
+
+#[test]
 fn passive_close_goes_through_last_ack() {
     accepted(
         "

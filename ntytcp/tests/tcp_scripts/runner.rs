@@ -29,6 +29,7 @@ struct Ring {
     caps: Caps,
     frame: Vec<u8>,
     sent: Vec<Vec<u8>>,
+    full: bool,
 }
 
 impl TxQueue for Ring {
@@ -36,6 +37,9 @@ impl TxQueue for Ring {
         &self.caps
     }
     fn reserve(&mut self, len: usize) -> Option<&mut [u8]> {
+        if self.full {
+            return None;
+        }
         self.frame = vec![0; len];
         Some(&mut self.frame)
     }
@@ -98,7 +102,7 @@ impl Script {
         let mut s = Self {
             stack,
             interface,
-            ring: Ring { caps, frame: Vec::new(), sent: Vec::new() },
+            ring: Ring { caps, frame: Vec::new(), sent: Vec::new(), full: false },
             now: Instant::from_millis(1),
             sent: VecDeque::new(),
             listener: None,
@@ -315,6 +319,8 @@ impl Script {
         let now = self.now;
         match words.as_slice() {
             ["wait"] => {}
+            ["ring", "full"] => self.ring.full = true,
+            ["ring", "free"] => self.ring.full = false,
             ["listen"] => self.listen(ListenOptions::default().backlog),
             ["listen", "backlog", n] => self.listen(self.number(n)),
             ["connect"] => self.connect(),

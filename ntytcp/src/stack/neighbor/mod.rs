@@ -244,16 +244,20 @@ impl NeighborCache {
     /// The address of `ip`, which is a neighbor on this link and neither multicast nor broadcast. An unknown
     /// neighbor is solicited; a STALE one is used and verified meanwhile.
     pub fn lookup(&mut self, now: Instant, ip: IpAddr) -> Lookup {
-        match self.table.find(ip) {
-            Some(index) => self.use_entry(now, index),
-            None => self.resolve(now, ip),
-        }
+        self.lookup_named(now, ip).0
     }
 
     /// A name for the entry of `ip`, for [`NeighborCache::get`].
     pub fn slot(&self, ip: IpAddr) -> Option<NeighborRef> {
         let index = self.table.find(ip)?;
         Some(NeighborRef { index, generation: self.table.get(index)?.generation })
+    }
+
+    /// As [`NeighborCache::lookup`], with a name for the entry that was found, for [`NeighborCache::get`].
+    pub fn lookup_named(&mut self, now: Instant, ip: IpAddr) -> (Lookup, Option<NeighborRef>) {
+        let Some(index) = self.table.find_again(ip) else { return (self.resolve(now, ip), None) };
+        let lookup = self.use_entry(now, index);
+        (lookup, self.table.get(index).map(|entry| NeighborRef { index, generation: entry.generation }))
     }
 
     /// As [`NeighborCache::lookup`], without a hash. `None` when the entry is gone: look up the address

@@ -50,6 +50,8 @@ pub(super) struct Table {
     links: Links,
     free: Vec<u32>,
     index: HashMap<IpAddr, u32, KeyedHash>,
+    /// The slot that was looked up last. A host talks to few neighbors, most often to its router.
+    recent: u32,
     by_state: [List; STATES],
     /// Slots that owe an action, each at most once.
     owing: VecDeque<u32>,
@@ -68,6 +70,7 @@ impl Table {
             links: Links::default(),
             free: Vec::new(),
             index: HashMap::with_hasher(KeyedHash::new(rng)),
+            recent: 0,
             by_state: [List::EMPTY; STATES],
             owing: VecDeque::new(),
             wake: Instant::FAR_FUTURE,
@@ -94,6 +97,17 @@ impl Table {
 
     pub(super) fn find(&self, ip: IpAddr) -> Option<u32> {
         self.index.get(&ip).copied()
+    }
+
+    /// As [`Table::find`], without a hash when the neighbor is the same as the last time.
+    #[inline]
+    pub(super) fn find_again(&mut self, ip: IpAddr) -> Option<u32> {
+        if self.get(self.recent).is_some_and(|entry| entry.ip == ip) {
+            return Some(self.recent);
+        }
+        let found = self.find(ip);
+        self.recent = found.unwrap_or(self.recent);
+        found
     }
 
     #[inline]
