@@ -315,6 +315,10 @@ impl Script {
         let now = self.now;
         match words.as_slice() {
             ["wait"] => {}
+            ["pages", n] => {
+                assert_eq!(self.stack.pages_in_use(), self.number(n), "pages, in `{}`", self.line)
+            }
+            ["at-rest"] => assert_eq!(self.stack.next_deadline(), None, "in `{}`", self.line),
             ["listen"] => self.listen(ListenOptions::default().backlog),
             ["listen", "backlog", n] => self.listen(self.number(n)),
             ["connect"] => self.connect(),
