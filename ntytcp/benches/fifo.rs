@@ -1,12 +1,12 @@
 //! The FIFO, one thread, write and read of one message at a time, against a `VecDeque<u8>` and a locked one.
 //!
-//! `drained` is a request and its answer: the FIFO runs dry each time, so a page is taken and given back. `streaming` keeps
-//! a message in the FIFO, as a bulk transfer does.
+//! `drained` is a request and its answer: the FIFO runs dry each time. `streaming` keeps a message in the FIFO, as a bulk
+//! transfer does.
 
 #![allow(missing_docs)] // criterion's macros make undocumented functions
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ntytcp::fifo::{PagePool, fifo};
+use ntytcp::fifo::{Home, PagePool, fifo};
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::sync::{Mutex, PoisonError};
@@ -29,7 +29,7 @@ fn write_read(c: &mut Criterion) {
         for size in SIZES {
             let (data, mut out) = (vec![7; size], vec![0; size]);
             group.throughput(Throughput::Bytes(size as u64));
-            let (mut tx, mut rx) = fifo(&PagePool::new(64), 1 << 20);
+            let (mut tx, mut rx) = fifo(&PagePool::new(64), 1 << 20, Home::Producer);
             (0..ahead).for_each(|_| assert_eq!(tx.write(&data), size));
             group.bench_function(BenchmarkId::new("fifo", size), |b| {
                 b.iter(|| {
@@ -61,7 +61,7 @@ fn peek_window(c: &mut Criterion) {
     const SEGMENTS: usize = 100;
     let mut group = c.benchmark_group("fifo/peek");
     group.throughput(Throughput::Elements(SEGMENTS as u64));
-    let (mut tx, mut rx) = fifo(&PagePool::new(64), 1 << 20);
+    let (mut tx, mut rx) = fifo(&PagePool::new(64), 1 << 20, Home::Producer);
     let data = vec![7; SEGMENTS * 1_460];
     let mut frame = [0; 1_460];
     group.bench_function("100 segments", |b| {
@@ -78,7 +78,7 @@ fn peek_window(c: &mut Criterion) {
 /// A pool in which the page freed last is not the one given out next would show here: many FIFOs, each used in turn.
 fn many_fifos(c: &mut Criterion) {
     let pool = PagePool::new(1 << 12);
-    let mut fifos: Vec<_> = (0..4_096).map(|_| fifo(&pool, 1 << 16)).collect();
+    let mut fifos: Vec<_> = (0..4_096).map(|_| fifo(&pool, 1 << 16, Home::Producer)).collect();
     // All pages have been used once.
     fifos.iter_mut().for_each(|(tx, _)| assert_eq!(tx.write(&[1; 64]), 64));
     fifos.iter_mut().for_each(|(_, rx)| assert_eq!(rx.discard_all(), 64));

@@ -5,9 +5,9 @@ use super::sync::{
     Arc,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
-use super::{CLOSED, DETACHED, GONE, IDLE, SHIFT, STATE, Shared, position};
-use core::marker::PhantomData;
-use core::ptr::{self, NonNull};
+use super::{CLOSED, DETACHED, GONE, IDLE, LEFT, SHIFT, STATE, Shared, position};
+use core::mem;
+use core::ptr::NonNull;
 use core::slice;
 
 /// The half of a FIFO that reads.
@@ -20,7 +20,8 @@ pub struct Consumer {
     head: u64,
     /// `shared.tail` as last seen.
     tail: u64,
-    /// The page of the head: `base <= head <= end`. `None` until the list was taken from `shared.first`.
+    /// The page of the head: `base <= head <= end`. `None` while it is in `shared.first`, where it goes back whenever all
+    /// that we know of was read.
     page: Option<NonNull<Page>>,
     /// The page where the last peek began, at or after `page`; the next one usually begins there or a page later.
     cursor: Option<NonNull<Page>>,
@@ -32,11 +33,13 @@ impl Consumer {
     }
 
     /// How many bytes can be read.
+    #[inline]
     pub fn len(&self) -> usize {
         (position(self.shared.tail.load(Acquire)) - self.head) as usize
     }
 
     /// Whether nothing can be read now.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -68,18 +71,31 @@ impl Consumer {
         self.shared.tail.load(Acquire) & GONE == 0
     }
 
+    /// Whether pages are attached.
+    pub fn holds_pages(&self) -> bool {
+        self.shared.tail.load(Relaxed) & STATE != DETACHED
+    }
+
     /// The bytes `offset .. offset + len` from the head on, as contiguous pieces, cut to what can be read. Consumes nothing.
     ///
     /// Peeks that follow each other cost O(1); a peek behind the previous one starts again from the head.
+    #[inline]
     pub fn peek(&mut self, offset: usize, len: usize) -> Chunks<'_> {
         let end = self.readable(offset.saturating_add(len));
-        let from = self.head + (offset.min(end)) as u64;
-        let len = end.saturating_sub(offset);
-        let page = if len == 0 { None } else { self.page_of(from) };
-        Chunks { page, pos: from, left: len, fifo: PhantomData }
+        if offset >= end {
+            return Chunks { chunk: &[], page: None, left: 0 };
+        }
+        let (pos, left) = (self.head + offset as u64, end - offset);
+        let page = self.page_of(pos);
+        match page {
+            // SAFETY: the page covers `pos`, and the bytes lie before the tail.
+            Some(page) => unsafe { Chunks::at(page, pos, left) },
+            None => Chunks { chunk: &[], page: None, left: 0 },
+        }
     }
 
     /// Copies the bytes from `offset` beyond the head on into `to`, and says how many there were. Consumes nothing.
+    #[inline]
     pub fn copy_to(&mut self, offset: usize, to: &mut [u8]) -> usize {
         let mut done = 0;
         for chunk in self.peek(offset, to.len()) {
@@ -91,25 +107,39 @@ impl Consumer {
     }
 
     /// Moves bytes into `to`, and says how many.
+    #[inline]
     pub fn read(&mut self, to: &mut [u8]) -> usize {
         let n = self.copy_to(0, to);
         self.consume(n);
         n
     }
 
-    /// Drops the first `n` bytes, or all if there are fewer, and says how many. Storage goes back to the pool as it becomes
-    /// empty, the last page included.
+    /// Drops the first `n` bytes, or all if there are fewer, and says how many. Each page but the last goes back to the pool as it
+    /// becomes empty.
+    #[inline]
     pub fn consume(&mut self, n: usize) -> usize {
-        let n = n.min(self.readable(n));
-        if n > 0 {
-            let head = self.head + n as u64;
+        let n = self.readable(n);
+        // There is a page if there are bytes.
+        let page = if n == 0 { None } else { self.first_page() };
+        let Some(page) = page else {
+            self.detach_if_left();
+            return 0;
+        };
+        let (head, tail) = (self.head + n as u64, position(self.tail));
+        // SAFETY: pages from the head's on are alive until we free them.
+        let end = unsafe { page.as_ref() }.end();
+        if head >= end && tail > end {
             self.leave_pages_before(head);
-            self.head = head;
+        }
+        self.head = head;
+        if head < tail {
             // Release: we are done with the bytes before the producer hears of it.
             self.shared.head.store(head << SHIFT, Release);
-        }
-        if self.head == position(self.tail) {
-            self.detach();
+        } else {
+            self.put_page_back();
+            // Release: as above, and the page is in `first` before the producer takes it for its own.
+            self.shared.head.store(head << SHIFT, Release);
+            self.detach_if_left();
         }
         n
     }
@@ -119,7 +149,29 @@ impl Consumer {
         self.consume(self.len())
     }
 
+    /// Gives the pages back if every byte was consumed and the producer is not writing, for the home of the FIFO to call when
+    /// nothing has happened for a while.
+    pub fn release(&mut self) {
+        // The producer may close, and go, while we try: each can make the exchange fail once. A third failure means that
+        // it writes, and then there is a next time.
+        for _ in 0..3 {
+            self.tail = self.shared.tail.load(Acquire);
+            if position(self.tail) != self.head || !matches!(self.tail & STATE, IDLE | LEFT) {
+                return;
+            }
+            // Nobody writes there while the state is IDLE or LEFT and we hold no page.
+            let list = self.shared.first.load(Relaxed);
+            let detached = self.tail & !STATE | DETACHED;
+            if self.shared.tail.compare_exchange(self.tail, detached, AcqRel, Relaxed).is_ok() {
+                self.tail = detached;
+                // SAFETY: the exchange made the list ours: the producer touched no page and now knows of none.
+                return unsafe { self.shared.pool.free_list(list) };
+            }
+        }
+    }
+
     /// How many of the first `want` bytes there are. Asks for the producer's position only if the last one seen does not do.
+    #[inline]
     fn readable(&mut self, want: usize) -> usize {
         let cached = (position(self.tail) - self.head) as usize;
         if cached >= want {
@@ -130,21 +182,31 @@ impl Consumer {
     }
 
     /// The page of the head. There is one if bytes can be read.
+    #[inline]
     fn first_page(&mut self) -> Option<NonNull<Page>> {
         if self.page.is_none() {
-            // Only the producer's leaving DETACHED stores here, and it cannot do that before we have detached.
+            // The producer stored it before it published the bytes, or we did before we published our head.
             self.page = NonNull::new(self.shared.first.load(Relaxed));
-            self.shared.first.store(ptr::null_mut(), Relaxed);
             self.cursor = self.page;
         }
         self.page
     }
 
     /// The page that covers `pos`, at which a byte can be read.
+    #[inline]
     fn page_of(&mut self, pos: u64) -> Option<NonNull<Page>> {
         let first = self.first_page();
+        let page = self.cursor?;
         // SAFETY: pages from the head's on are alive until we free them.
-        let mut page = self.cursor.filter(|p| unsafe { p.as_ref() }.base() <= pos).or(first)?;
+        let header = unsafe { page.as_ref() };
+        if header.base() <= pos && pos < header.end() { Some(page) } else { self.seek(first?, page, pos) }
+    }
+
+    /// The page that covers `pos`, from `cursor` on if it is not before that.
+    #[inline(never)]
+    fn seek(&mut self, first: NonNull<Page>, cursor: NonNull<Page>, pos: u64) -> Option<NonNull<Page>> {
+        // SAFETY: pages from the head's on are alive until we free them.
+        let mut page = if unsafe { cursor.as_ref() }.base() <= pos { cursor } else { first };
         // SAFETY: as above.
         while pos >= unsafe { page.as_ref() }.end() {
             // SAFETY: as above. The tail is beyond this page, so the producer has linked the next.
@@ -155,9 +217,10 @@ impl Consumer {
     }
 
     /// Frees the pages that hold nothing at or beyond `head` once the producer has left them too.
+    #[inline(never)]
     fn leave_pages_before(&mut self, head: u64) {
         let tail = position(self.tail);
-        while let Some(page) = self.first_page() {
+        while let Some(page) = self.page {
             // SAFETY: alive until we free it.
             let header = unsafe { page.as_ref() };
             let end = header.end();
@@ -174,29 +237,20 @@ impl Consumer {
         }
     }
 
-    /// Gives the last page back if all was read and the producer is not writing.
-    fn detach(&mut self) {
-        // The producer may close, and go, while we try: each can make the exchange fail once. A third failure means that
-        // it writes, and then there is a next time.
-        for _ in 0..3 {
-            self.tail = if self.tail & STATE == IDLE { self.tail } else { self.shared.tail.load(Acquire) };
-            if self.tail & STATE != IDLE || position(self.tail) != self.head {
-                return;
-            }
-            // Taken out of `first` before the producer may use that again.
-            self.first_page();
-            let detached = self.tail & !STATE | DETACHED;
-            match self.shared.tail.compare_exchange(self.tail, detached, AcqRel, Acquire) {
-                Ok(_) => {
-                    self.tail = detached;
-                    self.cursor = None;
-                    let list = self.page.take().map_or(ptr::null_mut(), NonNull::as_ptr);
-                    // SAFETY: the exchange made the list ours: the producer was idle and now knows of no page.
-                    unsafe { self.shared.pool.free_list(list) }
-                    return;
-                }
-                Err(now) => self.tail = now,
-            }
+    /// Forgets the page: nothing more is known to be in it.
+    #[inline]
+    fn put_page_back(&mut self) {
+        self.cursor = None;
+        if let Some(page) = self.page.take() {
+            self.shared.first.store(page.as_ptr(), Relaxed);
+        }
+    }
+
+    /// Detaches what the producer has left to us, after everything was read.
+    #[inline]
+    fn detach_if_left(&mut self) {
+        if self.shared.tail.load(Relaxed) & STATE == LEFT {
+            self.release();
         }
     }
 }
@@ -204,54 +258,69 @@ impl Consumer {
 impl Drop for Consumer {
     fn drop(&mut self) {
         self.discard_all();
-        if let Some(page) = self.page.take() {
-            // The producer is writing. What is left goes with the last half.
-            self.shared.first.store(page.as_ptr(), Relaxed);
-        }
+        // An idle producer has no part in the pages, one that writes frees them or leaves them to the last half.
+        self.release();
+        self.put_page_back();
         self.shared.head.store(self.head << SHIFT | GONE, Release);
     }
 }
 
 /// Contiguous pieces of a FIFO, in order. See [`Consumer::peek`].
 pub struct Chunks<'a> {
-    /// The page that covers `pos`, or an earlier one.
+    /// The next piece; empty when there is none.
+    chunk: &'a [u8],
+    /// The page that it lies in.
     page: Option<NonNull<Page>>,
-    pos: u64,
+    /// Bytes to come after it. They lie in the pages that follow, from the first byte of the next on.
     left: usize,
-    /// Nothing can be consumed while pieces are looked at.
-    fifo: PhantomData<&'a mut Consumer>,
 }
 
-impl Chunks<'_> {
+impl<'a> Chunks<'a> {
+    /// The `len` bytes from `pos` on, where `page` covers `pos`.
+    ///
+    /// # Safety
+    /// The page and those after it are alive and the bytes published, none of them consumed, during `'a`.
+    #[inline]
+    unsafe fn at(page: NonNull<Page>, pos: u64, len: usize) -> Self {
+        // SAFETY: alive, says the caller.
+        let n = len.min((unsafe { page.as_ref() }.end() - pos) as usize);
+        // SAFETY: the page covers the positions; they are before the tail, so no one writes them any more, and the
+        // consumer, which is borrowed, consumes none. Initialised when the page was made.
+        let chunk = unsafe { slice::from_raw_parts(Page::bytes(page, pos, n), n) };
+        Self { chunk, page: Some(page), left: len - n }
+    }
+
     /// How many bytes are still to come.
     pub fn remaining(&self) -> usize {
-        self.left
+        self.chunk.len() + self.left
+    }
+
+    /// The first of the bytes that are to come, as far as they lie together.
+    #[inline]
+    pub fn first(&self) -> &'a [u8] {
+        self.chunk
+    }
+
+    #[cold]
+    fn turn_page(&mut self) {
+        // SAFETY: alive while the consumer is borrowed: it frees nothing, and the producer no page that has published bytes.
+        let next = self.page.and_then(|page| unsafe { page.as_ref() }.next());
+        let Some(page) = next else { return self.left = 0 };
+        // SAFETY: as above. The bytes go on where the next page begins.
+        *self = unsafe { Self::at(page, page.as_ref().base(), self.left) };
     }
 }
 
 impl<'a> Iterator for Chunks<'a> {
     type Item = &'a [u8];
 
+    #[inline]
     fn next(&mut self) -> Option<&'a [u8]> {
-        if self.left == 0 {
-            return None;
+        let chunk = mem::take(&mut self.chunk);
+        if self.left > 0 {
+            self.turn_page();
         }
-        let mut page = self.page?;
-        // SAFETY: the consumer is borrowed and frees nothing; the producer frees no page that has published bytes.
-        let mut header = unsafe { page.as_ref() };
-        if self.pos >= header.end() {
-            page = header.next()?;
-            // SAFETY: as above.
-            header = unsafe { page.as_ref() };
-        }
-        self.page = Some(page);
-        let n = self.left.min((header.end() - self.pos) as usize);
-        // SAFETY: the page covers the positions; they are before the tail, so no one writes them any more, and not
-        // consumed while the consumer is borrowed. Initialised when the page was made.
-        let chunk = unsafe { slice::from_raw_parts(Page::bytes(page, self.pos, n), n) };
-        self.pos += n as u64;
-        self.left -= n;
-        Some(chunk)
+        if chunk.is_empty() { None } else { Some(chunk) }
     }
 }
 
@@ -267,10 +336,7 @@ impl core::fmt::Debug for Consumer {
 
 impl core::fmt::Debug for Chunks<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Chunks")
-            .field("pos", &self.pos)
-            .field("remaining", &self.left)
-            .finish_non_exhaustive()
+        f.debug_struct("Chunks").field("remaining", &self.remaining()).finish_non_exhaustive()
     }
 }
 

@@ -6,8 +6,9 @@
 //!
 //! # Storage
 //!
-//! Bytes lie in a list of pages that come from a [`PagePool`] with a hard limit. An idle FIFO that was drained holds
-//! no page: the first byte attaches one, and whoever consumes the last byte hands it back. A million idle
+//! Bytes lie in a list of pages that come from a [`PagePool`] with a hard limit. The first byte attaches a page. While a
+//! conversation goes on the page stays, so that a message costs a copy and two words and no visit to the pool; it goes
+//! back when the FIFO's [`Home`] half, the protocol's, finds the FIFO idle and calls `release`. A million idle
 //! connections therefore cost a few words each.
 //!
 //! ```text
@@ -22,26 +23,45 @@
 //! `base .. base + size`; `base` is set when the page is linked, so nothing that a page held for an earlier FIFO is
 //! ever within `head .. tail`. Positions that [`Producer::write_at`] skips are filled with zeros for the same reason.
 //!
+//! A producer that finds the FIFO drained moves the `base` of its page to the tail (*rebases* it): the next bytes lie at the
+//! page's beginning again. Requests and responses thus use the same few cache lines for ever, and never turn a page.
+//!
 //! # The protocol
 //!
-//! `Shared::tail` is one word: position, CLOSED, GONE and one of three states.
+//! `Shared::tail` is one word: position, CLOSED, GONE and one of four states.
 //!
 //! ```text
-//!                 producer: attach, store first          producer: publish
-//!   DETACHED ------------------------------------> IDLE <----------------- WRITING
-//!      ^                                            |  \------------------->  ^
-//!      \--------- consumer: compare-exchange -------/   producer: CAS        (kept while bytes are
-//!                 at its own drained position                                 stored beyond tail)
+//!                  producer: attach, store first
+//!   DETACHED --------------------------------------> WRITING   (the producer may touch pages from the tail on)
+//!    ^  ^ ^                                           |  ^ |
+//!    |  | \------ home producer: release, drained -----/  | |
+//!    |  |                                   producer: CAS | | producer: publish
+//!    |  |                                                | v
+//!    |  \--- home consumer: release, drained, CAS ------ IDLE   (the home is the consumer, nothing is stored)
+//!    \------ consumer: reads the last byte, CAS -------- LEFT   (producer released with bytes unread, or was dropped)
 //! ```
 //!
-//! - Only the producer leaves DETACHED and only the consumer enters it, so each compare-exchange fails at most for
-//!   the one reason that the other was first, and the loser knows what that means.
-//! - While the state is WRITING nothing is detached, so the producer may touch the page at the tail.
-//! - A page is freed by the consumer once `tail` is beyond its end (then the producer has moved on), or as part of
-//!   the whole list after a successful detach (then the producer's pointer is dead, and it knows by its failed CAS).
-//! - `first` hands the list over: the producer stores it before it leaves DETACHED; the consumer takes it out (leaving
-//!   null) before it tries to detach, and puts back what is left when it is dropped. So when the last half goes,
-//!   `first` owns all that is left.
+//! - *Home is the producer* (the receive FIFO): while pages are attached the state is WRITING, so a write is a plain store and
+//!   the consumer detaches nothing. Home is the consumer (the send FIFO): each write goes from IDLE to WRITING by one
+//!   compare-exchange and publishes IDLE again, so that the home can detach between writes.
+//! - Only the producer leaves DETACHED, and in IDLE and LEFT it touches no page, so each compare-exchange fails at most for
+//!   the reason that the other was first (or that CLOSED or GONE came in between), and the loser knows what that means.
+//! - A consumer touches pages only when it has seen a tail beyond its head. When it has read up to the tail that it knows, it
+//!   puts its page back into `first` and forgets it *before* it publishes its head. So a producer in WRITING that sees the
+//!   head at its tail owns every page: it may rebase the one that there is, or free it.
+//! - A page is freed by the consumer once `tail` is beyond its end (then the producer has moved on), or with the whole list by
+//!   whoever enters DETACHED.
+//! - `first` says where the list begins unless the state is DETACHED or the consumer has a page in hand. The producer stores it
+//!   before it leaves DETACHED, the consumer whenever it has no more to read and when it is dropped. So when the last half
+//!   goes, `first` owns all that is left.
+//! - LEFT is what a home producer does with bytes that nobody reads: whoever reads the last of them detaches. A consumer that
+//!   reads it just then may still have seen WRITING; so `release` asks to be called once more, and then the consumer has seen
+//!   LEFT or the producer sees the FIFO drained.
+//!
+//! # Tests
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p ntytcp --lib --release fifo::` explores every interleaving of the two halves that
+//! loom can find (`scripts/test` runs it); `tests.rs` holds the contents against a plain queue, and runs under miri.
 #![allow(unsafe_code)] // Bytes in pages are shared by two threads; positions say whose they are.
 
 mod consumer;
@@ -64,14 +84,16 @@ use sync::{Arc, AtomicPtr, AtomicU64, Ordering::Relaxed};
 
 /// Bits of a word below the position.
 const SHIFT: u32 = 4;
-/// Which of the three states below.
+/// Which of the four states below.
 const STATE: u64 = 0b11;
 /// No page is attached. Only the producer leaves this state.
 const DETACHED: u64 = 0;
-/// Pages are attached, and the producer touches none of them.
+/// Pages are attached, and the producer touches none of them. The home consumer may detach them when it has read all.
 const IDLE: u64 = 1;
 /// Pages are attached and the producer may touch those from the tail on.
 const WRITING: u64 = 2;
+/// Pages are attached, and the producer touches none of them. The consumer detaches them as soon as it has read all.
+const LEFT: u64 = 3;
 /// No byte follows the tail.
 const CLOSED: u64 = 1 << 2;
 /// The half that owns the word was dropped.
@@ -82,35 +104,47 @@ const fn position(word: u64) -> u64 {
     word >> SHIFT
 }
 
+/// Which half looks after the pages while nothing is written or read: the one on the shard's side, which is told to `release`
+/// them when the FIFO is idle. The other may live on another thread and be as slow as it likes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Home {
+    /// The protocol writes: what arrives for an application. Its writes take no locked instruction.
+    Producer,
+    /// The protocol reads: what an application sends. Writes take one locked instruction.
+    Consumer,
+}
+
 /// What the two halves share: 32 bytes and the two counts of an `Arc`.
 struct Shared {
     /// The consumer's position, and GONE. Written by the consumer only.
     head: AtomicU64,
     /// The producer's position, its state, CLOSED and GONE. Written by the producer; the consumer only ever
-    /// exchanges IDLE for DETACHED.
+    /// exchanges IDLE or LEFT for DETACHED.
     tail: AtomicU64,
-    /// The list of pages between the producer's attaching it and the consumer's taking it.
+    /// Where the list of pages begins, unless the consumer has taken it or there is none.
     first: AtomicPtr<Page>,
     pool: PagePool,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let first = self.first.load(Relaxed);
-        // SAFETY: both halves are gone, and `first` owns the list of pages that neither freed (see the module).
-        unsafe { self.pool.free_list(first) }
+        if self.tail.load(Relaxed) & STATE != DETACHED {
+            // SAFETY: both halves are gone, and `first` owns the list of pages that neither freed (see the module).
+            unsafe { self.pool.free_list(self.first.load(Relaxed)) }
+        }
     }
 }
 
 /// A FIFO that holds up to `capacity` unread bytes (at most 4 GiB - 1) in pages of `pool`.
 ///
-/// Allocates the few words that the halves share, and nothing else: pages come with the first byte.
-pub fn fifo(pool: &PagePool, capacity: usize) -> (Producer, Consumer) {
+/// Allocates the few words that the halves share, and nothing else: pages come with the first byte, and stay until `home` releases
+/// them.
+pub fn fifo(pool: &PagePool, capacity: usize, home: Home) -> (Producer, Consumer) {
     let shared = Arc::new(Shared {
         head: AtomicU64::new(0),
         tail: AtomicU64::new(DETACHED),
         first: AtomicPtr::new(ptr::null_mut()),
         pool: pool.clone(),
     });
-    (Producer::new(shared.clone(), capacity), Consumer::new(shared))
+    (Producer::new(shared.clone(), capacity, home), Consumer::new(shared))
 }

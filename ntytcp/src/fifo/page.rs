@@ -16,7 +16,7 @@ pub(super) struct Page {
     /// The following page of the FIFO, or null. Written by the producer, read by the consumer after it has seen a
     /// tail beyond this page (or has detached).
     next: AtomicPtr<Page>,
-    /// The position of the first data byte. Written by the producer before the page is linked.
+    /// The position of the first data byte. Written by the producer before the page is linked, and when it owns all pages.
     base: AtomicU64,
     /// While the page is free: one more than the index of the next free page, or 0.
     next_free: AtomicU32,
@@ -30,11 +30,20 @@ pub(super) struct Page {
 }
 
 impl Page {
+    #[inline]
     pub(super) fn base(&self) -> u64 {
         self.base.load(Relaxed)
     }
 
+    /// Makes the page begin at `base`. Only for a producer that owns the page and has no bytes in it.
+    #[inline]
+    pub(super) fn rebase(&self, base: u64) {
+        // Ordered by the tail whose publication shows the consumer bytes in this page.
+        self.base.store(base, Relaxed);
+    }
+
     /// One past the last position that the page covers.
+    #[inline]
     pub(super) fn end(&self) -> u64 {
         self.base() + u64::from(self.size)
     }
@@ -52,6 +61,7 @@ impl Page {
     ///
     /// # Safety
     /// `page` is a live page of a pool, covers the positions, and no one writes them while the pointer is used.
+    #[inline]
     pub(super) unsafe fn bytes(page: NonNull<Page>, pos: u64, len: usize) -> *const u8 {
         // SAFETY: the caller's promise.
         let offset = unsafe { page.as_ref() }.offset(pos, len);
@@ -67,6 +77,7 @@ impl Page {
     /// # Safety
     /// `page` is a live page of a pool, covers the positions, and no one else reads or writes them while the pointer
     /// is used.
+    #[inline]
     pub(super) unsafe fn bytes_mut(page: NonNull<Page>, pos: u64, len: usize) -> *mut u8 {
         // SAFETY: the caller's promise.
         let offset = unsafe { page.as_ref() }.offset(pos, len);
@@ -77,6 +88,7 @@ impl Page {
         unsafe { page.cast::<u8>().as_ptr().add(size_of::<Page>() + offset) }
     }
 
+    #[inline]
     fn offset(&self, pos: u64, len: usize) -> usize {
         debug_assert!(self.base() <= pos && pos + len as u64 <= self.end());
         (pos - self.base()) as usize
@@ -150,6 +162,11 @@ impl PagePool {
             link = page.next_free.load(Relaxed);
         }
         made - free
+    }
+
+    /// Whether no page is to be had now.
+    pub fn is_exhausted(&self) -> bool {
+        self.pages_made() >= self.max_pages() && self.0.free.load(Relaxed) as u32 == 0
     }
 
     /// A page for the positions from `base` on, followed by no other; `None` when the limit is reached.

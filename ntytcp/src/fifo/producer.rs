@@ -5,7 +5,7 @@ use super::sync::{
     Arc,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
-use super::{CLOSED, DETACHED, GONE, IDLE, SHIFT, STATE, Shared, WRITING, position};
+use super::{CLOSED, DETACHED, GONE, Home, IDLE, LEFT, SHIFT, STATE, Shared, WRITING, position};
 use core::ptr::{self, NonNull};
 use core::slice;
 
@@ -15,11 +15,9 @@ use core::slice;
 /// still be read.
 pub struct Producer {
     shared: Arc<Shared>,
-    /// What we last stored in `shared.tail`, or would have (see `begin`). Differs from it at most by the consumer's
-    /// exchange of IDLE for DETACHED.
+    /// What we last stored in `shared.tail`, or would have (see `attach`). Differs from it at most by the consumer's
+    /// exchange of IDLE or LEFT for DETACHED.
     word: u64,
-    /// The consumer's position as last seen.
-    head: u64,
     /// The page of the tail: `base <= tail <= end`. Alive only while the state is WRITING.
     page: Option<NonNull<Page>>,
     /// The page of the last write, at or after `page`; bytes out of order tend to follow each other.
@@ -27,12 +25,17 @@ pub struct Producer {
     capacity: u32,
     /// How far bytes are stored beyond the tail.
     stored: u32,
+    /// The state between writes: WRITING if this half is at home, else IDLE.
+    rest: u8,
 }
 
 impl Producer {
-    pub(super) fn new(shared: Arc<Shared>, capacity: usize) -> Self {
-        let mut new =
-            Self { shared, word: DETACHED, head: 0, page: None, recent: None, capacity: 0, stored: 0 };
+    pub(super) fn new(shared: Arc<Shared>, capacity: usize, home: Home) -> Self {
+        let rest = match home {
+            Home::Producer => WRITING as u8,
+            Home::Consumer => IDLE as u8,
+        };
+        let mut new = Self { shared, word: DETACHED, page: None, recent: None, capacity: 0, stored: 0, rest };
         new.set_capacity(capacity);
         new
     }
@@ -83,12 +86,90 @@ impl Producer {
         self.word & CLOSED != 0
     }
 
+    /// Whether pages are attached, as far as this half knows.
+    pub fn holds_pages(&self) -> bool {
+        self.word & STATE != DETACHED
+    }
+
     /// Writes and publishes as many of `bytes` as fit, and says how many: fewer when the capacity or the pool is
     /// exhausted, none after [`Producer::close`].
+    #[inline]
     pub fn write(&mut self, bytes: &[u8]) -> usize {
+        let Some(to) = self.span(bytes.len()) else { return self.write_in_pieces(bytes) };
+        // SAFETY: `span` gives as many bytes that only the producer uses.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
+        self.publish_span(bytes.len());
+        bytes.len()
+    }
+
+    /// Writes `header` and `payload` behind each other and publishes both at once, or neither: `false` when the capacity or
+    /// the pool does not have room for all of it, after [`Producer::close`], and while bytes are stored beyond the tail.
+    #[inline]
+    #[must_use]
+    pub fn write_record<const N: usize>(&mut self, header: &[u8; N], payload: &[u8]) -> bool {
+        let Some(to) = self.span(N + payload.len()) else {
+            return self.write_record_in_pieces(header, payload);
+        };
+        // SAFETY: `span` gives as many bytes that only the producer uses.
+        unsafe {
+            ptr::copy_nonoverlapping(header.as_ptr(), to, N);
+            ptr::copy_nonoverlapping(payload.as_ptr(), to.add(N), payload.len());
+        }
+        self.publish_span(N + payload.len());
+        true
+    }
+
+    /// Where the next `len` bytes go, in the common case that all is ready: nothing is stored beyond the tail, the capacity
+    /// allows them, and they fit into the page of the tail. Whoever gets a place fills it and calls `publish_span`.
+    #[inline]
+    fn span(&mut self, len: usize) -> Option<*mut u8> {
+        let head = self.shared.head.load(Acquire);
+        let unread = self.tail() - position(head);
+        let shut = (self.word & CLOSED) | (head & GONE) != 0 || self.stored != 0 || len == 0;
+        if shut || (len as u64).saturating_add(unread) > u64::from(self.capacity) || !self.enter() {
+            return None;
+        }
+        let page = self.page?;
+        // SAFETY: the state is WRITING, so the page of the tail is alive.
+        let header = unsafe { page.as_ref() };
+        if unread == 0 && header.next().is_none() {
+            // All was read, so the consumer has put back the only page and waits for a tail beyond its head.
+            header.rebase(self.tail());
+        }
+        if len as u64 > header.end() - self.tail() {
+            return None;
+        }
+        // SAFETY: the page covers the bytes, which lie beyond the tail and are the producer's alone.
+        Some(unsafe { Page::bytes_mut(page, self.tail(), len) })
+    }
+
+    /// Publishes the bytes that were written where `span` said.
+    #[inline]
+    fn publish_span(&mut self, len: usize) {
+        self.word = ((self.tail() + len as u64) << SHIFT) | u64::from(self.rest);
+        // Release: the bytes come before the position that makes them visible.
+        self.shared.tail.store(self.word, Release);
+    }
+
+    #[inline(never)]
+    fn write_in_pieces(&mut self, bytes: &[u8]) -> usize {
         let n = self.write_at(0, bytes);
         self.advance(n);
         n
+    }
+
+    #[inline(never)]
+    fn write_record_in_pieces(&mut self, header: &[u8], payload: &[u8]) -> bool {
+        let whole = header.len() + payload.len();
+        if self.stored > 0 || self.room() < whole {
+            return false;
+        }
+        if self.write_at(0, header) < header.len() || self.write_at(header.len(), payload) < payload.len() {
+            self.rollback();
+            return false;
+        }
+        self.advance(whole);
+        true
     }
 
     /// Stores `bytes` at `offset` bytes beyond the tail without publishing them, and says how many of them, counted
@@ -97,8 +178,7 @@ impl Producer {
     ///
     /// Storage is taken for everything up to the end of `bytes`, so a caller that lets a peer choose `offset` bounds it.
     pub fn write_at(&mut self, offset: usize, bytes: &[u8]) -> usize {
-        let room = self.room(offset.saturating_add(bytes.len()));
-        let n = bytes.len().min(room.saturating_sub(offset));
+        let n = bytes.len().min(self.room().saturating_sub(offset));
         if n == 0 || !self.begin() {
             return 0;
         }
@@ -134,7 +214,7 @@ impl Producer {
                 self.recent = self.page;
             }
         }
-        self.word = (tail << SHIFT) | (self.word & CLOSED) | WRITING;
+        self.word = (tail << SHIFT) | WRITING;
         self.publish();
     }
 
@@ -142,7 +222,7 @@ impl Producer {
     /// number; 0 without calling `write` when there is no room, when the FIFO is closed, or while bytes are stored
     /// beyond the tail. The slice may be shorter than both `max` and the room.
     pub fn write_with(&mut self, max: usize, write: impl FnOnce(&mut [u8]) -> usize) -> usize {
-        let max = self.room(max).min(max);
+        let max = self.room().min(max);
         if max == 0 || self.stored > 0 || !self.begin() {
             return 0;
         }
@@ -158,10 +238,46 @@ impl Producer {
         let n = write(spare).min(len);
         self.stored = n as u32;
         if n == 0 {
-            self.settle();
+            // A page that was linked for it is not needed.
+            self.rollback();
         }
         self.advance(n);
         n
+    }
+
+    /// Gives the pages back if every byte was consumed (or nobody is there to do it), for the home of the FIFO to call when
+    /// nothing has happened for a while. With bytes unread, the consumer gives them back once it has read the last. Bytes
+    /// that [`Producer::write_at`] stored keep all as it is.
+    ///
+    /// `true` asks for one more call after some time: a consumer that read the last byte just now may not know yet that
+    /// the pages are its to give back.
+    pub fn release(&mut self) -> bool {
+        let state = self.word & STATE;
+        if state == DETACHED || self.stored > 0 {
+            return false;
+        }
+        let head = self.shared.head.load(Acquire);
+        if position(head) != self.tail() && head & GONE == 0 {
+            if state == WRITING {
+                self.word = self.word & !STATE | LEFT;
+                self.shared.tail.store(self.word, Release);
+            }
+            return state == WRITING;
+        }
+        if self.enter() {
+            self.detach();
+        }
+        false
+    }
+
+    /// Frees all pages. The state is WRITING and the consumer has read all, or is gone: its page is in `first`.
+    fn detach(&mut self) {
+        let list = self.shared.first.load(Relaxed);
+        (self.page, self.recent) = (None, None);
+        self.word &= !STATE;
+        self.shared.tail.store(self.word, Release);
+        // SAFETY: the consumer waits for a tail beyond its head, and our pointers are gone.
+        unsafe { self.shared.pool.free_list(list) }
     }
 
     /// Forgets everything that [`Producer::write_at`] stored and that was not published, and frees its pages.
@@ -188,37 +304,40 @@ impl Producer {
         self.word = self.shared.tail.fetch_or(CLOSED, AcqRel) | CLOSED;
     }
 
-    /// How many bytes the capacity allows. Asks the consumer's position only if the last one seen allows fewer than
-    /// `want`.
-    fn room(&mut self, want: usize) -> usize {
-        if self.word & CLOSED != 0 {
+    /// How many bytes the capacity allows; none for a consumer that is gone.
+    fn room(&mut self) -> usize {
+        let head = self.shared.head.load(Acquire);
+        if (self.word & CLOSED) | (head & GONE) != 0 {
             return 0;
         }
-        let free = self.capacity().saturating_sub((self.tail() - self.head) as usize);
-        if free >= want {
-            return free;
+        self.capacity().saturating_sub((self.tail() - position(head)) as usize)
+    }
+
+    /// Enters WRITING if pages are attached.
+    #[inline]
+    fn enter(&mut self) -> bool {
+        let writing = self.word & !STATE | WRITING;
+        if self.word == writing {
+            return true;
         }
-        self.head = position(self.shared.head.load(Acquire));
-        self.capacity().saturating_sub((self.tail() - self.head) as usize)
+        if self.word & STATE == DETACHED {
+            return false;
+        }
+        match self.shared.tail.compare_exchange(self.word, writing, Acquire, Acquire) {
+            Ok(_) => self.word = writing,
+            // The consumer was first: our pages are gone.
+            Err(now) => self.word = now,
+        }
+        self.word == writing
     }
 
     /// Enters WRITING, with a page attached. Fails when the pool has none.
     fn begin(&mut self) -> bool {
-        match self.word & STATE {
-            WRITING => return true,
-            IDLE => {
-                let writing = self.word & !STATE | WRITING;
-                match self.shared.tail.compare_exchange(self.word, writing, Acquire, Acquire) {
-                    Ok(_) => {
-                        self.word = writing;
-                        return true;
-                    }
-                    // The consumer was first: our pages are gone.
-                    Err(now) => self.word = now,
-                }
-            }
-            _ => {}
-        }
+        self.enter() || self.attach()
+    }
+
+    #[cold]
+    fn attach(&mut self) -> bool {
         self.page = self.alloc(self.tail());
         self.recent = self.page;
         let Some(page) = self.page else { return false };
@@ -235,10 +354,10 @@ impl Producer {
         }
     }
 
-    /// Publishes the tail, as IDLE unless bytes are stored beyond it.
+    /// Publishes the tail, with the state at rest unless bytes are stored beyond it.
     fn publish(&mut self) {
         if self.stored == 0 {
-            self.word = self.word & !STATE | IDLE;
+            self.word = self.word & !STATE | u64::from(self.rest);
         }
         // Release: the bytes and links of the pages come before the position that makes them visible.
         self.shared.tail.store(self.word, Release);
@@ -306,6 +425,15 @@ impl Producer {
 impl Drop for Producer {
     fn drop(&mut self) {
         self.rollback();
+        if self.enter() {
+            let head = self.shared.head.load(Acquire);
+            if position(head) == self.tail() || head & GONE != 0 {
+                self.detach();
+            } else {
+                self.word = self.word & !STATE | LEFT;
+                self.shared.tail.store(self.word, Release);
+            }
+        }
         self.shared.tail.fetch_or(GONE, Release);
     }
 }

@@ -1,12 +1,24 @@
 //! The FIFO against a plain queue, and what it does with its pages.
 
-use super::{Consumer, DEFAULT_PAGE_SIZE, PagePool, Producer, fifo};
+use super::{Consumer, DEFAULT_PAGE_SIZE, Home, PagePool, Producer, fifo};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 
 /// Pages of 64 data bytes, so that every test crosses pages.
 fn small_pages(max: usize) -> PagePool {
     PagePool::with_page_size(max, 128)
+}
+
+const HOMES: [Home; 2] = [Home::Producer, Home::Consumer];
+
+/// What the home of an idle FIFO does.
+fn release(home: Home, tx: &mut Producer, rx: &mut Consumer) {
+    match home {
+        Home::Producer => {
+            tx.release();
+        }
+        Home::Consumer => rx.release(),
+    }
 }
 
 /// Bytes that say at which position of which stream they belong.
@@ -20,56 +32,144 @@ fn peeked(rx: &mut Consumer, offset: usize, len: usize) -> Vec<u8> {
 
 #[test]
 fn bytes_come_out_as_they_went_in_and_pages_go_back() {
-    let pool = small_pages(8);
-    let (mut tx, mut rx) = fifo(&pool, 300);
-    let data: Vec<u8> = (0..=255).collect();
-    assert_eq!(tx.write(&data), 256);
-    assert_eq!(tx.write(&data), 44);
-    assert_eq!((rx.len(), tx.free(), pool.pages_in_use()), (300, 0, 5));
-    let mut out = [0; 300];
-    assert_eq!(rx.read(&mut out), 300);
-    assert_eq!((&out[..256], &out[256..]), (&data[..], &data[..44]));
-    assert_eq!(pool.pages_in_use(), 0);
+    for home in HOMES {
+        let pool = small_pages(8);
+        let (mut tx, mut rx) = fifo(&pool, 300, home);
+        let data: Vec<u8> = (0..=255).collect();
+        assert_eq!(tx.write(&data), 256);
+        assert_eq!(tx.write(&data), 44);
+        assert_eq!((rx.len(), tx.free(), pool.pages_in_use()), (300, 0, 5));
+        let mut out = [0; 300];
+        assert_eq!(rx.read(&mut out), 300);
+        assert_eq!((&out[..256], &out[256..]), (&data[..], &data[..44]));
+        assert_eq!(pool.pages_in_use(), 1, "the last page stays for what comes next");
+        release(home, &mut tx, &mut rx);
+        assert_eq!(pool.pages_in_use(), 0);
+    }
 }
 
 #[test]
 fn an_idle_fifo_holds_no_page_and_few_words() {
-    let pool = small_pages(8);
-    let (mut tx, mut rx) = fifo(&pool, 300);
-    assert_eq!(pool.pages_made(), 0);
-    for _ in 0..100 {
-        tx.write(b"request");
-        assert_eq!(rx.consume(7), 7);
-        assert_eq!(pool.pages_in_use(), 0);
+    for home in HOMES {
+        let pool = small_pages(8);
+        let (mut tx, mut rx) = fifo(&pool, 300, home);
+        assert_eq!((pool.pages_made(), tx.holds_pages(), rx.holds_pages()), (0, false, false));
+        for _ in 0..100 {
+            tx.write(b"request");
+            assert!(tx.holds_pages() && rx.holds_pages());
+            release(home, &mut tx, &mut rx);
+            assert_eq!((rx.consume(7), rx.len()), (7, 0));
+            release(home, &mut tx, &mut rx);
+            assert_eq!((pool.pages_in_use(), rx.holds_pages()), (0, false));
+        }
+        assert_eq!(pool.pages_made(), 1, "the page freed last is used again");
     }
-    assert_eq!(pool.pages_made(), 1, "the page freed last is used again");
     assert!(size_of::<super::Shared>() <= 32);
     assert!(size_of::<Producer>() <= 48 && size_of::<Consumer>() <= 40);
 }
 
 #[test]
-fn an_exhausted_pool_is_back_pressure_and_recovers() {
-    let pool = small_pages(2);
-    let (mut tx1, mut rx1) = fifo(&pool, 1_000);
-    let (mut tx2, mut rx2) = fifo(&pool, 1_000);
-    assert_eq!(tx1.write(&[1; 100]), 100);
-    assert_eq!(tx2.write(b"x"), 0);
-    assert_eq!(tx2.write_at(10, b"x"), 0);
-    assert_eq!(tx2.write_with(10, |_| panic!("no room to write to")), 0);
-    assert_eq!(tx1.write(&[1; 100]), 28);
-    assert_eq!(tx1.write_with(10, |_| panic!("no room to write to")), 0);
-    assert_eq!(rx1.consume(64), 64);
-    assert_eq!(tx2.write(&[2; 100]), 64);
-    assert_eq!(peeked(&mut rx2, 0, 100), [2; 64]);
-    rx1.discard_all();
-    rx2.discard_all();
+fn a_conversation_stays_at_the_beginning_of_one_page() {
+    for home in HOMES {
+        let pool = small_pages(8);
+        let (mut tx, mut rx) = fifo(&pool, 300, home);
+        let mut places = Vec::new();
+        for round in 0..100u8 {
+            assert_eq!(tx.write(&[round; 50]), 50);
+            places.push(rx.peek(0, 50).first().as_ptr());
+            assert_eq!(peeked(&mut rx, 0, 50), [round; 50]);
+            rx.consume(50);
+        }
+        assert!(places.iter().all(|place| *place == places[0]));
+        assert_eq!(pool.pages_made(), 1);
+    }
+}
+
+#[test]
+fn bytes_left_unread_are_given_back_by_whoever_reads_them() {
+    let pool = small_pages(8);
+    let (mut tx, mut rx) = fifo(&pool, 300, Home::Producer);
+    tx.write(b"unread");
+    assert!(tx.release(), "once more, as the reader may have looked just before");
+    assert!(!tx.release(), "it knows by now");
+    assert_eq!((rx.consume(5), pool.pages_in_use()), (5, 1));
+    assert_eq!((rx.consume(1), pool.pages_in_use()), (1, 0));
+    assert!(!tx.release());
+    // A producer that has more to say is back where it was.
+    tx.write(b"more");
+    assert!(tx.release());
+    tx.write(b" of it");
+    assert_eq!((rx.consume(10), pool.pages_in_use()), (10, 1));
+    assert!(!tx.release());
     assert_eq!(pool.pages_in_use(), 0);
+
+    let (mut tx, mut rx) = fifo(&pool, 300, Home::Consumer);
+    tx.write(b"unread");
+    rx.release();
+    assert_eq!((rx.consume(6), pool.pages_in_use()), (6, 1));
+    rx.release();
+    assert_eq!(pool.pages_in_use(), 0);
+}
+
+#[test]
+fn bytes_stored_out_of_order_keep_the_pages() {
+    let pool = small_pages(8);
+    let (mut tx, mut rx) = fifo(&pool, 300, Home::Producer);
+    tx.write_at(10, b"later");
+    assert!(!tx.release());
+    assert_eq!(tx.write(&[b' '; 10]), 10);
+    tx.advance(5);
+    assert_eq!(peeked(&mut rx, 0, 300), b"          later");
+}
+
+#[test]
+fn a_record_is_published_whole_or_not_at_all() {
+    for home in HOMES {
+        let pool = small_pages(2);
+        let (mut tx, mut rx) = fifo(&pool, 150, home);
+        assert!(tx.write_record(b"head", b"payload"));
+        assert_eq!(peeked(&mut rx, 0, 300), b"headpayload");
+        assert!(tx.write_record(b"head", &[1; 100]), "over two pages");
+        assert!(!tx.write_record(b"head", &[2; 32]), "more than the capacity");
+        rx.consume(11);
+        assert!(!tx.write_record(b"head", &[3; 30]), "more than the pages");
+        assert_eq!((rx.len(), tx.stored()), (104, 0));
+        assert!(tx.write_record(b"", b"!") && tx.write_record(b"!", b""));
+        rx.consume(4);
+        assert_eq!(peeked(&mut rx, 0, 300), [[1; 100].as_slice(), b"!!"].concat());
+        rx.discard_all();
+        tx.close();
+        assert!(!tx.write_record(b"head", b"payload"));
+    }
+}
+
+#[test]
+fn an_exhausted_pool_is_back_pressure_and_recovers() {
+    for home in HOMES {
+        let pool = small_pages(2);
+        let (mut tx1, mut rx1) = fifo(&pool, 1_000, home);
+        let (mut tx2, mut rx2) = fifo(&pool, 1_000, home);
+        assert_eq!((tx1.write(&[1; 100]), pool.is_exhausted()), (100, true));
+        assert_eq!(tx2.write(b"x"), 0);
+        assert_eq!(tx2.write_at(10, b"x"), 0);
+        assert_eq!(tx2.write_with(10, |_| panic!("no room to write to")), 0);
+        assert_eq!(tx1.write(&[1; 100]), 28);
+        assert_eq!(tx1.write_with(10, |_| panic!("no room to write to")), 0);
+        assert_eq!((rx1.consume(64), pool.is_exhausted()), (64, false));
+        assert_eq!(tx2.write(&[2; 100]), 64);
+        assert_eq!(peeked(&mut rx2, 0, 100), [2; 64]);
+        rx1.discard_all();
+        rx2.discard_all();
+        release(home, &mut tx1, &mut rx1);
+        release(home, &mut tx2, &mut rx2);
+        assert_eq!(pool.pages_in_use(), 0);
+    }
 }
 
 #[test]
 fn retransmission_reads_again_what_was_sent() {
     let pool = small_pages(16);
-    let (mut tx, mut rx) = fifo(&pool, 1_000);
+    let (mut tx, mut rx) = fifo(&pool, 1_000, Home::Producer);
     let data = pattern(0, 0, 700);
     tx.write(&data);
     for offset in (0..700).step_by(100) {
@@ -85,7 +185,7 @@ fn retransmission_reads_again_what_was_sent() {
 #[test]
 fn bytes_out_of_order_stay_hidden_until_the_gap_is_filled() {
     let pool = small_pages(16);
-    let (mut tx, mut rx) = fifo(&pool, 500);
+    let (mut tx, mut rx) = fifo(&pool, 500, Home::Producer);
     assert_eq!(tx.write_at(100, &[b'c'; 100]), 100);
     assert_eq!((rx.len(), tx.stored(), tx.free()), (0, 200, 500));
     assert_eq!(tx.write(&[b'a'; 50]), 50);
@@ -97,13 +197,14 @@ fn bytes_out_of_order_stay_hidden_until_the_gap_is_filled() {
     assert_eq!(tx.stored(), 0);
     assert_eq!(peeked(&mut rx, 0, 200), [[b'b'; 50].as_slice(), &[b'c'; 100]].concat());
     rx.discard_all();
+    assert!(!tx.release());
     assert_eq!(pool.pages_in_use(), 0);
 }
 
 #[test]
 fn writes_are_bounded_by_the_capacity_wherever_they_are() {
     let pool = small_pages(16);
-    let (mut tx, mut rx) = fifo(&pool, 100);
+    let (mut tx, mut rx) = fifo(&pool, 100, Home::Producer);
     assert_eq!(tx.write_at(90, &[1; 20]), 10);
     assert_eq!(tx.write_at(100, &[1]), 0);
     assert_eq!(tx.write_at(usize::MAX, &[1]), 0);
@@ -120,12 +221,12 @@ fn writes_are_bounded_by_the_capacity_wherever_they_are() {
 #[test]
 fn an_earlier_connection_shows_nowhere() {
     let pool = PagePool::new(4);
-    let (mut tx, mut rx) = fifo(&pool, 1 << 16);
+    let (mut tx, mut rx) = fifo(&pool, 1 << 16, Home::Producer);
     tx.write(&[0xEE; 30_000]);
     rx.discard_all();
     drop((tx, rx));
 
-    let (mut tx, mut rx) = fifo(&pool, 1 << 16);
+    let (mut tx, mut rx) = fifo(&pool, 1 << 16, Home::Producer);
     // Neither the place to write to, nor more claimed than written, nor a gap shows old bytes.
     assert_eq!(tx.write_with(100, |to| if to.iter().all(|&b| b == 0) { to.len() } else { 0 }), 100);
     assert_eq!(tx.write_at(20_000, b"end"), 3);
@@ -139,7 +240,7 @@ fn an_earlier_connection_shows_nowhere() {
 #[test]
 fn rollback_forgets_what_was_stored_and_keeps_what_was_published() {
     let pool = small_pages(16);
-    let (mut tx, mut rx) = fifo(&pool, 1_000);
+    let (mut tx, mut rx) = fifo(&pool, 1_000, Home::Producer);
     tx.write(b"kept");
     tx.write_at(0, &[1; 300]);
     assert_eq!(pool.pages_in_use(), 5);
@@ -154,7 +255,7 @@ fn rollback_forgets_what_was_stored_and_keeps_what_was_published() {
 #[test]
 fn close_comes_after_the_last_byte_and_a_drop_without_it_is_a_break() {
     let pool = small_pages(16);
-    let (mut tx, mut rx) = fifo(&pool, 1_000);
+    let (mut tx, mut rx) = fifo(&pool, 1_000, Home::Producer);
     tx.write(b"last");
     tx.write_at(1, b"never");
     tx.close();
@@ -166,7 +267,7 @@ fn close_comes_after_the_last_byte_and_a_drop_without_it_is_a_break() {
     assert!(rx.is_finished());
     assert_eq!(pool.pages_in_use(), 0);
 
-    let (mut tx, mut rx) = fifo(&pool, 1_000);
+    let (mut tx, mut rx) = fifo(&pool, 1_000, Home::Producer);
     tx.write(b"cut");
     drop(tx);
     assert!(!rx.is_closed() && !rx.is_producer_alive());
@@ -177,12 +278,12 @@ fn close_comes_after_the_last_byte_and_a_drop_without_it_is_a_break() {
 #[test]
 fn nothing_is_kept_for_a_consumer_that_is_gone() {
     let pool = small_pages(16);
-    let (mut tx, mut rx) = fifo(&pool, 1_000);
+    let (mut tx, mut rx) = fifo(&pool, 1_000, Home::Producer);
     tx.write(&[1; 200]);
     rx.consume(10);
     assert!(tx.is_consumer_alive());
     drop(rx);
-    assert!(!tx.is_consumer_alive() && tx.drained());
+    assert!(!tx.is_consumer_alive() && tx.drained() && !tx.release());
     assert_eq!(pool.pages_in_use(), 0);
     assert_eq!((tx.write(b"x"), pool.pages_in_use()), (0, 0));
 }
@@ -190,7 +291,7 @@ fn nothing_is_kept_for_a_consumer_that_is_gone() {
 #[test]
 fn a_panic_while_writing_in_place_publishes_nothing() {
     let pool = small_pages(16);
-    let (mut tx, mut rx) = fifo(&pool, 1_000);
+    let (mut tx, mut rx) = fifo(&pool, 1_000, Home::Producer);
     for _ in 0..2 {
         let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             tx.write_with(9, |_| panic!("on purpose"))
@@ -201,12 +302,14 @@ fn a_panic_while_writing_in_place_publishes_nothing() {
         assert_eq!(peeked(&mut rx, 0, 9), b"ok");
         rx.discard_all();
     }
+    assert!(!tx.release());
     assert_eq!(pool.pages_in_use(), 0);
 }
 
 #[derive(Clone, Debug)]
 enum Op {
     Write(usize),
+    WriteRecord(usize),
     WriteWith(usize, usize),
     Store(usize, usize),
     FillGap,
@@ -215,6 +318,7 @@ enum Op {
     Read(usize),
     Consume(usize),
     Peek(usize, usize),
+    Release,
     Close,
     DropProducer,
     DropConsumer,
@@ -224,6 +328,7 @@ fn op() -> impl Strategy<Value = Op> {
     let n = || prop_oneof![4 => 0..100usize, 1 => 0..500usize];
     prop_oneof![
         8 => n().prop_map(Op::Write),
+        4 => n().prop_map(Op::WriteRecord),
         3 => (n(), n()).prop_map(|(max, n)| Op::WriteWith(max, n)),
         6 => (n(), n()).prop_map(|(offset, n)| Op::Store(offset, n)),
         4 => Just(Op::FillGap),
@@ -232,6 +337,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => n().prop_map(Op::Read),
         6 => n().prop_map(Op::Consume),
         8 => (n(), n()).prop_map(|(offset, n)| Op::Peek(offset, n)),
+        3 => Just(Op::Release),
         1 => (0..8u8).prop_map(|n| if n == 0 { Op::Close } else { Op::FillGap }),
         1 => (0..30u8).prop_map(|n| match n { 0 => Op::DropProducer, 1 => Op::DropConsumer, _ => Op::FillGap }),
     ]
@@ -277,6 +383,17 @@ fn produce(tx: &mut Producer, m: &mut Model, op: &Op) -> Result<(), TestCaseErro
             prop_assert_eq!(tx.write(&data), n);
             m.store(0, &data[..n]);
             m.publish(n);
+        }
+        Op::WriteRecord(n) => {
+            let data = pattern(m.stream, m.tail, n + 7);
+            let (header, payload) = data.split_at(7);
+            let header: [u8; 7] = core::array::from_fn(|i| header[i]);
+            let fits = data.len() <= m.room() && m.beyond.is_empty();
+            prop_assert_eq!(tx.write_record(&header, payload), fits);
+            if fits {
+                m.store(0, &data);
+                m.publish(data.len());
+            }
         }
         Op::WriteWith(max, n) => {
             let (stream, tail) = (m.stream, m.tail);
@@ -360,49 +477,75 @@ proptest! {
     /// Several streams one after the other on one pool, so that pages are used ones.
     #[test]
     fn it_behaves_as_a_queue(streams in prop::collection::vec(prop::collection::vec(op(), 1..80), 1..4)) {
-        let pool = small_pages(1_000);
-        for (stream, ops) in streams.iter().enumerate() {
-            let (tx, rx) = fifo(&pool, 400);
-            let (mut tx, mut rx) = (Some(tx), Some(rx));
-            let mut m = Model {
-                queue: VecDeque::new(), beyond: VecDeque::new(), capacity: 400, closed: false, stream: stream as u8, tail: 0,
-            };
-            for op in ops {
-                match op {
-                    Op::DropProducer => {
-                        tx = None;
-                        m.beyond.clear();
-                    }
-                    Op::DropConsumer => rx = None,
-                    _ => {}
-                }
-                // What a producer is told once its consumer is gone is left open.
-                if let (Some(tx), true) = (&mut tx, rx.is_some()) {
-                    produce(tx, &mut m, op)?;
-                }
-                if let Some(rx) = &mut rx {
-                    prop_assert_eq!(rx.is_producer_alive(), tx.is_some());
-                    consume(rx, &mut m, op)?;
-                    rx.consume(0);
-                }
-                if m.queue.is_empty() && m.beyond.is_empty() {
-                    prop_assert_eq!(pool.pages_in_use(), 0);
-                }
-                let bytes = m.queue.len() + m.beyond.len();
-                prop_assert!(rx.is_none() || pool.pages_in_use() <= bytes.div_ceil(64) + 2);
+        for home in HOMES {
+            let pool = small_pages(1_000);
+            for (stream, ops) in streams.iter().enumerate() {
+                let mut m = Model {
+                    queue: VecDeque::new(),
+                    beyond: VecDeque::new(),
+                    capacity: 400,
+                    closed: false,
+                    stream: stream as u8,
+                    tail: 0,
+                };
+                run_stream(home, &pool, &mut m, ops)?;
+                prop_assert_eq!(pool.pages_in_use(), 0);
             }
-            drop((tx, rx));
-            prop_assert_eq!(pool.pages_in_use(), 0);
         }
     }
+}
+
+fn run_stream(home: Home, pool: &PagePool, m: &mut Model, ops: &[Op]) -> Result<(), TestCaseError> {
+    let (tx, rx) = fifo(pool, 400, home);
+    let (mut tx, mut rx) = (Some(tx), Some(rx));
+    for op in ops {
+        match op {
+            Op::DropProducer => {
+                tx = None;
+                m.beyond.clear();
+            }
+            Op::DropConsumer => rx = None,
+            _ => {}
+        }
+        // What a producer is told once its consumer is gone is left open.
+        if let (Some(tx), true) = (&mut tx, rx.is_some()) {
+            produce(tx, m, op)?;
+        }
+        if let Some(rx) = &mut rx {
+            prop_assert_eq!(rx.is_producer_alive(), tx.is_some());
+            consume(rx, m, op)?;
+        }
+        if matches!(op, Op::Release) {
+            match (home, &mut tx, &mut rx) {
+                (Home::Producer, Some(tx), _) => {
+                    tx.release();
+                }
+                (Home::Consumer, _, Some(rx)) => rx.release(),
+                _ => {}
+            }
+            if m.queue.is_empty() && m.beyond.is_empty() && (rx.is_some() || home == Home::Producer) {
+                prop_assert_eq!(pool.pages_in_use(), 0);
+            }
+        }
+        if rx.is_some() {
+            let bytes = m.queue.len() + m.beyond.len();
+            prop_assert!(pool.pages_in_use() <= bytes.div_ceil(64) + 2);
+            prop_assert!(bytes > 0 || pool.pages_in_use() <= 1);
+        }
+    }
+    Ok(())
 }
 
 /// Two threads, a megabyte through two pages: every byte in order, nothing left.
 #[test]
 fn two_threads_pass_every_byte_in_order() {
-    const TOTAL: u64 = 4 << 20;
+    HOMES.into_iter().for_each(pass_every_byte);
+}
+
+fn pass_every_byte(home: Home) {
+    const TOTAL: u64 = 2 << 20;
     let pool = PagePool::with_page_size(4, 1_024);
-    let (mut tx, mut rx) = fifo(&pool, 3_000);
+    let (mut tx, mut rx) = fifo(&pool, 3_000, home);
     let writer = std::thread::spawn(move || {
         let mut seed = 1u32;
         while tx.tail() < TOTAL {
@@ -420,6 +563,9 @@ fn two_threads_pass_every_byte_in_order() {
                 }
                 tx.rollback();
             }
+            if home == Home::Producer && seed & 7 << 12 == 0 {
+                tx.release();
+            }
             if tx.free() == 0 {
                 std::thread::yield_now();
             }
@@ -431,12 +577,16 @@ fn two_threads_pass_every_byte_in_order() {
         let from = rx.head();
         let n = rx.read(&mut out);
         assert_eq!(out[..n], pattern(0, from, n));
+        if home == Home::Consumer && from & 7 == 0 {
+            rx.release();
+        }
         if n == 0 {
             std::thread::yield_now();
         }
     }
     assert_eq!(rx.head(), TOTAL);
-    writer.join().unwrap();
+    assert!(writer.join().is_ok());
+    rx.release();
     assert_eq!(pool.pages_in_use(), 0);
 }
 
@@ -445,6 +595,6 @@ fn a_default_page_is_sixteen_kibibytes_with_its_header() {
     assert_eq!(PagePool::new(1).page_data(), DEFAULT_PAGE_SIZE - 64);
     assert_eq!(PagePool::with_page_size(1, 0).page_data(), 1);
     let none = PagePool::new(0);
-    let (mut tx, _rx) = fifo(&none, 10);
+    let (mut tx, _rx) = fifo(&none, 10, Home::Producer);
     assert_eq!((tx.write(b"x"), none.max_pages()), (0, 0));
 }

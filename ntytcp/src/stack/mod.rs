@@ -25,6 +25,7 @@ mod echo;
 mod fragments;
 mod icmp;
 mod ident;
+pub(crate) mod idle;
 mod input;
 mod interface;
 pub mod keyed;
@@ -329,13 +330,15 @@ impl Stack {
         self.expired_fragments(now);
         let (counters, events) = (&mut self.counters, &mut self.events);
         self.tcp.on_timeout(&mut Cx { now, counters, events });
+        self.udp.on_timeout(now);
     }
 
     /// When [`Stack::on_timeout`] wants to be called next, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
         // Asked once per turn.
         let interfaces = self.interfaces.iter().map(Interface::next_deadline);
-        let next = interfaces.fold(self.tcp.next_deadline(), earlier);
+        let sockets = earlier(self.tcp.next_deadline(), self.udp.next_deadline());
+        let next = interfaces.fold(sockets, earlier);
         earlier(next, self.reassembler.next_deadline())
     }
 
@@ -425,6 +428,18 @@ impl Stack {
         }
         let route = self.routes.lookup(dst).ok_or(SocketError::NetworkUnreachable)?;
         Ok((InterfaceId(route.interface), route.next_hop(dst)))
+    }
+
+    /// Something found no page to write to. Takes back those of sockets at rest; whether there is a page now that was not there
+    /// before, so that it is worth another try.
+    #[cold]
+    fn reclaim_pages(&mut self) -> bool {
+        if !self.pool.is_exhausted() {
+            return false;
+        }
+        self.tcp.reclaim_pages();
+        self.udp.reclaim_pages();
+        !self.pool.is_exhausted()
     }
 
     /// The largest IP packet of an interface.

@@ -16,7 +16,7 @@ use core::net::{IpAddr, SocketAddr};
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use crate::fifo::{Chunks, Consumer, PagePool, Producer, fifo};
+use crate::fifo::{Chunks, Consumer, Home, PagePool, Producer, fifo};
 
 /// Length of the longest record header.
 const MAX_HEADER: usize = 40;
@@ -34,8 +34,13 @@ pub(crate) struct RecordHeader {
 }
 
 /// A queue for up to `records` datagrams whose payloads and headers take up to `bytes`.
-pub(crate) fn records(pool: &PagePool, bytes: usize, records: u64) -> (RecordWriter, RecordReader) {
-    let (producer, consumer) = fifo(pool, bytes);
+pub(crate) fn records(
+    pool: &PagePool,
+    bytes: usize,
+    records: u64,
+    home: Home,
+) -> (RecordWriter, RecordReader) {
+    let (producer, consumer) = fifo(pool, bytes, home);
     let taken = Arc::new(AtomicU64::new(0));
     let writer = RecordWriter { producer, put: 0, taken: taken.clone(), limit: records };
     (writer, RecordReader { consumer, taken })
@@ -83,6 +88,11 @@ impl RecordWriter {
         payload + MAX_HEADER <= self.producer.capacity()
     }
 
+    /// Gives the pages back if the queue is empty; see [`Producer::release`].
+    pub(crate) fn release(&mut self) -> bool {
+        self.producer.release()
+    }
+
     /// Whether the other half still exists.
     pub(crate) fn is_reader_alive(&self) -> bool {
         self.producer.is_consumer_alive()
@@ -128,6 +138,11 @@ impl RecordReader {
         self.consumer.consume(header_len(head.local) + usize::from(head.len));
         // Only this half writes the count.
         self.taken.store(self.taken.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Gives the pages back if the queue is empty; see [`Consumer::release`].
+    pub(crate) fn release(&mut self) {
+        self.consumer.release();
     }
 
     /// Whether no datagram waits.
@@ -190,7 +205,7 @@ mod tests {
 
     #[test]
     fn datagrams_come_out_whole_and_in_order_with_their_addresses() {
-        let (mut writer, mut reader) = records(&PagePool::new(16), 1 << 16, 10);
+        let (mut writer, mut reader) = records(&PagePool::new(16), 1 << 16, 10, Home::Producer);
         let peers: [SocketAddr; 2] = ["10.0.0.2:7".parse().unwrap(), "[fe80::1]:65535".parse().unwrap()];
         let locals: [IpAddr; 2] = ["0.0.0.0".parse().unwrap(), "::".parse().unwrap()];
         for round in 0..1_000usize {
@@ -209,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_refuses_a_datagram_whole() {
-        let (mut writer, mut reader) = records(&PagePool::new(16), 100, 2);
+        let (mut writer, mut reader) = records(&PagePool::new(16), 100, 2, Home::Consumer);
         let to = "10.0.0.2:7".parse().unwrap();
         let any = IpAddr::from([0; 4]);
         assert!(!writer.push(to, any, &[1; 90]), "more bytes than there are");

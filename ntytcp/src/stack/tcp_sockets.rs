@@ -108,7 +108,21 @@ impl Stack {
     /// `WouldBlock` without room, `BrokenPipe` after shutdown, `Invalid` when the connection was split, or why it ended.
     pub fn tcp_send(&mut self, now: Instant, id: SocketId, data: &[u8]) -> Result<usize, SocketError> {
         let (tcp, mut cx) = self.tcp_cx(now);
-        tcp.send(&mut cx, id, data)
+        let result = tcp.send(&mut cx, id, data);
+        // Less than all: it may be the pool that has no room, not the buffer.
+        let sent = match result {
+            Ok(sent) if sent < data.len() => sent,
+            Err(SocketError::WouldBlock) => 0,
+            _ => return result,
+        };
+        if !self.reclaim_pages() {
+            return result;
+        }
+        let (tcp, mut cx) = self.tcp_cx(now);
+        match tcp.send(&mut cx, id, data.get(sent..).unwrap_or_default()) {
+            Ok(more) => Ok(sent + more),
+            Err(_) => result,
+        }
     }
 
     /// Reads what has arrived; 0 bytes at the end of the stream.

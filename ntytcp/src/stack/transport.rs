@@ -88,6 +88,12 @@ impl Stack {
         let mut cx = Cx { now, counters, events };
         match self.tcp.input_predicted(&mut cx, &key, packet.payload, is_intact) {
             (Some(TcpAction::Done), _) => Answer::Verdict(Verdict::Done),
+            (Some(action), slot) if self.reclaim_pages() => {
+                // It was dropped for want of pages. What was taken of it is old now. Counted again by what follows.
+                debug_assert_eq!(action, TcpAction::Drop(DropReason::SocketFull));
+                self.counters.tcp_rx -= 1;
+                self.unforeseen_segment(now, packet, key, slot)
+            }
             (Some(action), _) => Answer::from(action),
             (None, slot) => self.unforeseen_segment(now, packet, key, slot),
         }
@@ -113,7 +119,18 @@ impl Stack {
         }
         let arrival = Arrival { key, interface: packet.interface, mtu: packet.mtu };
         let (counters, events) = (&mut self.counters, &mut self.events);
-        Answer::from(self.tcp.input(&mut Cx { now, counters, events }, &arrival, slot, &seg, data))
+        let mut cx = Cx { now, counters, events };
+        let action = self.tcp.input(&mut cx, &arrival, slot, &seg, data);
+        if let TcpAction::Drop(DropReason::SocketFull | DropReason::TcpReassemblyFull) = action
+            && self.reclaim_pages()
+        {
+            // What was taken of it the first time is old now. Counted again by what follows.
+            self.counters.tcp_rx -= 1;
+            let (counters, events) = (&mut self.counters, &mut self.events);
+            let mut cx = Cx { now, counters, events };
+            return Answer::from(self.tcp.input(&mut cx, &arrival, slot, &seg, data));
+        }
+        Answer::from(action)
     }
 
     fn udp_datagram(&mut self, now: Instant, packet: &Packet<'_>) -> Answer {
@@ -148,18 +165,35 @@ impl Stack {
         }
         // An answer cannot come from a group address.
         let local = if packet.group { Ipv4Addr::UNSPECIFIED } else { packet.dst };
-        let (counters, events) = (&mut self.counters, &mut self.events);
-        let mut cx = Cx { now, counters, events };
         let mut result = Ok(());
         // `chunks` yields nothing for an empty datagram, which is one all the same.
         if one {
-            result = self.udp.deliver(&mut cx, socket, &key, local.into(), payload);
+            result = self.deliver_udp(now, socket, &key, local.into(), payload);
         } else {
             for payload in payload.chunks(size) {
-                result = result.and(self.udp.deliver(&mut cx, socket, &key, local.into(), payload));
+                result = result.and(self.deliver_udp(now, socket, &key, local.into(), payload));
             }
         }
         Answer::Verdict(result.map_or_else(Verdict::Drop, |()| Verdict::Done))
+    }
+
+    /// Puts a datagram into the queue of its socket.
+    fn deliver_udp(
+        &mut self,
+        now: Instant,
+        socket: u32,
+        key: &FlowKey,
+        local: IpAddr,
+        payload: &[u8],
+    ) -> Result<(), DropReason> {
+        let (counters, events) = (&mut self.counters, &mut self.events);
+        let result = self.udp.deliver(&mut Cx { now, counters, events }, socket, key, local, payload);
+        if result.is_ok() || !self.reclaim_pages() {
+            return result;
+        }
+        self.udp.undo_drop(socket);
+        let (counters, events) = (&mut self.counters, &mut self.events);
+        self.udp.deliver(&mut Cx { now, counters, events }, socket, key, local, payload)
     }
 
     fn icmp_message(&mut self, now: Instant, packet: &Packet<'_>) -> Answer {

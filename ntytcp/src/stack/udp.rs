@@ -17,6 +17,7 @@ use std::collections::{HashMap, VecDeque};
 use super::cx::{Cx, EventQueue, Pending};
 use super::demux::FlowKey;
 use super::icmp::IcmpError;
+use super::idle::IdleQueue;
 use super::interface::InterfaceId;
 use super::keyed::KeyedHash;
 use super::output::{Blocked, DEFAULT_TTL, Output, PathCache};
@@ -26,6 +27,7 @@ use super::socket::{Readiness, SocketError, SocketId, SocketKind};
 use crate::counters::DropReason;
 use crate::device::TxQueue;
 use crate::rng::Rng;
+use crate::time::Instant;
 
 /// The most payload that a UDP datagram over IPv4 can have: 65,535 bytes without the two headers.
 pub const MAX_UDP_PAYLOAD: usize = 65_507;
@@ -74,6 +76,9 @@ pub(super) struct UdpSocket {
     pub(super) wants_room: bool,
     /// On the dirty list of an interface.
     dirty: bool,
+    /// In the queue of sockets that hold pages, and how many datagrams had passed when that was last looked at.
+    warm: bool,
+    passed: u64,
     /// Way to the destination of the last datagram.
     path: PathCache,
     path_to: Option<IpAddr>,
@@ -82,6 +87,21 @@ pub(super) struct UdpSocket {
 impl UdpSocket {
     pub(super) fn raise(&mut self, events: &mut EventQueue, what: Readiness) {
         self.pending.raise(events, self.id, what);
+    }
+
+    /// Queues the socket for giving its pages back, unless it is.
+    fn keep_warm(&mut self, now: Instant, idle: &mut IdleQueue) {
+        if !self.warm {
+            self.warm = true;
+            self.passed = self.stats.received + self.stats.sent;
+            idle.push(now, self.id.index, self.id.generation);
+        }
+    }
+
+    /// Gives back the pages of queues that were read dry. `true` when this wants to be called once more.
+    fn release_pages(&mut self) -> bool {
+        self.tx.release();
+        self.rx.release()
     }
 
     /// The flow of a datagram to `remote` from the address `local`.
@@ -98,6 +118,8 @@ pub(super) struct UdpTable {
     bound: HashMap<SocketAddr, u32, KeyedHash>,
     /// Per interface: sockets with something to send there, oldest first, each on one list.
     dirty: Vec<VecDeque<u32>>,
+    /// Sockets that hold pages.
+    idle: IdleQueue,
 }
 
 impl UdpTable {
@@ -107,6 +129,7 @@ impl UdpTable {
             connected: HashMap::with_hasher(KeyedHash::new(rng)),
             bound: HashMap::with_hasher(KeyedHash::new(rng)),
             dirty: Vec::new(),
+            idle: IdleQueue::default(),
         }
     }
 
@@ -157,6 +180,8 @@ impl UdpTable {
                 pending: Pending::default(),
                 wants_room: false,
                 dirty: false,
+                warm: false,
+                passed: 0,
                 path: PathCache::default(),
                 path_to: None,
             }
@@ -242,8 +267,46 @@ impl UdpTable {
         }
         socket.stats.received += 1;
         cx.counters.udp_rx += 1;
+        socket.keep_warm(cx.now, &mut self.idle);
         socket.raise(cx.events, Readiness::READABLE);
         Ok(())
+    }
+
+    /// A datagram that was dropped is tried again.
+    pub(super) fn undo_drop(&mut self, index: u32) {
+        if let Some(socket) = self.sockets.at_mut(index) {
+            socket.stats.dropped -= 1;
+        }
+    }
+
+    /// When [`UdpTable::on_timeout`] has something to do.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.idle.next()
+    }
+
+    /// Looks at the sockets that have had their pages for a while. One that holds datagrams which nobody takes leaves the pages
+    /// to whoever takes the last.
+    pub(super) fn on_timeout(&mut self, now: Instant) {
+        while let Some((index, generation)) = self.idle.pop_due(now) {
+            let Some(socket) = self.sockets.get_mut(index, generation) else { continue };
+            let passed = socket.stats.received + socket.stats.sent;
+            let active = core::mem::replace(&mut socket.passed, passed) != passed;
+            socket.warm = active || socket.release_pages();
+            if socket.warm {
+                self.idle.push(now, index, generation);
+            }
+        }
+    }
+
+    /// The pool has run out of pages: takes back all that is not needed this instant.
+    pub(super) fn reclaim_pages(&mut self) {
+        let sockets = &mut self.sockets;
+        self.idle.look_at_all(|index, generation| {
+            sockets.get_mut(index, generation).is_some_and(|socket| {
+                socket.warm = socket.release_pages();
+                socket.warm
+            })
+        });
     }
 
     /// An error arrived for a datagram of this flow. Whether a socket was concerned.
@@ -285,6 +348,7 @@ impl UdpTable {
         // A datagram that nobody routes here moves its socket to another list; at most every socket once per call.
         while let Some(index) = self.dirty.get_mut(here).and_then(VecDeque::pop_front) {
             let Some(socket) = self.sockets.at_mut(index) else { continue };
+            socket.keep_warm(out.cx.now, &mut self.idle);
             let next = match socket.send_some(out) {
                 Drained::Empty => {
                     socket.dirty = false;

@@ -7,6 +7,7 @@ use super::Stack;
 use super::records::{RecordReader, RecordWriter, records};
 use super::socket::{Readiness, SocketError, SocketId};
 use super::udp::{MAX_UDP_PAYLOAD, Responder, UdpSocket, UdpStats, unspecified};
+use crate::fifo::Home;
 
 /// A datagram that was received.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,8 +106,8 @@ impl Stack {
             _ => return Err(SocketError::AddressInUse),
         };
         let limit = self.config.udp_datagrams;
-        let rx = records(&self.pool, self.config.udp_rx_bytes, limit);
-        let tx = records(&self.pool, self.config.udp_tx_bytes, limit);
+        let rx = records(&self.pool, self.config.udp_rx_bytes, limit, Home::Producer);
+        let tx = records(&self.pool, self.config.udp_tx_bytes, limit, Home::Consumer);
         Ok(self.udp.insert(local, rx, tx))
     }
 
@@ -152,8 +153,10 @@ impl Stack {
         let (interface, _) = self.route_to(to.ip(), from)?;
         let socket = self.udp.get_mut(id).ok_or(SocketError::BadSocket)?;
         let (tx, _) = socket.app.as_mut().ok_or(SocketError::Invalid)?;
-        let result = push(tx, payload, to, from);
-        socket.wants_room |= result == Err(SocketError::WouldBlock);
+        let mut result = push(tx, payload, to, from);
+        if result == Err(SocketError::WouldBlock) {
+            result = self.push_again(id, payload, to, from);
+        }
         self.udp.mark_dirty(id, interface);
         result
     }
@@ -276,6 +279,23 @@ impl Stack {
         let interface = self.route_to(to, from).map(|(interface, _)| interface).unwrap_or_default();
         self.udp.mark_dirty(id, interface);
         Ok(())
+    }
+
+    /// Tries once more to queue a datagram if it was the pool that had no room, or notes that the socket waits for some.
+    #[cold]
+    fn push_again(
+        &mut self,
+        id: SocketId,
+        payload: &[u8],
+        to: SocketAddr,
+        from: IpAddr,
+    ) -> Result<(), SocketError> {
+        let reclaimed = self.reclaim_pages();
+        let socket = self.udp.get_mut(id).ok_or(SocketError::BadSocket)?;
+        let (tx, _) = socket.app.as_mut().ok_or(SocketError::Invalid)?;
+        let result = if reclaimed { push(tx, payload, to, from) } else { Err(SocketError::WouldBlock) };
+        socket.wants_room |= result == Err(SocketError::WouldBlock);
+        result
     }
 
     fn udp_socket(&self, id: SocketId) -> Result<&UdpSocket, SocketError> {

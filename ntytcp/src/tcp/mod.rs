@@ -17,6 +17,7 @@ mod config;
 mod congestion;
 mod expiry;
 mod handshake;
+mod idle;
 mod input;
 mod isn;
 mod listener;

@@ -1,8 +1,8 @@
 //! All TCP of one shard: who a segment is for, who has something to send, whose timer is due.
 //!
 //! Flows are found by one keyed-hash lookup. Connections with something to send are in a list per interface; each shard has one
-//! wheel entry per TCB, re-armed only when its earliest deadline moves forward. Delayed ACKs and TIME-WAIT have constant delays, so
-//! that plain queues keep them in order. No per-segment path allocates.
+//! wheel entry per TCB, re-armed only when its earliest deadline moves forward. Delayed ACKs, TIME-WAIT and
+//! the release of pages have constant delays, so that plain queues keep them in order. No per-segment path allocates.
 
 use super::handshake::{SynEntry, SynOutcome};
 use super::isn::IsnGenerator;
@@ -17,6 +17,7 @@ use crate::fifo::PagePool;
 use crate::rng::Rng;
 use crate::stack::cx::{Cx, Pending};
 use crate::stack::demux::{FlowHasher, FlowKey, FlowTable};
+use crate::stack::idle::IdleQueue;
 use crate::stack::limiter::{LimiterConfig, RateLimiter};
 use crate::stack::output::{Blocked, Hop, Output, PathCache};
 use crate::stack::slots::Slots;
@@ -83,6 +84,8 @@ pub(crate) struct Tcp {
     syn_wheel: Wheel,
     /// Connections with a delayed ACK, in order of its time.
     delayed_acks: VecDeque<(Instant, u32, u32)>,
+    /// Connections that hold pages.
+    pub(super) idle: IdleQueue,
     /// Per interface: what has something to send, as packed slot and generation.
     dirty: Vec<VecDeque<(u32, u32)>>,
     /// Who waits for a next hop's address.
@@ -107,6 +110,7 @@ impl Tcp {
             wheel: Wheel::new(Instant::ZERO),
             syn_wheel: Wheel::new(Instant::ZERO),
             delayed_acks: VecDeque::new(),
+            idle: IdleQueue::default(),
             dirty: Vec::new(),
             parked: Vec::new(),
             isn: IsnGenerator::new(rng.key()),
@@ -389,6 +393,10 @@ impl Tcp {
             tcb.flags.ack_queued = true;
             self.delayed_acks.push_back((at, conn, generation));
         }
+        if !tcb.flags.warm && tcb.holds_pages() {
+            tcb.flags.warm = true;
+            self.idle.push(cx.now, conn, generation);
+        }
         if !tcb.changed.is_empty() && !tcb.flags.orphan && !tcb.flags.unaccepted {
             let id = SocketId { kind: SocketKind::Stream, index: conn, generation };
             tcb.pending.raise(cx.events, id, core::mem::take(&mut tcb.changed));
@@ -605,7 +613,8 @@ impl Tcp {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let delayed = self.delayed_acks.front().map(|e| e.0);
         let waits = self.waits.next_deadline();
-        earlier(earlier(self.wheel.next(), self.syn_wheel.next()), earlier(delayed, waits))
+        let queues = earlier(earlier(delayed, waits), self.idle.next());
+        earlier(earlier(self.wheel.next(), self.syn_wheel.next()), queues)
     }
 
     /// Handles every deadline up to now.
@@ -624,6 +633,7 @@ impl Tcp {
             self.delayed_ack_timeout(cx);
         }
         self.expire_time_waits(cx.now);
+        self.idle_timeout(cx.now);
     }
 
     fn syn_ack_timeout(&mut self, now: Instant, slot: u32) {

@@ -20,7 +20,7 @@ use super::isn::Origin;
 use super::recovery::Recovery;
 use super::rtt::RttEstimator;
 use super::timers::{TimerKind, TimerTable};
-use crate::fifo::{Consumer, PagePool, Producer, fifo};
+use crate::fifo::{Consumer, Home, PagePool, Producer, fifo};
 use crate::stack::cx::Pending;
 use crate::stack::demux::FlowKey;
 use crate::stack::output::PathCache;
@@ -153,6 +153,8 @@ pub(crate) struct Flags {
     pub(crate) dirty: bool,
     /// In the table's queue of delayed ACKs.
     pub(crate) ack_queued: bool,
+    /// In the table's queue of connections that hold pages.
+    pub(crate) warm: bool,
     /// Reachable by segments.
     pub(crate) in_demux: bool,
     /// The application closed the socket: nobody will read, write or look.
@@ -256,8 +258,8 @@ impl Tcb {
     pub(crate) fn connect(now: Instant, opening: Opening, config: &TcpConfig, pool: &PagePool) -> Self {
         let Opening { key, tag, interface, mtu, origin, options } = opening;
         let Origin { iss, timestamp_offset } = origin;
-        let (app_tx, tx) = fifo(pool, options.send_buffer);
-        let (rx, app_rx) = fifo(pool, options.recv_buffer);
+        let (app_tx, tx) = fifo(pool, options.send_buffer, Home::Consumer);
+        let (rx, app_rx) = fifo(pool, options.recv_buffer, Home::Producer);
         let mss = mss_for(mtu, &key);
         Self {
             key,

@@ -6,7 +6,8 @@
 //! < SEGMENT        the peer sends          > SEGMENT     the stack must send this now, and nothing else before
 //! listen [backlog N] · accept [nothing] · connect · send N · recv N · recv end · shutdown · close · abort
 //! send|recv error NAME · error NAME · state NAME · event NAME.. · nodelay · keepalive IDLE INTERVAL COUNT
-//! user-timeout SECONDS · population HALF-OPEN CONNECTIONS TIME-WAIT · ring full|free · wait
+//! user-timeout SECONDS · population HALF-OPEN CONNECTIONS TIME-WAIT · ring full|free · pages N (held by sockets) · at-rest (no
+//! timer runs) · wait
 //! ```
 //!
 //! Sequence numbers are relative to each side's first; every byte of payload is checked. A packet that no line asks for
@@ -18,6 +19,7 @@ mod close;
 mod handshake;
 mod lossy;
 mod packet;
+mod pages;
 mod runner;
 mod timers;
 mod transfer;

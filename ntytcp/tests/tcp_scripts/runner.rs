@@ -321,6 +321,10 @@ impl Script {
             ["wait"] => {}
             ["ring", "full"] => self.ring.full = true,
             ["ring", "free"] => self.ring.full = false,
+            ["pages", n] => {
+                assert_eq!(self.stack.pages_in_use(), self.number(n), "pages, in `{}`", self.line)
+            }
+            ["at-rest"] => assert_eq!(self.stack.next_deadline(), None, "in `{}`", self.line),
             ["listen"] => self.listen(ListenOptions::default().backlog),
             ["listen", "backlog", n] => self.listen(self.number(n)),
             ["connect"] => self.connect(),

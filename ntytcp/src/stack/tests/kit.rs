@@ -65,7 +65,11 @@ impl Host {
 
     /// A host whose interface was changed by `change`. Its first announcements are thrown away.
     pub(super) fn with(caps: Caps, change: impl FnOnce(&mut InterfaceConfig)) -> Self {
-        let mut stack = Stack::new(StackConfig::default(), seed_from(1)).unwrap();
+        Self::of(StackConfig::default(), caps, change)
+    }
+
+    fn of(stack: StackConfig, caps: Caps, change: impl FnOnce(&mut InterfaceConfig)) -> Self {
+        let mut stack = Stack::new(stack, seed_from(1)).unwrap();
         let addr = InterfaceAddr::new(US.into(), 24).unwrap();
         let guard = GuardConfig { announcements: 0, ..GuardConfig::immediate() };
         let mut config =
@@ -77,7 +81,13 @@ impl Host {
 
     /// As [`Host::new`], and the peer's station address is known.
     pub(super) fn acquainted() -> Self {
-        let mut host = Self::new();
+        Self::with_pages(StackConfig::default().pages)
+    }
+
+    /// As [`Host::acquainted`], with so many pages of payload memory.
+    pub(super) fn with_pages(pages: usize) -> Self {
+        let stack = StackConfig { pages, ..StackConfig::default() };
+        let mut host = Self::of(stack, Caps::plain(1500), |_| {});
         host.stack.add_neighbor(host.id, PEER.into(), PEER_MAC).unwrap();
         host
     }

@@ -4,6 +4,7 @@ mod arbitrary;
 mod arp;
 mod fragments;
 mod icmp;
+mod idle;
 mod kit;
 mod smoltcp;
 mod tcp_output;

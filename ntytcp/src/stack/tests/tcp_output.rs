@@ -1,7 +1,7 @@
 use super::kit::*;
 use crate::counters::Counters;
 use crate::device::{Caps, Gso, GsoKind, TxChecksum};
-use crate::fifo::{PagePool, fifo};
+use crate::fifo::{Home, PagePool, fifo};
 use crate::stack::cx::{Cx, EventQueue};
 use crate::stack::demux::FlowKey;
 use crate::stack::output::{Blocked, Output, PathCache, PathLimits, Payload};
@@ -53,7 +53,7 @@ fn send_first(
 fn a_segment_carries_its_piece_of_the_fifo_and_a_right_checksum() {
     // Small pages, of odd size, so that a segment is put together from several.
     let pool = PagePool::with_page_size(100, 64 + 101);
-    let (mut producer, mut consumer) = fifo(&pool, 10_000);
+    let (mut producer, mut consumer) = fifo(&pool, 10_000, Home::Consumer);
     let data = pattern(3_000);
     assert_eq!(producer.write(&data), 3_000);
     for (offset, len) in [(0, 1_448), (1, 1), (77, 1_000), (1_999, 1_001), (5, 0)] {
@@ -77,7 +77,7 @@ fn a_train_is_left_to_a_device_that_cuts_it() {
     let caps = Caps { tx_checksum: true, tso_max: 65_535, ..Caps::plain(1500) };
     let mut host = Host::with(caps, |_| {});
     host.stack.add_neighbor(host.id, PEER.into(), PEER_MAC).unwrap();
-    let (mut producer, mut consumer) = fifo(&PagePool::new(100), 100_000);
+    let (mut producer, mut consumer) = fifo(&PagePool::new(100), 100_000, Home::Consumer);
     let data = pattern(60_000);
     producer.write(&data);
     let payload = Payload { fifo: &mut consumer, offset: 0, len: 60_000 };

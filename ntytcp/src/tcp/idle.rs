@@ -1,0 +1,45 @@
+//! Connections that fell silent give their pages back.
+
+use super::table::Tcp;
+use super::tcb::Tcb;
+use crate::stack::idle::KEEP_PAGES;
+use crate::time::Instant;
+
+impl Tcb {
+    /// Whether a FIFO of the connection has pages attached.
+    pub(super) fn holds_pages(&self) -> bool {
+        self.rx.holds_pages() || self.tx.holds_pages()
+    }
+
+    /// Gives back the pages of FIFOs that were read dry. `true` when this wants to be called once more.
+    fn release_pages(&mut self) -> bool {
+        self.tx.release();
+        self.rx.release()
+    }
+}
+
+impl Tcp {
+    /// Looks at the connections that have had their pages for a while. What cannot be released holds data, and whatever takes that
+    /// out settles the connection, which thereby comes back into the queue.
+    pub(super) fn idle_timeout(&mut self, now: Instant) {
+        while let Some((conn, generation)) = self.idle.pop_due(now) {
+            let Some(tcb) = self.conns.get_mut(conn, generation) else { continue };
+            let active = now.since(tcb.last_heard.max(tcb.last_sent)) < KEEP_PAGES;
+            tcb.flags.warm = active || tcb.release_pages();
+            if tcb.flags.warm {
+                self.idle.push(now, conn, generation);
+            }
+        }
+    }
+
+    /// The pool has run out of pages: takes back all that is not needed this instant.
+    pub(crate) fn reclaim_pages(&mut self) {
+        let conns = &mut self.conns;
+        self.idle.look_at_all(|conn, generation| {
+            conns.get_mut(conn, generation).is_some_and(|tcb| {
+                tcb.flags.warm = tcb.release_pages();
+                tcb.flags.warm
+            })
+        });
+    }
+}
