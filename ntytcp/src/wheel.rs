@@ -138,6 +138,9 @@ impl Wheel {
     /// is less than 64 ticks (half a millisecond) away within its level; else possibly earlier, because entries have
     /// to be moved to a lower level then. `None` when nothing is armed.
     pub fn next(&self) -> Option<Instant> {
+        if self.armed == 0 && self.falling.is_none() {
+            return None;
+        }
         if self.falling.is_some() {
             return Some(start_of(self.current));
         }

@@ -69,7 +69,7 @@ use crate::device::Verdict;
 use crate::fifo::PagePool;
 use crate::rng::{Rng, Seed};
 use crate::tcp::{Tcp, TcpConfig};
-use crate::time::{Instant, earlier};
+use crate::time::Instant;
 use crate::wire::MacAddr;
 use arp::GuardState;
 use echo::EchoTable;
@@ -301,7 +301,7 @@ impl Stack {
             tcp_full = self.tcp.egress(&mut out);
             full = tcp_full;
         }
-        full = full || self.udp.egress(&mut out);
+        full = full || (self.udp.has_pending(id) && self.udp.egress(&mut out));
         if !full && !tcp_first {
             tcp_full = self.tcp.egress(&mut out);
             full = tcp_full;
@@ -335,11 +335,10 @@ impl Stack {
 
     /// When [`Stack::on_timeout`] wants to be called next, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        // Asked once per turn.
-        let interfaces = self.interfaces.iter().map(Interface::next_deadline);
-        let sockets = earlier(self.tcp.next_deadline(), self.udp.next_deadline());
-        let next = interfaces.fold(sockets, earlier);
-        earlier(next, self.reassembler.next_deadline())
+        let far = |at: Option<Instant>| at.unwrap_or(Instant::FAR_FUTURE);
+        let sockets = far(self.tcp.next_deadline()).min(far(self.udp.next_deadline()));
+        let next = self.interfaces.iter().fold(sockets, |next, i| next.min(far(i.next_deadline())));
+        Some(next.min(far(self.reassembler.next_deadline()))).filter(|&at| at != Instant::FAR_FUTURE)
     }
 
     /// Tells everybody how asking for next hops on an interface ended.

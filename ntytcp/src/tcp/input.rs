@@ -118,12 +118,12 @@ impl Tcb {
         cx: &mut Cx<'_>,
         config: &TcpConfig,
         Predicted(seg): &Predicted<'_>,
-    ) -> TcpAction {
+    ) -> Result<(), DropReason> {
         cx.counters.tcp_fast_path += 1;
         self.heard(cx.now);
         self.update_ts_recent(cx.now, seg);
         self.process_ack(cx, config, seg);
-        if seg.text.is_empty() { TcpAction::Done } else { self.take_text_in_order(cx, config, seg.text) }
+        if seg.text.is_empty() { Ok(()) } else { self.take_text_in_order(cx, config, seg.text) }
     }
 
     /// RFC 9293 3.10.7.4, all synchronized states and SYN-RECEIVED.
@@ -302,6 +302,7 @@ impl Tcb {
     }
 
     /// What every state does with an ACK: SND.UNA, the window, the congestion state and the timers.
+    #[inline]
     fn process_ack(&mut self, cx: &mut Cx<'_>, config: &TcpConfig, seg: &Segment<'_>) {
         let window_before = self.snd.wnd;
         // "If (SND.WL1 < SEG.SEQ or (SND.WL1 = SEG.SEQ and SND.WL2 =< SEG.ACK)), set SND.WND <- SEG.WND, ..." What acknowledges
@@ -335,6 +336,7 @@ impl Tcb {
     }
 
     /// SEG.ACK moves SND.UNA forward.
+    #[inline]
     fn process_new_ack(&mut self, cx: &mut Cx<'_>, config: &TcpConfig, ack: Seq, ts: Option<Timestamps>) {
         let acked = ack.since(self.snd.una);
         self.take_rtt_sample(cx, config, ack, ts);
@@ -387,6 +389,7 @@ impl Tcb {
     }
 
     /// RFC 6298 and Karn: the timed segment, or the echoed timestamp when it was sent more than once.
+    #[inline]
     fn take_rtt_sample(&mut self, cx: &Cx<'_>, config: &TcpConfig, ack: Seq, ts: Option<Timestamps>) {
         let timed = self.timing.filter(|(end, _)| ack.after_eq(*end));
         let sample = match (timed, ts) {
@@ -460,8 +463,7 @@ impl Tcb {
             return Err(TcpAction::Drop(DropReason::TcpDataAfterClose));
         }
         if seg.seq == self.rcv.nxt {
-            let action = self.take_text_in_order(cx, config, seg.text);
-            return if action == TcpAction::Done { Ok(()) } else { Err(action) };
+            return self.take_text_in_order(cx, config, seg.text).map_err(TcpAction::Drop);
         }
         cx.counters.tcp_out_of_order += 1;
         self.ack = AckDue::Now;
@@ -479,7 +481,13 @@ impl Tcb {
     }
 
     /// Text that starts at RCV.NXT goes to the application, together with what it joins up.
-    fn take_text_in_order(&mut self, cx: &mut Cx<'_>, config: &TcpConfig, text: &[u8]) -> TcpAction {
+    #[inline]
+    fn take_text_in_order(
+        &mut self,
+        cx: &mut Cx<'_>,
+        config: &TcpConfig,
+        text: &[u8],
+    ) -> Result<(), DropReason> {
         let taken = if self.assembly.is_empty() {
             let taken = self.rx.write(text);
             self.rcv.nxt += taken as u32;
@@ -498,7 +506,7 @@ impl Tcb {
         if taken < text.len() {
             self.ack = AckDue::Now;
             self.flags.output = true;
-            return TcpAction::Drop(DropReason::SocketFull);
+            return Err(DropReason::SocketFull);
         }
         // RFC 9293 3.8.6.3: "an ACK SHOULD be generated for at least every second full-sized segment"
         if self.ack != AckDue::Now {
@@ -511,7 +519,7 @@ impl Tcb {
             };
         }
         self.flags.output |= self.ack == AckDue::Now;
-        TcpAction::Done
+        Ok(())
     }
 
     /// Eighth, check the FIN bit.

@@ -144,7 +144,9 @@ impl Tcp {
             return Err(SocketError::WouldBlock);
         }
         tcb.flags.output = true;
-        self.settle(cx, id.index);
+        if !(tcb.flags.dirty && tcb.flags.warm) {
+            self.settle(cx, id.index);
+        }
         Ok(written)
     }
 
@@ -163,7 +165,10 @@ impl Tcp {
         let read = rx.read(buf);
         if read > 0 {
             tcb.on_app_read();
-            self.settle(cx, id.index);
+            // As a rule reading changes nothing for others.
+            if tcb.flags.output || !tcb.flags.warm {
+                self.settle(cx, id.index);
+            }
             return Ok(read);
         }
         if buf.is_empty() {
@@ -374,6 +379,7 @@ impl Tcp {
         Ok(())
     }
 
+    #[inline]
     fn conn(&mut self, id: SocketId) -> Result<&mut Tcb, SocketError> {
         let tcb = self.conns.get_mut(id.index, id.generation).filter(|_| id.kind == SocketKind::Stream);
         tcb.filter(|tcb| !tcb.flags.unaccepted).ok_or(SocketError::BadSocket)

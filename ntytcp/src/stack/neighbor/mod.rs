@@ -39,7 +39,7 @@ use core::net::IpAddr;
 use table::{Entry, Owed, Table};
 
 use crate::rng::Rng;
-use crate::time::{Duration, Instant};
+use crate::time::{self, Duration, Instant};
 use crate::wire::MacAddr;
 
 /// Bounds and times of a [`NeighborCache`]. The defaults are the protocol constants of RFC 4861 10, the
@@ -209,6 +209,8 @@ pub struct NeighborInfo {
 #[derive(Debug)]
 pub struct NeighborCache {
     cfg: NeighborConfig,
+    /// Nanoseconds before its end from which on a confirmation is worth being renewed.
+    renew_before: u64,
     table: Table,
     /// Bytes of all packets that wait.
     waiting_bytes: usize,
@@ -238,7 +240,8 @@ impl NeighborCache {
             solicitations: cfg.solicitations.max(1),
             ..cfg
         };
-        Self { cfg, table: Table::new(cfg.capacity, rng), waiting_bytes: 0, displaced: 0 }
+        let renew_before = time::nanos(cfg.reachable_time / 2);
+        Self { cfg, renew_before, table: Table::new(cfg.capacity, rng), waiting_bytes: 0, displaced: 0 }
     }
 
     /// The address of `ip`, which is a neighbor on this link and neither multicast nor broadcast. An unknown
@@ -274,10 +277,20 @@ impl NeighborCache {
     /// The upper layer made progress with the help of this neighbor (RFC 4861 7.3.1), which confirms it as a
     /// reply would. Cheap enough for every ACK: it does something only in the second half of a confirmation's
     /// life.
+    #[inline]
     pub fn confirm(&mut self, now: Instant, neighbor: NeighborRef) {
         let Some(entry) = self.entry(neighbor) else { return };
+        if entry.state == NeighborState::Reachable && now.after_nanos(self.renew_before) < entry.deadline {
+            return;
+        }
+        self.renew(now, neighbor);
+    }
+
+    /// A neighbor was confirmed that is no longer fresh.
+    #[cold]
+    fn renew(&mut self, now: Instant, neighbor: NeighborRef) {
+        let Some(entry) = self.entry(neighbor) else { return };
         match entry.state {
-            NeighborState::Reachable if now + self.cfg.reachable_time / 2 < entry.deadline => {}
             NeighborState::Reachable | NeighborState::Stale | NeighborState::Delay | NeighborState::Probe => {
                 self.table.set_state(neighbor.index, NeighborState::Reachable, now + self.cfg.reachable_time);
             }
