@@ -305,3 +305,52 @@ fn an_older_syn_in_time_wait_is_only_acknowledged() {
         ",
     );
 }
+
+#[test]
+fn a_fin_that_leaves_before_the_shard_is_woken_is_known_to_be_sent() {
+    accepted(
+        "
+        split
+        < F. 1:1(0) ack 1 win 65535
+        > . 1:1(0) ack 2
+        write 6
+        wake
+        > P. 1:7(6) ack 2
+        // Other output takes the FIN along before the word of the application's arrives.
+        end
+        < . 2:2(0) ack 7 win 65535
+        > F. 7:7(0) ack 2
+        state LAST-ACK
+        < . 2:2(0) ack 8 win 65535
+        state CLOSED
+        wake
+        close
+        population 0 0 0
+        +600 at-rest
+        ",
+    );
+}
+
+#[test]
+fn a_fin_that_leaves_before_the_shard_is_woken_opens_fin_wait_1() {
+    accepted(
+        "
+        split
+        write 6
+        wake
+        > P. 1:7(6) ack 1
+        end
+        < . 1:1(0) ack 7 win 65535
+        > F. 7:7(0) ack 1
+        state FIN-WAIT-1
+        < . 1:1(0) ack 8 win 65535
+        state FIN-WAIT-2
+        wake
+        state FIN-WAIT-2
+        close
+        population 0 1 0
+        +61 wait
+        population 0 0 0
+        ",
+    );
+}
