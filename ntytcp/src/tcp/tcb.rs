@@ -417,9 +417,10 @@ impl Tcb {
     /// Acts on the application having closed its sending side (RFC 9293 3.10.4).
     pub(crate) fn on_app_closed(&mut self) {
         self.state = match self.state {
-            State::Established | State::SynReceived => State::FinWait1,
+            State::Established => State::FinWait1,
             State::CloseWait => State::LastAck,
-            // In SYN-SENT the FIN waits for the connection to be made.
+            // RFC 9293 3.10.4, SYN-SENT and SYN-RECEIVED: "queue for processing after entering ESTABLISHED state". That is done
+            // without data to send too: the FIN would take the place of a SYN that is to be sent again.
             other => other,
         };
     }

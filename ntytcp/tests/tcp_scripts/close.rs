@@ -1,6 +1,6 @@
 //! Closing: each order of FINs, half-close, resets, TIME-WAIT.
 
-use crate::accepted;
+use crate::{accepted, script};
 
 #[test]
 fn active_close_ends_in_time_wait() {
@@ -349,6 +349,26 @@ fn a_fin_that_leaves_before_the_shard_is_woken_opens_fin_wait_1() {
         state FIN-WAIT-2
         close
         population 0 1 0
+        +61 wait
+        population 0 0 0
+        ",
+    );
+}
+
+#[test]
+fn close_in_syn_received_waits_for_the_acknowledgment_of_our_syn() {
+    script(
+        "
+        connect
+        > S 0:0(0)
+        < S 0:0(0) win 65535 <mss 1000>
+        > S. 0:0(0) ack 1
+        close
+        // It was lost. Without it no FIN means anything to the peer.
+        +1 > S. 0:0(0) ack 1
+        < . 1:1(0) ack 1 win 65535
+        > F. 1:1(0) ack 1
+        < . 1:1(0) ack 2 win 65535
         +61 wait
         population 0 0 0
         ",
