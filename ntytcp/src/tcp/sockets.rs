@@ -220,7 +220,9 @@ impl Tcp {
         let delay = self.config.fin_wait_2;
         let tcb = self.conn(id)?;
         tcb.flags.orphan = true;
-        let unread = tcb.rx.unread() > 0 && tcb.state.may_receive();
+        // RFC 1122 4.2.2.13: "If such a host issues a CLOSE call while received data is still pending in TCP, ... its TCP SHOULD send a
+        // RST to show that data was lost", whether or not the peer has closed meanwhile.
+        let unread = tcb.rx.unread() > 0;
         tcb.half = None;
         match tcb.state {
             State::SynSent => tcb.finish(None),

@@ -356,6 +356,20 @@ fn a_fin_that_leaves_before_the_shard_is_woken_opens_fin_wait_1() {
 }
 
 #[test]
+fn close_in_close_wait_with_unread_data_resets() {
+    accepted(
+        "
+        < P. 1:101(100) ack 1 win 65535
+        < F. 101:101(0) ack 1 win 65535
+        > . 1:1(0) ack 102
+        close
+        > R. 1:1(0) ack 102
+        population 0 0 0
+        ",
+    );
+}
+
+#[test]
 fn close_in_syn_received_waits_for_the_acknowledgment_of_our_syn() {
     script(
         "
