@@ -12,8 +12,6 @@ use crate::stack::{Cx, Readiness, SocketError};
 use crate::time::{Duration, Instant};
 use crate::wire::{Seq, TcpFlags, TcpHeader, Timestamps};
 
-/// RFC 7323 5.5: "an age of 24 days" makes TS.Recent void.
-const TS_RECENT_LIFETIME: Duration = Duration::from_secs(24 * 86_400);
 /// A connection sends at most one challenge ACK per this time (RFC 5961 7 asks for a limit; Linux uses the same).
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -161,8 +159,7 @@ impl Tcb {
             // RFC 7323 3.2: "If a non-<RST> segment is received without a TSopt, a TCP SHOULD silently drop the segment."
             return Err(TcpAction::Drop(DropReason::TcpPaws));
         };
-        let void = cx.now.since(state.recent_at) > TS_RECENT_LIFETIME;
-        if Seq(ts.value).before(Seq(state.recent)) && !void {
+        if Seq(ts.value).before(Seq(state.recent)) && !state.is_void(cx.now) {
             // "... send an acknowledgment in reply ... and drop the segment"
             self.acknowledge_unacceptable(cx, seg);
             return Err(TcpAction::Drop(DropReason::TcpPaws));
@@ -594,7 +591,7 @@ impl Tcb {
     /// RFC 7323 4.3: TS.Recent follows the segment that the last ACK was waiting for.
     fn update_ts_recent(&mut self, now: Instant, seg: &Segment<'_>) {
         if let (Some(state), Some(ts)) = (&mut self.timestamps, seg.timestamps)
-            && !Seq(ts.value).before(Seq(state.recent))
+            && (!Seq(ts.value).before(Seq(state.recent)) || state.is_void(now))
             && seg.seq.before_eq(self.last_ack_sent)
         {
             state.recent = ts.value;

@@ -133,8 +133,16 @@ impl ReceiveSequence {
 pub(crate) struct TimestampState {
     /// TS.Recent.
     pub(crate) recent: u32,
-    /// When TS.Recent was set; after 24 days without it is void.
+    /// When TS.Recent was set.
     pub(crate) recent_at: Instant,
+}
+
+impl TimestampState {
+    /// RFC 7323 5.5: "a TS.Recent value ... is invalidated if it is not updated for 24 days": then any timestamp is good, and
+    /// takes its place.
+    pub(crate) fn is_void(&self, now: Instant) -> bool {
+        now.since(self.recent_at) > Duration::from_secs(24 * 86_400)
+    }
 }
 
 /// Whether an acknowledgment is owed.
