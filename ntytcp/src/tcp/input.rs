@@ -136,10 +136,10 @@ impl Tcb {
             seg.flags.remove(TcpFlags::SYN);
             seg.seq += 1;
         }
+        self.check_syn(cx, seg)?;
         self.check_timestamp(cx, seg)?;
         self.check_sequence(cx, seg)?;
         self.check_rst(cx, seg)?;
-        self.check_syn(cx, seg)?;
         self.heard(cx.now);
         self.update_ts_recent(cx.now, seg);
         self.check_ack(cx, config, seg)?;
@@ -240,10 +240,11 @@ impl Tcb {
         Err(TcpAction::Done)
     }
 
-    /// Fourth, check the SYN bit (RFC 5961 4.2): a SYN in a synchronized state is answered with a challenge, whatever its
-    /// sequence number.
+    /// Fourth, check the SYN bit, but before all else. RFC 5961 4.2: "If the SYN bit is set, irrespective of the sequence number, TCP
+    /// MUST send an ACK (also referred to as challenge ACK) to the remote peer". A peer that has lost its state knows of no
+    /// timestamps either.
     fn check_syn(&mut self, cx: &mut Cx<'_>, seg: &Segment<'_>) -> Result<(), Refused> {
-        if !seg.has(TcpFlags::SYN) {
+        if !seg.has(TcpFlags::SYN) || seg.has(TcpFlags::RST) {
             return Ok(());
         }
         self.challenge(cx);
