@@ -188,7 +188,10 @@ impl Tcb {
             }
             return Err(TcpAction::Drop(DropReason::TcpOutOfWindow));
         }
-        self.trim(seg, nxt, wnd);
+        // A RST is not cut: RFC 5961 3.2 wants its own sequence number to be exact, and text must not help it there.
+        if !seg.has(TcpFlags::RST) {
+            self.trim(seg, nxt, wnd);
+        }
         Ok(())
     }
 

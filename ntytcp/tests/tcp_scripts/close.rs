@@ -388,3 +388,16 @@ fn close_in_syn_received_waits_for_the_acknowledgment_of_our_syn() {
         ",
     );
 }
+
+#[test]
+fn a_reset_with_text_must_hit_rcv_nxt_with_its_own_sequence_number() {
+    accepted(
+        "
+        < P. 1:101(100) ack 1 win 65535
+        +0.04 > . 1:1(0) ack 101
+        < R 51:151(100)
+        > . 1:1(0) ack 101
+        state ESTABLISHED
+        ",
+    );
+}
