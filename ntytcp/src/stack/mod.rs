@@ -86,7 +86,8 @@ use udp::UdpTable;
 /// Settings of a [`Stack`].
 #[derive(Clone, Debug)]
 pub struct StackConfig {
-    /// Pages of 16 KiB for payload that waits in sockets, made as they are needed. Default 16,384 (256 MiB); at least 1.
+    /// Pages of 16 KiB for payload that waits in sockets, made as they are needed. Default 16,384 (256 MiB); 1 to
+    /// 16,777,216.
     pub pages: usize,
     /// Ports for sockets that do not ask for one. Default 32768 to 60999.
     pub ephemeral_ports: PortRange,
@@ -158,12 +159,17 @@ pub enum ConfigError {
 
 impl StackConfig {
     fn check(&self) -> Result<(), ConfigError> {
+        const MAX_PAGES: usize = 1 << 24;
         const WHOLE: usize = MAX_UDP_PAYLOAD + 40;
         let at_least = |name, value, min, allowed| match value < min {
             true => Err(ConfigError::Range { name, value, allowed }),
             false => Ok(()),
         };
-        at_least("pages", self.pages, 1, "at least 1")?;
+        // The table of pages, eight bytes each, is made at once.
+        if !(1..=MAX_PAGES).contains(&self.pages) {
+            return Err(ConfigError::Range { name: "pages", value: self.pages, allowed: "1 to 16777216" });
+        }
+        self.tcp.check()?;
         at_least("udp_sockets", self.udp_sockets, 1, "at least 1")?;
         at_least("udp_rx_bytes", self.udp_rx_bytes, WHOLE, "at least 65547")?;
         at_least("udp_tx_bytes", self.udp_tx_bytes, WHOLE, "at least 65547")?;

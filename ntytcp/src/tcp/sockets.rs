@@ -1,6 +1,6 @@
 //! What an application does with TCP sockets: the user calls of RFC 9293 3.10.1 to 3.10.6.
 
-use super::config::{KeepAlive, TcpSocketOptions};
+use super::config::{KeepAlive, TcpSocketOptions, check_user_timeout};
 use super::listener::{ListenOptions, Listener};
 use super::table::{Slot, Tcp};
 use super::tcb::{Opening, State, Tcb};
@@ -51,13 +51,15 @@ impl Tcp {
     /// LISTEN on a port of one address, or of all.
     ///
     /// # Errors
-    /// `AddressInUse` when another listener has the port.
+    /// `AddressInUse` when another listener has the port, `Invalid` for options out of their ranges.
     pub(crate) fn listen(
         &mut self,
         local: Option<IpAddr>,
         port: u16,
         options: ListenOptions,
     ) -> Result<SocketId, SocketError> {
+        let socket = options.socket.unwrap_or(self.config.socket);
+        socket.check().map_err(|_| SocketError::Invalid)?;
         if self.bound.is_taken(local, port) {
             return Err(SocketError::AddressInUse);
         }
@@ -65,7 +67,7 @@ impl Tcp {
             local,
             port,
             backlog: options.backlog.max(1),
-            socket: options.socket.unwrap_or(self.config.socket),
+            socket,
             half_open: 0,
             accept: VecDeque::new(),
             pending: Pending::default(),
@@ -96,7 +98,7 @@ impl Tcp {
     /// OPEN, active: sends a SYN on the next egress. `tag` is what [`Tcp::vacancy`] gave for the flow.
     ///
     /// # Errors
-    /// `NoBufferSpace` at the limit of connections.
+    /// `NoBufferSpace` at the limit of connections, `Invalid` for options out of their ranges.
     pub(crate) fn connect(
         &mut self,
         cx: &mut Cx<'_>,
@@ -109,6 +111,10 @@ impl Tcp {
             return Err(SocketError::NoBufferSpace);
         }
         let origin = self.isn.origin(cx.now, &key);
+        // The stack's own were checked when it was made.
+        if options.is_some_and(|options| options.check().is_err()) {
+            return Err(SocketError::Invalid);
+        }
         let options = options.unwrap_or(self.config.socket);
         let opening = Opening { key, tag, interface, mtu, origin, options };
         let conn = self.conns.insert_with(|_, _| Tcb::connect(cx.now, opening, &self.config, &self.pool));
@@ -349,13 +355,16 @@ impl Tcp {
     /// SO_KEEPALIVE with its times.
     ///
     /// # Errors
-    /// `BadSocket`.
+    /// `BadSocket`, `Invalid` for times of zero.
     pub(crate) fn set_keepalive(
         &mut self,
         cx: &mut Cx<'_>,
         id: SocketId,
         keepalive: Option<KeepAlive>,
     ) -> Result<(), SocketError> {
+        if keepalive.is_some_and(|times| times.check().is_err()) {
+            return Err(SocketError::Invalid);
+        }
         let tcb = self.conn(id)?;
         tcb.options.keepalive = keepalive;
         tcb.start_keepalive();
@@ -366,12 +375,13 @@ impl Tcp {
     /// TCP_USER_TIMEOUT.
     ///
     /// # Errors
-    /// `BadSocket`.
+    /// `BadSocket`, `Invalid` for zero.
     pub(crate) fn set_user_timeout(
         &mut self,
         id: SocketId,
         limit: Option<Duration>,
     ) -> Result<(), SocketError> {
+        check_user_timeout(limit).map_err(|_| SocketError::Invalid)?;
         self.conn(id)?.options.user_timeout = limit;
         Ok(())
     }

@@ -68,7 +68,8 @@ impl Host {
         Self::of(StackConfig::default(), caps, change)
     }
 
-    fn of(stack: StackConfig, caps: Caps, change: impl FnOnce(&mut InterfaceConfig)) -> Self {
+    /// As [`Host::with`], in a stack of its own settings.
+    pub(super) fn of(stack: StackConfig, caps: Caps, change: impl FnOnce(&mut InterfaceConfig)) -> Self {
         let mut stack = Stack::new(stack, seed_from(1)).unwrap();
         let addr = InterfaceAddr::new(US.into(), 24).unwrap();
         let guard = GuardConfig { announcements: 0, ..GuardConfig::immediate() };
