@@ -120,6 +120,8 @@ pub(crate) struct Interface {
     pub neighbors: NeighborCache,
     /// ARP packets to be sent, with their link destination.
     pub arp_queue: VecDeque<(MacAddr, ArpPacket)>,
+    /// How asking for next hops ended, where that came about in the middle of something else. Those who wait are not told yet.
+    outcomes: VecDeque<(IpAddr, NeighborOutcome)>,
     /// Whole packets to be sent.
     pub outbox: Outbox,
     pub idents: Idents,
@@ -156,6 +158,7 @@ impl Interface {
             broadcasts,
             neighbors: NeighborCache::new(neighbors, rng),
             arp_queue: VecDeque::new(),
+            outcomes: VecDeque::new(),
             outbox: Outbox::new(config.outbox_bytes),
             idents: Idents::new(rng),
             tcp_first: false,
@@ -203,9 +206,14 @@ impl Interface {
         self.addrs.iter().filter_map(|a| Some((a.addr, a.guard.as_ref()?.state())))
     }
 
-    /// Whether anything is to be sent that belongs to no socket.
+    /// Whether anything is to be sent that belongs to no socket, or somebody is to be told about a next hop.
     pub(crate) fn owes(&self) -> bool {
-        !self.arp_queue.is_empty() || !self.outbox.is_empty()
+        !self.arp_queue.is_empty() || !self.outbox.is_empty() || self.has_outcomes()
+    }
+
+    /// Whether [`Interface::next_outcome`] has something that nobody has asked for yet.
+    pub(crate) fn has_outcomes(&self) -> bool {
+        !self.outcomes.is_empty()
     }
 
     /// The Ethernet header of a frame to `dst`.
@@ -284,10 +292,12 @@ impl Interface {
         self.next_claim = self.addrs.iter().filter_map(|a| a.guard.as_ref()?.next_deadline()).min();
     }
 
-    /// Queues the questions that looking up a neighbor has raised.
+    /// Queues the questions that looking up a neighbor or setting one has raised, and keeps the outcomes for
+    /// [`Interface::next_outcome`].
     pub(crate) fn queue_questions(&mut self) {
-        // Outcomes are taken at once where they come about, so there are only questions here.
-        let _none = self.next_outcome();
+        while let Some(outcome) = self.poll_outcome() {
+            self.outcomes.push_back(outcome);
+        }
     }
 
     fn ask(&mut self, target: IpAddr, unicast: Option<MacAddr>) {
@@ -306,6 +316,10 @@ impl Interface {
     /// The next hop that became known or is given up, if there is one; its packets wait to be taken. Questions on the way are
     /// queued.
     pub(crate) fn next_outcome(&mut self) -> Option<(IpAddr, NeighborOutcome)> {
+        self.outcomes.pop_front().or_else(|| self.poll_outcome())
+    }
+
+    fn poll_outcome(&mut self) -> Option<(IpAddr, NeighborOutcome)> {
         loop {
             match self.neighbors.poll_action()? {
                 NeighborAction::Solicit { target, unicast } => self.ask(target, unicast),

@@ -276,7 +276,10 @@ impl Stack {
     /// [`ConfigError::Neighbor`], [`ConfigError::NoInterface`].
     pub fn add_neighbor(&mut self, id: InterfaceId, ip: IpAddr, mac: MacAddr) -> Result<(), ConfigError> {
         let interface = self.interfaces.get_mut(usize::from(id.0)).ok_or(ConfigError::NoInterface(id))?;
-        Ok(interface.neighbors.add_static(ip, mac)?)
+        interface.neighbors.add_static(ip, mac)?;
+        // Who waits for it is told by the next egress.
+        interface.queue_questions();
+        Ok(())
     }
 
     /// The addresses of an interface, and how far the claim to each has come.
@@ -296,6 +299,7 @@ impl Stack {
 
     /// Sends over an interface what is owed there: ARP, whole packets, datagrams, segments, in this order.
     pub fn egress<Q: TxQueue + ?Sized>(&mut self, now: Instant, id: InterfaceId, ring: &mut Q) -> Pending {
+        self.tell_outcomes(now, id);
         let Some(interface) = self.interfaces.get_mut(usize::from(id.0)) else { return Pending::Clear };
         // The protocol that found the ring full comes first when there is room again.
         let tcp_first = core::mem::take(&mut interface.tcp_first);
@@ -315,6 +319,7 @@ impl Stack {
         // Asking for a next hop that was missed just now need not wait for the next turn.
         full = full || out.send_owed().is_err();
         interface.tcp_first = full && !tcp_full;
+        self.tell_outcomes(now, id);
         if full { Pending::RingFull } else { Pending::Clear }
     }
 
@@ -346,6 +351,14 @@ impl Stack {
         let sockets = earlier(self.tcp.next_deadline(), self.udp.next_deadline());
         let next = interfaces.fold(sockets, earlier);
         earlier(next, self.reassembler.next_deadline())
+    }
+
+    /// As [`Stack::neighbor_outcomes`], about what came about while packets were sent or a neighbor was set by hand.
+    #[inline]
+    fn tell_outcomes(&mut self, now: Instant, id: InterfaceId) {
+        if self.interfaces.get(usize::from(id.0)).is_some_and(Interface::has_outcomes) {
+            self.neighbor_outcomes(now, id);
+        }
     }
 
     /// Tells everybody how asking for next hops on an interface ended.

@@ -303,6 +303,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
             if !self.interface.park(next_hop, datagram) {
                 self.cx.counters.drop(DropReason::NeighborQueueFull);
             }
+            self.count_displaced();
             return Ok(());
         }
         if self.interface.outbox.push(datagram).is_err() {
@@ -311,6 +312,13 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         // A ring that fills up here leaves the rest in the outbox, which is owed and looked at first next time.
         match self.send_outbox() {
             Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Counts the packets that gave way to others while they waited for a next hop.
+    fn count_displaced(&mut self) {
+        for _ in 0..self.interface.neighbors.take_displaced() {
+            self.cx.counters.drop(DropReason::NeighborQueueFull);
         }
     }
 
@@ -411,6 +419,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
             }
             Resolution::Pending => {
                 self.interface.queue_questions();
+                self.count_displaced();
                 Err(Blocked::Unresolved { next_hop })
             }
             Resolution::Failed => Err(Blocked::Unreachable(SocketError::HostUnreachable)),

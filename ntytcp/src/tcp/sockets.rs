@@ -122,6 +122,8 @@ impl Tcp {
         self.recent = conn;
         let Some((tcb, generation)) = self.conns.named_mut(conn) else { return Err(SocketError::BadSocket) };
         tcb.flags.in_demux = true;
+        // Whether or not the SYN can leave now, trying ends some time.
+        tcb.timers.arm(TimerKind::Retransmit, tcb.rtt.deadline(cx.now, self.config.max_rto));
         self.settle(cx, conn);
         Ok(SocketId { kind: SocketKind::Stream, index: conn, generation })
     }

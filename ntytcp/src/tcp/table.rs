@@ -551,6 +551,7 @@ impl Tcp {
                     tcb.flags.dirty = false;
                     tcb.flags.output = false;
                     tcb.on_unreachable(error);
+                    tcb.retry_later(cx.now, &self.config);
                     self.settle(cx, i);
                 }
             }
