@@ -10,7 +10,8 @@ use super::neighbor::{
     Evidence, Learned, Lookup, NeighborAction, NeighborCache, NeighborConfig, NeighborRef,
 };
 use super::outbox::{Datagram, Outbox};
-use super::route::InterfaceAddr;
+use super::route::{InterfaceAddr, RouteTable};
+use super::socket::SocketError;
 use crate::device::Caps;
 use crate::rng::Rng;
 use crate::time::{Instant, earlier};
@@ -199,6 +200,21 @@ impl Interface {
         let usable = || self.addrs.iter().filter_map(|a| Some((a.addr, a.usable()?)));
         let near = usable().filter(|(addr, _)| addr.network().contains(peer.into()));
         near.max_by_key(|(addr, _)| addr.prefix_len()).or_else(|| usable().next()).map(|(_, ip)| ip)
+    }
+
+    /// The address to send to `dst` from, over this interface: the one that the route names, else the one nearest to the next hop.
+    pub(crate) fn source_to(&self, dst: IpAddr, routes: &RouteTable) -> Result<IpAddr, SocketError> {
+        let route = routes.lookup(dst).filter(|route| route.interface == self.id.0);
+        let named = route.and_then(|route| route.source);
+        if let Some(IpAddr::V4(source)) = named
+            && self.owns(source)
+        {
+            return Ok(source.into());
+        }
+        let IpAddr::V4(next_hop) = route.map_or(dst, |route| route.next_hop(dst)) else {
+            return Err(SocketError::FamilyNotSupported);
+        };
+        self.source_for(next_hop).map(IpAddr::V4).ok_or(SocketError::AddressNotAvailable)
     }
 
     /// The addresses, and how far the claim to each has come.

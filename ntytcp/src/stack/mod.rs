@@ -425,14 +425,14 @@ impl Stack {
 
     /// The address and interface from which packets to `dst` go.
     pub(crate) fn select_source(&self, dst: IpAddr) -> Result<(IpAddr, InterfaceId), SocketError> {
-        let (id, next_hop) = self.route_to(dst, udp::unspecified(dst))?;
-        if let Some(source) = self.routes.lookup(dst).filter(|r| r.interface == id.0).and_then(|r| r.source) {
-            return Ok((source, id));
-        }
+        let (id, _) = self.route_to(dst, udp::unspecified(dst))?;
         let interface = self.interfaces.get(usize::from(id.0)).ok_or(SocketError::NetworkUnreachable)?;
-        let IpAddr::V4(next_hop) = next_hop else { return Err(SocketError::FamilyNotSupported) };
-        let source = interface.source_for(next_hop).ok_or(SocketError::AddressNotAvailable)?;
-        Ok((source.into(), id))
+        Ok((interface.source_to(dst, &self.routes)?, id))
+    }
+
+    /// Whether `ip` is the broadcast address of one of our networks.
+    fn is_subnet_broadcast(&self, ip: IpAddr) -> bool {
+        matches!(ip, IpAddr::V4(ip) if self.interfaces.iter().any(|i| i.is_subnet_broadcast(ip)))
     }
 
     /// The interface and the next hop of packets to `dst`. Group addresses lead out of the interface that has the address

@@ -147,14 +147,12 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     /// # Errors
     /// [`Blocked::OtherInterface`] or [`Blocked::Unreachable`].
     pub(crate) fn source_for(&self, dst: IpAddr) -> Result<IpAddr, Blocked> {
-        let next_hop = match self.route(dst)? {
-            Way::Group(_) => dst,
-            Way::Station { interface, next_hop } if interface == self.interface.id => next_hop,
-            Way::Station { interface, .. } => return Err(Blocked::OtherInterface(interface)),
-        };
-        let IpAddr::V4(next_hop) = next_hop else { return Err(NO_FAMILY) };
-        let source = self.interface.source_for(next_hop);
-        source.map(IpAddr::V4).ok_or(Blocked::Unreachable(SocketError::AddressNotAvailable))
+        if let Way::Station { interface, .. } = self.route(dst)?
+            && interface != self.interface.id
+        {
+            return Err(Blocked::OtherInterface(interface));
+        }
+        self.interface.source_to(dst, self.routes).map_err(Blocked::Unreachable)
     }
 
     /// Sends one TCP segment with DF set to where [`Output::prepare`] said, or with `gso_size` a train of segments which each but

@@ -51,7 +51,9 @@ impl Stack {
         remote: SocketAddr,
         options: Option<TcpSocketOptions>,
     ) -> Result<SocketId, SocketError> {
-        if remote.port() == 0 || !is_unicast(remote.ip()) {
+        // RFC 1122 4.2.3.10: "A TCP implementation MUST reject as an error a local OPEN call for an invalid remote IP address (e.g., a
+        // broadcast or multicast address)."
+        if remote.port() == 0 || !is_unicast(remote.ip()) || self.is_subnet_broadcast(remote.ip()) {
             return Err(SocketError::Invalid);
         }
         let (source, interface) = self.select_source(remote.ip())?;

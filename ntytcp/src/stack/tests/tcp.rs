@@ -115,3 +115,12 @@ fn data_goes_out_once_the_next_hop_answers_again() {
     assert!(segments(&sent).iter().any(|(_, _, text)| text == b"hello"), "{sent:?}");
     assert_eq!(host.stack.tcp_info(conn).unwrap().ssthresh, 1 << 30, "no loss of the network's");
 }
+
+#[test]
+fn connections_to_broadcast_addresses_are_refused() {
+    let mut host = Host::new();
+    for group in [[10, 0, 0, 255], [255, 255, 255, 255], [224, 0, 0, 1]] {
+        let to = at(group.into(), 80);
+        assert_eq!(host.stack.tcp_connect(host.now, None, to, None), Err(SocketError::Invalid), "{to}");
+    }
+}
