@@ -99,6 +99,8 @@ pub(crate) struct ArpInput {
     pub reply: Option<ArpPacket>,
     /// Another station uses one of our addresses.
     pub conflict: bool,
+    /// This one was given up to it.
+    pub lost: Option<Ipv4Addr>,
     /// It told us something.
     pub useful: bool,
 }
@@ -114,6 +116,10 @@ pub(crate) struct Interface {
     pub addrs: Vec<Claim>,
     /// Those of `addrs` that may be used: what every packet is held against.
     usable: Vec<Ipv4Addr>,
+    /// Others of `addrs` may not be used.
+    some_unusable: bool,
+    /// The last conflict about one of `addrs`: with whom.
+    pub conflict: Option<(Ipv4Addr, MacAddr)>,
     /// The broadcast addresses of all networks.
     broadcasts: Vec<Ipv4Addr>,
     /// When the next step of a claim is due.
@@ -155,6 +161,8 @@ impl Interface {
             vlan: config.vlan,
             addrs,
             usable: Vec::new(),
+            some_unusable: false,
+            conflict: None,
             next_claim: None,
             broadcasts,
             neighbors: NeighborCache::new(neighbors, rng),
@@ -173,6 +181,13 @@ impl Interface {
     #[inline]
     pub(crate) fn owns(&self, ip: Ipv4Addr) -> bool {
         self.usable.contains(&ip)
+    }
+
+    /// Whether `ip` is one of the interface's addresses and may not be used, for now or because another station has it.
+    #[inline]
+    pub(crate) fn must_not_use(&self, ip: IpAddr) -> bool {
+        let mut guards = self.addrs.iter().filter_map(|claim| claim.guard.as_ref());
+        self.some_unusable && guards.any(|guard| IpAddr::V4(guard.ip()) == ip && !guard.is_usable())
     }
 
     /// Whether `ip` is the broadcast address of one of the interface's networks.
@@ -287,6 +302,7 @@ impl Interface {
     fn queue_claims(&mut self) {
         self.usable.clear();
         self.usable.extend(self.addrs.iter().filter_map(Claim::usable));
+        self.some_unusable = self.usable.len() < self.claims().count();
         for guard in self.addrs.iter_mut().filter_map(|a| a.guard.as_mut()) {
             while let Some(action) = guard.poll_action() {
                 // RFC 5227 2.1.1 and 2.3: both are requests for the address; an announcement has it as sender, too.
@@ -347,17 +363,23 @@ impl Interface {
 
     /// Takes an ARP packet: RFC 826 with the checks of RFC 5227. [`Interface::next_outcome`] follows.
     pub(crate) fn on_arp(&mut self, now: Instant, packet: &ArpPacket) -> ArpInput {
-        let mut conflict = false;
+        let (mut conflict, mut lost) = (false, None);
         for guard in self.addrs.iter_mut().filter_map(|a| a.guard.as_mut()) {
-            conflict |= match guard.on_arp(now, packet, self.mac) {
-                ArpOutcome::Clear => false,
-                ArpOutcome::Defended | ArpOutcome::Tolerated | ArpOutcome::Lost => true,
-            };
+            match guard.on_arp(now, packet, self.mac) {
+                ArpOutcome::Clear => continue,
+                ArpOutcome::Defended | ArpOutcome::Tolerated => {}
+                ArpOutcome::Lost => lost = Some(guard.ip()),
+            }
+            conflict = true;
+            self.conflict = Some((guard.ip(), packet.sender_mac));
+        }
+        if let Some(ip) = lost {
+            self.arp_queue.retain(|(_, waiting)| waiting.sender_ip != ip);
         }
         self.queue_claims();
         // What we sent ourselves says nothing, and who claims our address is no neighbor.
         if conflict || packet.sender_mac == self.mac {
-            return ArpInput { reply: None, conflict, useful: conflict };
+            return ArpInput { reply: None, conflict, lost, useful: conflict };
         }
         let for_us = self.owns(packet.target_ip);
         let evidence = match packet.operation {
@@ -373,7 +395,7 @@ impl Interface {
             target_mac: packet.sender_mac,
             target_ip: packet.sender_ip,
         });
-        ArpInput { useful: reply.is_some() || learned != Learned::Ignored, reply, conflict }
+        ArpInput { useful: reply.is_some() || learned != Learned::Ignored, reply, conflict, lost }
     }
 }
 

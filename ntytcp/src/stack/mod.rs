@@ -49,7 +49,7 @@ mod udp_sockets;
 #[cfg(test)]
 mod tests;
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 
 pub(crate) use cx::{Cx, EventQueue};
 pub use echo::{EchoArrival, EchoOutcome, MAX_ECHO_PAYLOAD};
@@ -287,6 +287,13 @@ impl Stack {
         self.interfaces.get(usize::from(id.0)).into_iter().flat_map(Interface::claims)
     }
 
+    /// The last of our addresses on an interface that another station was seen to use (RFC 5227), and that station. `addresses`
+    /// tells whether the address was kept. A lost one is sent from no more, and its sockets report `AddressNotAvailable`; the other
+    /// station must be stopped, or this one given another address.
+    pub fn conflict(&self, id: InterfaceId) -> Option<(Ipv4Addr, MacAddr)> {
+        self.interfaces.get(usize::from(id.0))?.conflict
+    }
+
     /// What the stack counted since it was made.
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -359,6 +366,14 @@ impl Stack {
         if self.interfaces.get(usize::from(id.0)).is_some_and(Interface::has_outcomes) {
             self.neighbor_outcomes(now, id);
         }
+    }
+
+    /// One of our addresses is another station's now. RFC 5227 2.4: the host "MUST immediately cease using this address".
+    fn address_lost(&mut self, now: Instant, ip: IpAddr) {
+        let (counters, events) = (&mut self.counters, &mut self.events);
+        let mut cx = Cx { now, counters, events };
+        self.tcp.on_address_lost(&mut cx, ip);
+        self.udp.on_address_lost(&mut cx, ip);
     }
 
     /// Tells everybody how asking for next hops on an interface ended.

@@ -155,6 +155,12 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         self.interface.source_to(dst, self.routes).map_err(Blocked::Unreachable)
     }
 
+    /// Whether `ip` is an address of this interface that is not, or no longer, ours to send from.
+    #[inline]
+    pub(crate) fn must_not_use(&self, ip: IpAddr) -> bool {
+        self.interface.must_not_use(ip)
+    }
+
     /// Sends one TCP segment with DF set to where [`Output::prepare`] said, or with `gso_size` a train of segments which each but
     /// the last have that many payload bytes. Source, destination and ports on the wire are those of `key` and `header`.
     ///
@@ -339,6 +345,9 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         let Ok((ip, payload)) = Ipv4Header::parse(&datagram.packet) else {
             return Err(Blocked::Unreachable(SocketError::Invalid));
         };
+        if self.must_not_use(ip.src.into()) {
+            return Err(Blocked::Unreachable(SocketError::AddressNotAvailable));
+        }
         let dst_mac = self.link_target(ip.dst.into(), &mut PathCache::default())?;
         let mtu = self.limits().mtu;
         let header_len = ip.header_len();

@@ -564,6 +564,21 @@ impl Tcp {
         }
     }
 
+    /// One of our addresses was given up to another station. RFC 5227 2.4: "Before abandoning an address due to a conflict, hosts SHOULD
+    /// actively attempt to reset any existing connections using that address."
+    pub(crate) fn on_address_lost(&mut self, cx: &mut Cx<'_>, ip: IpAddr) {
+        let half_open: Vec<u32> =
+            self.syns.iter().filter(|(_, s)| s.key.local == ip).map(|(i, _)| i).collect();
+        half_open.into_iter().for_each(|slot| self.remove_half_open(slot));
+        let conns: Vec<u32> = self.conns.iter().filter(|(_, c)| c.key.local == ip).map(|(i, _)| i).collect();
+        for conn in conns {
+            if let Some(tcb) = self.conns.at_mut(conn).filter(|tcb| tcb.flags.in_demux) {
+                tcb.abort(Some(SocketError::AddressNotAvailable));
+                self.settle(cx, conn);
+            }
+        }
+    }
+
     /// A next hop's address became known, or it was given up.
     pub(crate) fn on_neighbor(&mut self, cx: &mut Cx<'_>, next_hop: IpAddr, outcome: NeighborOutcome) {
         let mut parked = core::mem::take(&mut self.parked);
