@@ -199,6 +199,9 @@ impl Stack {
             (None, _) if input.useful => Verdict::Done,
             _ => Verdict::Drop(DropReason::ArpIgnored),
         };
+        if let Some(ip) = input.lost {
+            self.address_lost(now, ip.into());
+        }
         self.neighbor_outcomes(now, id);
         verdict
     }

@@ -151,14 +151,18 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     /// # Errors
     /// [`Blocked::OtherInterface`] or [`Blocked::Unreachable`].
     pub(crate) fn source_for(&self, dst: IpAddr) -> Result<IpAddr, Blocked> {
-        let next_hop = match self.route(dst)? {
-            Way::Group(_) => dst,
-            Way::Station { interface, next_hop } if interface == self.interface.id => next_hop,
-            Way::Station { interface, .. } => return Err(Blocked::OtherInterface(interface)),
-        };
-        let IpAddr::V4(next_hop) = next_hop else { return Err(NO_FAMILY) };
-        let source = self.interface.source_for(next_hop);
-        source.map(IpAddr::V4).ok_or(Blocked::Unreachable(SocketError::AddressNotAvailable))
+        if let Way::Station { interface, .. } = self.route(dst)?
+            && interface != self.interface.id
+        {
+            return Err(Blocked::OtherInterface(interface));
+        }
+        self.interface.source_to(dst, self.routes).map_err(Blocked::Unreachable)
+    }
+
+    /// Whether `ip` is an address of this interface that is not, or no longer, ours to send from.
+    #[inline]
+    pub(crate) fn must_not_use(&self, ip: IpAddr) -> bool {
+        self.interface.must_not_use(ip)
     }
 
     /// Sends one TCP segment with DF set to where [`Output::prepare`] said, or with `gso_size` a train of segments which each but
@@ -313,6 +317,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
             if !self.interface.park(next_hop, datagram) {
                 self.cx.counters.drop(DropReason::NeighborQueueFull);
             }
+            self.count_displaced();
             return Ok(());
         }
         if self.interface.outbox.push(datagram).is_err() {
@@ -321,6 +326,13 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         // A ring that fills up here leaves the rest in the outbox, which is owed and looked at first next time.
         match self.send_outbox() {
             Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Counts the packets that gave way to others while they waited for a next hop.
+    fn count_displaced(&mut self) {
+        for _ in 0..self.interface.neighbors.take_displaced() {
+            self.cx.counters.drop(DropReason::NeighborQueueFull);
         }
     }
 
@@ -343,6 +355,9 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         let Ok((ip, payload)) = Ipv4Header::parse(&datagram.packet) else {
             return Err(Blocked::Unreachable(SocketError::Invalid));
         };
+        if self.must_not_use(ip.src.into()) {
+            return Err(Blocked::Unreachable(SocketError::AddressNotAvailable));
+        }
         let dst_mac = self.link_target(ip.dst.into(), &mut PathCache::default())?;
         let mtu = self.limits().mtu;
         let header_len = ip.header_len();
@@ -421,6 +436,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
             }
             Resolution::Pending => {
                 self.interface.queue_questions();
+                self.count_displaced();
                 Err(Blocked::Unresolved { next_hop })
             }
             Resolution::Failed => Err(Blocked::Unreachable(SocketError::HostUnreachable)),

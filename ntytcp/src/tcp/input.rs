@@ -12,8 +12,6 @@ use crate::stack::{Cx, Readiness, SocketError};
 use crate::time::{Duration, Instant};
 use crate::wire::{Seq, TcpFlags, TcpHeader, Timestamps};
 
-/// RFC 7323 5.5: "an age of 24 days" makes TS.Recent void.
-const TS_RECENT_LIFETIME: Duration = Duration::from_secs(24 * 86_400);
 /// A connection sends at most one challenge ACK per this time (RFC 5961 7 asks for a limit; Linux uses the same).
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -138,10 +136,10 @@ impl Tcb {
             seg.flags.remove(TcpFlags::SYN);
             seg.seq += 1;
         }
+        self.check_syn(cx, seg)?;
         self.check_timestamp(cx, seg)?;
         self.check_sequence(cx, seg)?;
         self.check_rst(cx, seg)?;
-        self.check_syn(cx, seg)?;
         self.heard(cx.now);
         self.update_ts_recent(cx.now, seg);
         self.check_ack(cx, config, seg)?;
@@ -161,8 +159,7 @@ impl Tcb {
             // RFC 7323 3.2: "If a non-<RST> segment is received without a TSopt, a TCP SHOULD silently drop the segment."
             return Err(TcpAction::Drop(DropReason::TcpPaws));
         };
-        let void = cx.now.since(state.recent_at) > TS_RECENT_LIFETIME;
-        if Seq(ts.value).before(Seq(state.recent)) && !void {
+        if Seq(ts.value).before(Seq(state.recent)) && !state.is_void(cx.now) {
             // "... send an acknowledgment in reply ... and drop the segment"
             self.acknowledge_unacceptable(cx, seg);
             return Err(TcpAction::Drop(DropReason::TcpPaws));
@@ -191,7 +188,10 @@ impl Tcb {
             }
             return Err(TcpAction::Drop(DropReason::TcpOutOfWindow));
         }
-        self.trim(seg, nxt, wnd);
+        // A RST is not cut: RFC 5961 3.2 wants its own sequence number to be exact, and text must not help it there.
+        if !seg.has(TcpFlags::RST) {
+            self.trim(seg, nxt, wnd);
+        }
         Ok(())
     }
 
@@ -243,10 +243,11 @@ impl Tcb {
         Err(TcpAction::Done)
     }
 
-    /// Fourth, check the SYN bit (RFC 5961 4.2): a SYN in a synchronized state is answered with a challenge, whatever its
-    /// sequence number.
+    /// Fourth, check the SYN bit, but before all else. RFC 5961 4.2: "If the SYN bit is set, irrespective of the sequence number, TCP
+    /// MUST send an ACK (also referred to as challenge ACK) to the remote peer". A peer that has lost its state knows of no
+    /// timestamps either.
     fn check_syn(&mut self, cx: &mut Cx<'_>, seg: &Segment<'_>) -> Result<(), Refused> {
-        if !seg.has(TcpFlags::SYN) {
+        if !seg.has(TcpFlags::SYN) || seg.has(TcpFlags::RST) {
             return Ok(());
         }
         self.challenge(cx);
@@ -602,7 +603,7 @@ impl Tcb {
     /// RFC 7323 4.3: TS.Recent follows the segment that the last ACK was waiting for.
     fn update_ts_recent(&mut self, now: Instant, seg: &Segment<'_>) {
         if let (Some(state), Some(ts)) = (&mut self.timestamps, seg.timestamps)
-            && !Seq(ts.value).before(Seq(state.recent))
+            && (!Seq(ts.value).before(Seq(state.recent)) || state.is_void(now))
             && seg.seq.before_eq(self.last_ack_sent)
         {
             state.recent = ts.value;

@@ -405,6 +405,11 @@ impl Tcb {
             self.snd.nxt = end;
         }
         self.snd.max = self.snd.max.max(end);
+        if sent.flags.intersects(TcpFlags::FIN) {
+            // The FIN is in the FIFO, so it may leave before the word that the application has closed arrives. RFC 9293 3.10.4:
+            // "form a FIN segment and send it; ... enter FIN-WAIT-1 state", or LAST-ACK.
+            self.on_app_closed();
+        }
         self.last_sent = now;
         self.flags.probe = false;
         self.timers.stop(TimerKind::Persist);

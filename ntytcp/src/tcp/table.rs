@@ -570,6 +570,7 @@ impl Tcp {
                     tcb.flags.dirty = false;
                     tcb.flags.output = false;
                     tcb.on_unreachable(error);
+                    tcb.retry_later(cx.now, &self.config);
                     self.settle(cx, i);
                 }
             }
@@ -579,6 +580,21 @@ impl Tcp {
                 }
             }
             Slot::Wait(_) => {}
+        }
+    }
+
+    /// One of our addresses was given up to another station. RFC 5227 2.4: "Before abandoning an address due to a conflict, hosts SHOULD
+    /// actively attempt to reset any existing connections using that address."
+    pub(crate) fn on_address_lost(&mut self, cx: &mut Cx<'_>, ip: IpAddr) {
+        let half_open: Vec<u32> =
+            self.syns.iter().filter(|(_, s)| s.key.local == ip).map(|(i, _)| i).collect();
+        half_open.into_iter().for_each(|slot| self.remove_half_open(slot));
+        let conns: Vec<u32> = self.conns.iter().filter(|(_, c)| c.key.local == ip).map(|(i, _)| i).collect();
+        for conn in conns {
+            if let Some(tcb) = self.conns.at_mut(conn).filter(|tcb| tcb.flags.in_demux) {
+                tcb.abort(Some(SocketError::AddressNotAvailable));
+                self.settle(cx, conn);
+            }
         }
     }
 

@@ -35,6 +35,7 @@ mod table;
 mod tests;
 
 use core::net::IpAddr;
+use std::collections::VecDeque;
 
 use table::{Entry, Owed, Table};
 
@@ -168,7 +169,7 @@ pub enum NeighborAction {
         /// Its address.
         mac: MacAddr,
     },
-    /// `ip` did not answer: fail the `dropped` packets that waited for it ([`NeighborCache::take_packet`]).
+    /// `ip` did not answer, or had to give way to others while it was being asked for: fail the `dropped` packets that waited for it ([`NeighborCache::take_packet`]).
     Failed {
         /// The neighbor.
         ip: IpAddr,
@@ -216,6 +217,8 @@ pub struct NeighborCache {
     waiting_bytes: usize,
     /// Packets that the cache dropped by itself since it was last asked.
     displaced: usize,
+    /// Who was removed while being asked for: somebody may wait for the outcome.
+    given_up: VecDeque<IpAddr>,
 }
 
 /// States that give way to what we look up, in this order.
@@ -240,8 +243,14 @@ impl NeighborCache {
             solicitations: cfg.solicitations.max(1),
             ..cfg
         };
-        let renew_before = time::nanos(cfg.reachable_time / 2);
-        Self { cfg, renew_before, table: Table::new(cfg.capacity, rng), waiting_bytes: 0, displaced: 0 }
+        Self {
+            cfg,
+            renew_before: time::nanos(cfg.reachable_time / 2),
+            table: Table::new(cfg.capacity, rng),
+            waiting_bytes: 0,
+            displaced: 0,
+            given_up: VecDeque::new(),
+        }
     }
 
     /// The address of `ip`, which is a neighbor on this link and neither multicast nor broadcast. An unknown
@@ -413,7 +422,8 @@ impl NeighborCache {
         Ok(())
     }
 
-    /// Forgets `ip`, static or not, and drops what waits for it; `false` when it is unknown.
+    /// Forgets `ip`, static or not, and drops what waits for it; `false` when it is unknown. If it was being asked for,
+    /// [`NeighborAction::Failed`] follows.
     pub fn remove(&mut self, ip: IpAddr) -> bool {
         let found = self.table.find(ip);
         if let Some(index) = found {
@@ -451,6 +461,9 @@ impl NeighborCache {
     /// What is to be done next; call it until it has nothing more. Requests that were not taken yet are
     /// merged, so that there is at most one action per entry.
     pub fn poll_action(&mut self) -> Option<NeighborAction> {
+        if let Some(ip) = self.given_up.pop_front() {
+            return Some(NeighborAction::Failed { ip, dropped: 0 });
+        }
         loop {
             let index = self.table.next_owed()?;
             let Some(entry) = self.table.get_mut(index) else { continue };
@@ -610,6 +623,13 @@ impl NeighborCache {
 
     /// Removes an entry and what waits for it.
     fn discard(&mut self, index: u32) {
+        if let Some(entry) = self.table.get(index).filter(|entry| entry.state == NeighborState::Incomplete) {
+            // An owner that never polls cares for none of them.
+            if self.given_up.len() >= self.cfg.capacity {
+                self.given_up.pop_front();
+            }
+            self.given_up.push_back(entry.ip);
+        }
         self.displaced += self.drop_queue(index);
         self.table.remove(index);
     }
