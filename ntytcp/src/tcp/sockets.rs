@@ -111,11 +111,10 @@ impl Tcp {
         let origin = self.isn.origin(cx.now, &key);
         let options = options.unwrap_or(self.config.socket);
         let opening = Opening { key, tag, interface, mtu, origin, options };
-        let conn = self.conns.insert_with(|_, _| Tcb::connect(cx.now, opening, &self.config, &self.pool));
+        let pipes = self.pipes.take(options.send_buffer, options.recv_buffer);
+        let conn = self.conns.insert_with(|_, _| Tcb::connect(cx.now, opening, &self.config, pipes));
         self.flows.insert(tag, Slot::Conn(conn).pack());
-        self.recent = conn;
-        let Some((tcb, generation)) = self.conns.named_mut(conn) else { return Err(SocketError::BadSocket) };
-        tcb.flags.in_demux = true;
+        let generation = self.begin(conn);
         self.settle(cx, conn);
         Ok(SocketId { kind: SocketKind::Stream, index: conn, generation })
     }
@@ -219,9 +218,8 @@ impl Tcp {
         }
         let delay = self.config.fin_wait_2;
         let tcb = self.conn(id)?;
-        tcb.flags.orphan = true;
         let unread = tcb.rx.unread() > 0 && tcb.state.may_receive();
-        tcb.half = None;
+        tcb.hang_up();
         match tcb.state {
             State::SynSent => tcb.finish(None),
             State::Closed | State::TimeWait => {}
@@ -263,8 +261,7 @@ impl Tcp {
         for (conn, generation) in listener.accept {
             if let Some(tcb) = self.conns.get_mut(conn, generation) {
                 tcb.flags.unaccepted = false;
-                tcb.flags.orphan = true;
-                tcb.half = None;
+                tcb.hang_up();
                 tcb.abort(None);
                 self.settle(cx, conn);
             }
