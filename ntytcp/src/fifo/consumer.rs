@@ -199,6 +199,15 @@ impl Consumer {
         }
     }
 
+    pub(super) fn is_half_of(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
+    }
+
+    /// The producer's word was changed while nothing could be read.
+    pub(super) fn look_again(&mut self) {
+        self.tail = self.shared.tail.load(Acquire);
+    }
+
     /// How many of the first `want` bytes there are. Asks for the producer's position only if the last one seen does not do.
     #[inline]
     fn readable(&mut self, want: usize) -> usize {

@@ -22,6 +22,7 @@ mod input;
 mod isn;
 mod listener;
 mod output;
+mod pipes;
 mod recovery;
 mod rtt;
 mod sockets;

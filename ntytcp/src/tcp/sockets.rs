@@ -117,13 +117,14 @@ impl Tcp {
         }
         let options = options.unwrap_or(self.config.socket);
         let opening = Opening { key, tag, interface, mtu, origin, options };
-        let conn = self.conns.insert_with(|_, _| Tcb::connect(cx.now, opening, &self.config, &self.pool));
+        let pipes = self.pipes.take(options.send_buffer, options.recv_buffer);
+        let conn = self.conns.insert_with(|_, _| Tcb::connect(cx.now, opening, &self.config, pipes));
         self.flows.insert(tag, Slot::Conn(conn).pack());
-        self.recent = conn;
-        let Some((tcb, generation)) = self.conns.named_mut(conn) else { return Err(SocketError::BadSocket) };
-        tcb.flags.in_demux = true;
-        // Whether or not the SYN can leave now, trying ends some time.
-        tcb.timers.arm(TimerKind::Retransmit, tcb.rtt.deadline(cx.now, self.config.max_rto));
+        let generation = self.begin(conn);
+        if let Some(tcb) = self.conns.at_mut(conn) {
+            // Whether or not the SYN can leave now, trying ends some time.
+            tcb.timers.arm(TimerKind::Retransmit, tcb.rtt.deadline(cx.now, self.config.max_rto));
+        }
         self.settle(cx, conn);
         Ok(SocketId { kind: SocketKind::Stream, index: conn, generation })
     }
@@ -232,11 +233,10 @@ impl Tcp {
         }
         let delay = self.config.fin_wait_2;
         let tcb = self.conn(id)?;
-        tcb.flags.orphan = true;
         // RFC 1122 4.2.2.13: "If such a host issues a CLOSE call while received data is still pending in TCP, ... its TCP SHOULD send a
         // RST to show that data was lost", whether or not the peer has closed meanwhile.
         let unread = tcb.rx.unread() > 0;
-        tcb.half = None;
+        tcb.hang_up();
         match tcb.state {
             State::SynSent => tcb.finish(None),
             State::Closed | State::TimeWait => {}
@@ -278,8 +278,7 @@ impl Tcp {
         for (conn, generation) in listener.accept {
             if let Some(tcb) = self.conns.get_mut(conn, generation) {
                 tcb.flags.unaccepted = false;
-                tcb.flags.orphan = true;
-                tcb.half = None;
+                tcb.hang_up();
                 tcb.abort(None);
                 self.settle(cx, conn);
             }

@@ -8,6 +8,7 @@ use super::handshake::{SynEntry, SynOutcome};
 use super::isn::IsnGenerator;
 use super::listener::{Bindings, Listener};
 use super::output::Transmit;
+use super::pipes::PipeStock;
 use super::tcb::{AckDue, State, Tcb};
 use super::time_wait::{TimeWait, TimeWaitOutcome, TimeWaits};
 use super::{Arrival, TcpAction, TcpConfig, reset_segment};
@@ -77,14 +78,14 @@ pub(crate) enum Foreseen {
 #[derive(Debug)]
 pub(crate) struct Tcp {
     pub(super) config: TcpConfig,
-    pub(super) pool: PagePool,
+    pub(super) pipes: PipeStock,
     pub(super) hasher: FlowHasher,
     pub(super) flows: FlowTable,
     pub(super) conns: Slots<Tcb>,
     pub(super) syns: Slots<SynEntry>,
     pub(super) waits: TimeWaits,
     /// The connection that the last segment was for. The next is often for it too, and then is found without a hash.
-    pub(super) recent: u32,
+    recent: u32,
     pub(super) listeners: Slots<Listener>,
     pub(super) bound: Bindings,
     /// By connection. What a slot was armed for stays when the connection goes: the next to use the slot, as a rule soon and for
@@ -108,7 +109,7 @@ impl Tcp {
     pub(crate) fn new(config: TcpConfig, pool: PagePool, rng: &mut Rng) -> Self {
         Self {
             config,
-            pool,
+            pipes: PipeStock::new(pool),
             hasher: FlowHasher::new(rng.key()),
             flows: FlowTable::new(),
             conns: Slots::default(),
@@ -324,11 +325,11 @@ impl Tcp {
         let options = socket.socket;
         let Some(entry) = self.take_half_open(slot) else { return TcpAction::Done };
         let tag = entry.tag;
-        let conn = self.conns.insert_with(|_, _| entry.into_tcb(cx.now, &self.config, options, &self.pool));
+        let pipes = self.pipes.take(options.send_buffer, options.recv_buffer);
+        let conn = self.conns.insert_with(|_, _| entry.into_tcb(cx.now, &self.config, options, pipes));
         self.flows.replace(tag, Slot::Syn(slot).pack(), Slot::Conn(conn).pack());
-        self.recent = conn;
-        let Some((tcb, generation)) = self.conns.named_mut(conn) else { return TcpAction::Done };
-        tcb.flags.in_demux = true;
+        let generation = self.begin(conn);
+        let Some(tcb) = self.conns.at_mut(conn) else { return TcpAction::Done };
         let action = tcb.segment_arrives(cx, &self.config, seg, text);
         if let Some((socket, generation_of_listener)) = self.listeners.named_mut(listener) {
             socket.accept.push_back((conn, generation));
@@ -338,6 +339,15 @@ impl Tcp {
         }
         self.settle(cx, conn);
         action
+    }
+
+    /// A TCB begins whose flow was entered. Its generation.
+    pub(super) fn begin(&mut self, conn: u32) -> u32 {
+        self.recent = conn;
+        let Some((tcb, generation)) = self.conns.named_mut(conn) else { return 0 };
+        tcb.flags.in_demux = true;
+        tcb.timers.take_over(self.wheel.deadline(conn));
+        generation
     }
 
     /// Takes a half-open connection off its listener; the flow is still in the table.
@@ -435,7 +445,7 @@ impl Tcp {
         let slot = self.waits.push(TimeWait::new(tcb, now + self.config.msl.saturating_mul(2)));
         self.flows.replace(tcb.tag, Slot::Conn(conn).pack(), Slot::Wait(slot).pack());
         if tcb.flags.orphan {
-            self.conns.clear_at(conn);
+            self.free(conn);
         }
     }
 
@@ -446,7 +456,14 @@ impl Tcp {
             self.flows.remove(tcb.tag, Slot::Conn(conn).pack());
         }
         if tcb.flags.orphan {
-            self.conns.clear_at(conn);
+            self.free(conn);
+        }
+    }
+
+    /// Nobody needs a TCB any more. Its FIFOs may serve another.
+    fn free(&mut self, conn: u32) {
+        if let Some(pipes) = self.conns.remove_at(conn).and_then(Tcb::into_pipes) {
+            self.pipes.give_back(pipes);
         }
     }
 

@@ -17,10 +17,11 @@ use super::config::{TcpConfig, TcpSocketOptions};
 use super::congestion::CongestionControl;
 use super::handshake::Offer;
 use super::isn::Origin;
+use super::pipes::Pipes;
 use super::recovery::Recovery;
 use super::rtt::RttEstimator;
 use super::timers::{TimerKind, TimerTable};
-use crate::fifo::{Consumer, Home, PagePool, Producer, fifo};
+use crate::fifo::{Consumer, Producer};
 use crate::stack::cx::Pending;
 use crate::stack::demux::FlowKey;
 use crate::stack::output::PathCache;
@@ -263,11 +264,10 @@ pub(crate) struct Opening {
 impl Tcb {
     /// A TCB in SYN-SENT that owes its SYN.
     #[inline]
-    pub(crate) fn connect(now: Instant, opening: Opening, config: &TcpConfig, pool: &PagePool) -> Self {
+    pub(crate) fn connect(now: Instant, opening: Opening, config: &TcpConfig, pipes: Pipes) -> Self {
         let Opening { key, tag, interface, mtu, origin, options } = opening;
         let Origin { iss, timestamp_offset } = origin;
-        let (app_tx, tx) = fifo(pool, options.send_buffer, Home::Consumer);
-        let (rx, app_rx) = fifo(pool, options.recv_buffer, Home::Producer);
+        let Pipes { tx, rx, half } = pipes;
         let mss = mss_for(mtu, &key);
         Self {
             key,
@@ -297,7 +297,7 @@ impl Tcb {
             },
             tx,
             rx,
-            half: Some((app_tx, app_rx)),
+            half: Some(half),
             tx_base: iss + 1,
             timestamps: None,
             timestamp_offset,
@@ -374,6 +374,22 @@ impl Tcb {
     /// The window field of a SYN, never scaled (RFC 7323 2.2).
     pub(crate) fn syn_window(&self) -> u32 {
         (self.rx.capacity() as u32).min(u32::from(u16::MAX))
+    }
+
+    /// The FIFOs of a connection that is over, if the application never took its ends.
+    #[inline]
+    pub(crate) fn into_pipes(self) -> Option<Pipes> {
+        let Self { tx, rx, half, .. } = self;
+        Some(Pipes { tx, rx, half: half? })
+    }
+
+    /// The application is gone: no more is sent after what was written, and nobody reads what arrived.
+    pub(crate) fn hang_up(&mut self) {
+        self.flags.orphan = true;
+        if let Some((tx, rx)) = &mut self.half {
+            tx.close();
+            rx.discard_all();
+        }
     }
 
     /// Bytes of sequence space that were sent and not acknowledged.

@@ -73,6 +73,11 @@ impl TimerTable {
         Some(next)
     }
 
+    /// The slot's entry is armed for `entry`, by the connection that had the slot before.
+    pub(crate) fn take_over(&mut self, entry: Option<Instant>) {
+        self.entry = entry.unwrap_or(Instant::FAR_FUTURE);
+    }
+
     /// The entry has left the wheel: whatever is still armed wants a new one.
     pub(crate) fn entry_left(&mut self) {
         self.entry = Instant::FAR_FUTURE;
