@@ -2,9 +2,11 @@
 
 mod fault;
 mod link;
+mod printout;
 mod program;
 mod stats;
 
+pub(crate) use printout::Printout;
 pub use program::{Outcome, Program, ProgramError};
 
 use crate::cli::{App, Plan};
