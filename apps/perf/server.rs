@@ -62,8 +62,7 @@ impl Server {
             source,
         })?;
         epoll.add(&socket, Events::IN | Events::OUT | Events::ET, DATAGRAMS)?;
-        // A line per call is the most there can be.
-        let interval = options.interval.duration().max(Duration::from_millis(1));
+        let interval = options.line_interval();
         Ok(Self {
             epoll,
             listener,
