@@ -54,7 +54,7 @@ pub enum RunError {
     #[error("{0} failed")]
     Failed(&'static str),
     /// The stats socket cannot be made.
-    #[error("stats socket {}: {source} (give a path that can be created)", path.display())]
+    #[error("stats socket {}: {source} (give a path where a socket can be made)", path.display())]
     StatsSocket {
         /// Where.
         path: PathBuf,

@@ -134,6 +134,18 @@ fn two_programs_on_one_port_are_named_with_the_line() {
 }
 
 #[test]
+fn stats_socket_takes_the_place_of_nothing_but_a_dead_one() {
+    in_namespace(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("stats");
+        fs::write(&file, "precious").unwrap();
+        let link = Link { more: &["--stats-socket", file.to_str().unwrap()], ..LINK };
+        contains(&complaint(&mut link.command(&["echo"]), FAILED), &["/stats", "no socket"]);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+    });
+}
+
+#[test]
 fn impossible_addresses_and_files_are_named() {
     in_namespace(|| {
         let same = Link { host: OURS_NET, ..LINK };
