@@ -3,22 +3,21 @@
 use super::Options;
 use super::measurement::{Measurement, NAME};
 use super::request::Request;
-use super::transfer::{CHUNK, Transfer, Transfers};
+use super::transfer::{CHUNK, INTEREST, Transfer};
+use crate::hub::Hub;
 use crate::run::{Outcome, Program, ProgramError};
-use nty_epoll::{Epoll, Event, Runtime};
+use nty_epoll::{Epoll, Runtime};
 use ntytcp::stack::SocketError;
 use ntytcp::time;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// Events that one call handles.
-const BATCH: usize = 64;
 /// A stream on which nothing moves for so long, though the server owes an answer, has no server any more.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What moved last in a stream.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Pulse {
     at: time::Instant,
     /// Room to send: what the server acknowledges makes some.
@@ -26,11 +25,9 @@ struct Pulse {
 }
 
 pub(super) struct Client {
-    epoll: Epoll,
-    events: Vec<Event>,
+    hub: Hub<(Transfer, Pulse)>,
     payload: Vec<u8>,
     buf: Vec<u8>,
-    transfers: Transfers<Pulse>,
     measurement: Measurement,
     /// No stream has been silent for too long before.
     silent_at: time::Instant,
@@ -44,7 +41,7 @@ impl Client {
         runtime: &mut Runtime,
         out: Box<dyn Write>,
     ) -> Result<Self, ProgramError> {
-        let (epoll, mut transfers) = (Epoll::new()?, Transfers::new());
+        let mut hub = Hub::new(NAME, INTEREST)?;
         let remote = SocketAddr::new(peer, options.port.get());
         for stream in 0..options.parallel() {
             let request = Request::new(options, u32::try_from(stream).unwrap_or(u32::MAX));
@@ -53,15 +50,12 @@ impl Client {
                 peer,
                 source,
             })?;
-            let pulse = Pulse { at: time::Instant::ZERO, room: 0 };
-            transfers.add(&epoll, Transfer::asking(stream, request), pulse)?;
+            hub.add((Transfer::asking(stream, request), Pulse::default()))?;
         }
         Ok(Self {
-            epoll,
-            events: vec![Event::default(); BATCH],
+            hub,
             payload: vec![0; CHUNK.min(options.write_len())],
             buf: vec![0; CHUNK],
-            transfers,
             measurement: Measurement::new(options, peer, out),
             silent_at: time::Instant::ZERO + PATIENCE,
             now: time::Instant::ZERO,
@@ -70,7 +64,7 @@ impl Client {
 
     fn drive(&mut self, token: u64) {
         let now = self.now;
-        let Some((transfer, pulse)) = self.transfers.clients.get_mut(token) else { return };
+        let Some((transfer, pulse)) = self.hub.get_mut(token) else { return };
         if transfer.stream.is_established() {
             self.measurement.start(now);
         }
@@ -84,12 +78,12 @@ impl Client {
         }
         let is_over = transfer.is_over() || result.is_err();
         match result {
-            Ok(moved) if moved.more => self.transfers.queue(token),
+            Ok(moved) if moved.more => self.hub.queue(token),
             Ok(_) => {}
             Err(error) => self.measurement.fail(error, PATIENCE),
         }
         if is_over {
-            self.transfers.clients.remove(token);
+            self.hub.remove(token);
         }
     }
 
@@ -98,19 +92,19 @@ impl Client {
         if self.now < self.silent_at {
             return;
         }
-        let (now, mut earliest, mut given_up) = (self.now, time::Instant::FAR_FUTURE, 0);
-        self.transfers.clients.retain(|(transfer, pulse)| {
-            // While nothing waits for room, an acknowledgement is no event: look.
-            let at = if transfer.stream.writable() == pulse.room { pulse.at } else { now };
-            let is_silent = now.since(at) >= PATIENCE;
-            given_up += usize::from(is_silent);
-            earliest = earliest.min(at + PATIENCE);
-            !is_silent
-        });
-        for _ in 0..given_up {
+        let now = self.now;
+        // While nothing waits for room, an acknowledgement is no event: look.
+        let moved_at = |transfer: &Transfer, pulse: &Pulse| {
+            if transfer.stream.writable() == pulse.room { pulse.at } else { now }
+        };
+        let ends =
+            self.hub.iter().map(|(token, (transfer, pulse))| (moved_at(transfer, pulse) + PATIENCE, token));
+        let (silent, others): (Vec<_>, Vec<_>) = ends.partition(|&(end, _)| end <= now);
+        for (_, token) in silent {
+            self.hub.remove(token);
             self.measurement.fail(SocketError::TimedOut, PATIENCE);
         }
-        self.silent_at = earliest;
+        self.silent_at = others.into_iter().map(|(end, _)| end).min().unwrap_or(time::Instant::FAR_FUTURE);
     }
 }
 
@@ -120,7 +114,7 @@ impl Program for Client {
     }
 
     fn epoll(&self) -> &Epoll {
-        &self.epoll
+        self.hub.epoll()
     }
 
     fn ready(&mut self, _: &mut Runtime, now: Instant) -> Result<(), ProgramError> {
@@ -128,17 +122,13 @@ impl Program for Client {
             return Ok(());
         }
         self.now = self.measurement.time(now);
-        let n = self.epoll.poll(&mut self.events)?;
-        for event in self.events.get(..n).unwrap_or_default() {
-            self.transfers.queue(event.data);
-        }
-        for _ in 0..self.transfers.queued() {
-            let Some(token) = self.transfers.next() else { break };
+        for _ in 0..self.hub.poll(|stream, _| (Transfer::asked(stream), Pulse::default()))? {
+            let Some(token) = self.hub.next() else { break };
             self.drive(token);
         }
         self.give_up_the_silent();
-        let is_read = self.measurement.go_on(now, self.transfers.queued() > 0, Some(self.silent_at))?;
-        if !is_read || self.transfers.clients.len() == 0 {
+        let is_read = self.measurement.go_on(now, !self.hub.is_idle(), Some(self.silent_at))?;
+        if !is_read || self.hub.len() == 0 {
             self.stop();
         }
         Ok(())

@@ -4,6 +4,7 @@ use super::Options;
 use super::report::{Direction, Meter};
 use super::request::{Flow, Request};
 use super::transfer::Moved;
+use crate::clients::Timeline;
 use crate::run::{Outcome, Printout, ProgramError};
 use ntytcp::stack::SocketError;
 use ntytcp::time::{Duration, Instant};
@@ -22,7 +23,7 @@ pub(super) struct Measurement {
     received: Option<Meter>,
     printout: Printout,
     failed: bool,
-    origin: std::time::Instant,
+    timeline: Timeline,
     deadline: Option<std::time::Instant>,
 }
 
@@ -37,14 +38,14 @@ impl Measurement {
             received: None,
             printout: Printout::new(out),
             failed: false,
-            origin: std::time::Instant::now(),
+            timeline: Timeline::new(),
             deadline: None,
         }
     }
 
     /// The time of a call of `Program::ready`, counted from the beginning.
     pub(super) fn time(&self, now: std::time::Instant) -> Instant {
-        Instant::ZERO + now.saturating_duration_since(self.origin)
+        self.timeline.at(now)
     }
 
     /// Starts the clocks, if they do not run: a stream stands.
@@ -95,8 +96,7 @@ impl Measurement {
         let lines: Vec<_> = self.meters().filter_map(|meter| meter.line(time)).collect();
         lines.into_iter().for_each(|line| self.printout.say(line));
         let next = self.meters().map(|meter| meter.next_line()).chain(also).min();
-        let next = next.and_then(|at| self.origin.checked_add(at.since(Instant::ZERO)));
-        self.deadline = if more { Some(now) } else { next };
+        self.deadline = if more { Some(now) } else { next.and_then(|at| self.timeline.when(at)) };
         self.printout.is_read(NAME)
     }
 
