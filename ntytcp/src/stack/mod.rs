@@ -406,10 +406,11 @@ impl Stack {
 
     /// The address and interface from which packets to `dst` go.
     pub(crate) fn select_source(&self, dst: IpAddr) -> Result<(IpAddr, InterfaceId), SocketError> {
-        let (id, next_hop) = self.route_to(dst, udp::unspecified(dst))?;
-        if let Some(source) = self.routes.lookup(dst).filter(|r| r.interface == id.0).and_then(|r| r.source) {
-            return Ok((source, id));
+        // The route itself says, as a rule; none leads to a group.
+        if let Some(&Route { source: Some(source), interface, .. }) = self.routes.find(dst).filter(|_| !is_group(dst)) {
+            return Ok((source, InterfaceId(interface)));
         }
+        let (id, next_hop) = self.route_to(dst, udp::unspecified(dst))?;
         let interface = self.interfaces.get(usize::from(id.0)).ok_or(SocketError::NetworkUnreachable)?;
         let IpAddr::V4(next_hop) = next_hop else { return Err(SocketError::FamilyNotSupported) };
         let source = interface.source_for(next_hop).ok_or(SocketError::AddressNotAvailable)?;
@@ -419,10 +420,10 @@ impl Stack {
     /// The interface and the next hop of packets to `dst`. Group addresses lead out of the interface that has the address
     /// `from`, or of the first.
     fn route_to(&self, dst: IpAddr, from: IpAddr) -> Result<(InterfaceId, IpAddr), SocketError> {
-        let (IpAddr::V4(dst4), IpAddr::V4(from)) = (dst, from) else {
+        let (IpAddr::V4(_), IpAddr::V4(from)) = (dst, from) else {
             return Err(SocketError::FamilyNotSupported);
         };
-        if dst4.is_broadcast() || dst4.is_multicast() {
+        if is_group(dst) {
             let interface = self.interfaces.iter().find(|i| i.owns(from)).or(self.interfaces.first());
             return interface.map(|i| (i.id, dst)).ok_or(SocketError::NetworkUnreachable);
         }
@@ -464,4 +465,9 @@ impl Stack {
         let interface = self.interfaces.get_mut(usize::from(id.0)).ok_or(SocketError::NetworkUnreachable)?;
         interface.outbox.push(datagram).map_err(|_| SocketError::WouldBlock)
     }
+}
+
+/// Whether packets to `dst` go to many stations.
+fn is_group(dst: IpAddr) -> bool {
+    dst.is_multicast() || matches!(dst, IpAddr::V4(dst) if dst.is_broadcast())
 }

@@ -26,7 +26,7 @@ impl TimerKind {
 }
 
 /// The deadlines of one TCB, and what the shard's wheel knows of them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct TimerTable {
     deadlines: [Instant; TimerKind::ALL.len()],
     /// What the TCB's entry in the wheel is armed for; never later than the earliest deadline once [`TimerTable::to_arm`]
