@@ -83,7 +83,8 @@ impl Server {
     fn accept(&mut self, now: ntytcp::time::Instant) {
         let Ok((stream, peer)) = self.listener.accept() else { return };
         // Who connects and then vanishes is not kept for ever.
-        stream.set_keepalive(Some(KeepAlive { idle: Duration::from_secs(60), ..KeepAlive::default() }));
+        let _ =
+            stream.set_keepalive(Some(KeepAlive { idle: Duration::from_secs(60), ..KeepAlive::default() }));
         let meter = |direction| Meter::new(direction, self.interval, now);
         let session = Session { peer, sent: meter(Direction::Sent), received: meter(Direction::Received) };
         match self.transfers.add(&self.epoll, Transfer::asked(stream), session) {

@@ -51,6 +51,20 @@ fn connect_is_silent_until_established_and_then_writable() {
 }
 
 #[test]
+fn connections_that_nobody_accepted_are_reset_with_their_listener() {
+    let mut net = Net::new();
+    let listener = net.b.listen(server(7), listen_options(16)).unwrap();
+    let mut clients: Vec<_> = (0..3).map(|_| net.a.connect(None, server(7), None).unwrap()).collect();
+    net.settle();
+    assert!(clients.iter().all(TcpStream::is_established));
+    drop(listener);
+    net.settle();
+    for client in &mut clients {
+        assert_eq!(client.read(&mut [0; 8]), Err(SocketError::ConnectionReset));
+    }
+}
+
+#[test]
 fn edges_come_once_and_levels_stay() {
     let mut net = Net::new();
     let (mut client, mut stream) = connected(&mut net);

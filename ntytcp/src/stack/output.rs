@@ -30,6 +30,7 @@ use crate::device::{Caps, Gso, GsoKind, TxChecksum, TxMeta, TxQueue};
 use crate::fifo::{Chunks, Consumer};
 use crate::wire::{
     ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, MacAddr, Sum, TcpHeader, UdpHeader,
+    VlanTag, VlanTags,
 };
 
 /// TTL of everything that the stack sends, unless a socket says otherwise (RFC 1700).
@@ -126,20 +127,23 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     }
 
     /// Where segments of this flow go, and how large they may be. Costs one comparison and one look at the neighbor while
-    /// `path` is valid.
+    /// `path` is valid. `progress` says that the peer acknowledged something new since the last time, so that its next hop is
+    /// alive (RFC 4861 7.3.1).
     ///
     /// # Errors
     /// Why they cannot be sent now; never [`Blocked::RingFull`].
-    #[inline]
-    pub(crate) fn prepare(&mut self, key: &FlowKey, path: &mut PathCache) -> Result<Hop, Blocked> {
-        Ok(Hop { mac: self.link_target(key.remote, path)?, limits: self.limits() })
-    }
-
-    /// The peer at the other end of `path` acknowledged something new, so its next hop is alive (RFC 4861 7.3.1).
-    pub(crate) fn confirm(&mut self, path: &PathCache) {
-        if let Some(neighbor) = path.neighbor.filter(|_| path.interface == self.interface.id) {
+    #[inline(always)]
+    pub(crate) fn prepare(
+        &mut self,
+        key: &FlowKey,
+        path: &mut PathCache,
+        progress: bool,
+    ) -> Result<Hop, Blocked> {
+        let mac = self.link_target(key.remote, path)?;
+        if progress && let Some(neighbor) = path.neighbor {
             self.interface.neighbors.confirm(self.cx.now, neighbor);
         }
+        Ok(Hop { mac, limits: self.limits() })
     }
 
     /// The address that packets to `dst` are sent from, unless the sender has one.
@@ -147,14 +151,18 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     /// # Errors
     /// [`Blocked::OtherInterface`] or [`Blocked::Unreachable`].
     pub(crate) fn source_for(&self, dst: IpAddr) -> Result<IpAddr, Blocked> {
-        let next_hop = match self.route(dst)? {
-            Way::Group(_) => dst,
-            Way::Station { interface, next_hop } if interface == self.interface.id => next_hop,
-            Way::Station { interface, .. } => return Err(Blocked::OtherInterface(interface)),
-        };
-        let IpAddr::V4(next_hop) = next_hop else { return Err(NO_FAMILY) };
-        let source = self.interface.source_for(next_hop);
-        source.map(IpAddr::V4).ok_or(Blocked::Unreachable(SocketError::AddressNotAvailable))
+        if let Way::Station { interface, .. } = self.route(dst)?
+            && interface != self.interface.id
+        {
+            return Err(Blocked::OtherInterface(interface));
+        }
+        self.interface.source_to(dst, self.routes).map_err(Blocked::Unreachable)
+    }
+
+    /// Whether `ip` is an address of this interface that is not, or no longer, ours to send from.
+    #[inline]
+    pub(crate) fn must_not_use(&self, ip: IpAddr) -> bool {
+        self.interface.must_not_use(ip)
     }
 
     /// Sends one TCP segment with DF set to where [`Output::prepare`] said, or with `gso_size` a train of segments which each but
@@ -184,7 +192,13 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
                 copy(body, p.fifo.peek(p.offset, p.len));
             }
         } else {
-            let sum = payload.map_or(Sum::ZERO, |p| copy_and_sum(body, p.fifo.peek(p.offset, p.len)));
+            let sum = match payload {
+                Some(p) => match p.fifo.peek_whole(p.offset, p.len) {
+                    Some(whole) => Sum::copy(body, whole),
+                    None => copy_and_sum(body, p.fifo.peek(p.offset, p.len)),
+                },
+                None => Sum::ZERO,
+            };
             // The header's length is a multiple of 4, so the body begins at an even offset.
             header.emit_summed(head, pseudo.combine(sum)).ok_or(TOO_LONG)?;
         }
@@ -209,20 +223,20 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     ) -> Result<(&mut [u8], usize), Blocked> {
         let (IpAddr::V4(src), IpAddr::V4(dst)) = (src, dst) else { return Err(NO_FAMILY) };
         let total_len = u16::try_from(Ipv4Header::LEN + len).map_err(|_| TOO_LONG)?;
-        let started = if self.interface.vlan.is_some() {
-            let link = self.interface.link_header(mac, EtherType::IPV4);
-            begin(&mut *self.queue, &link, &ipv4_header(src, dst, protocol, total_len, ttl))
-        } else {
-            self.queue.reserve(plain::HEADERS + len).and_then(|frame| {
-                let (headers, rest) = frame.split_first_chunk_mut()?;
-                plain::emit(headers, (mac, self.interface.mac), (src, dst), protocol, total_len, ttl);
-                Some((rest, plain::HEADERS))
-            })
-        };
-        if started.is_none() {
-            self.cx.counters.tx_backpressure += 1;
+        let macs = (mac, self.interface.mac);
+        if let Some(vlan) = self.interface.vlan {
+            let ip = ipv4_header(src, dst, protocol, total_len, ttl);
+            let started = begin(&mut *self.queue, &tagged_header(macs, vlan), &ip);
+            self.cx.counters.tx_backpressure += u64::from(started.is_none());
+            return started.ok_or(Blocked::RingFull);
         }
-        started.ok_or(Blocked::RingFull)
+        let Some(frame) = self.queue.reserve(plain::HEADERS + len) else {
+            self.cx.counters.tx_backpressure += 1;
+            return Err(Blocked::RingFull);
+        };
+        let (headers, rest) = frame.split_first_chunk_mut().ok_or(TOO_LONG)?;
+        plain::emit(headers, macs, (src, dst), protocol, total_len, ttl);
+        Ok((rest, plain::HEADERS))
     }
 
     /// Sends the datagram at the head of a UDP socket's queue, from the address and port of `key` to those of the datagram. One that exceeds
@@ -303,6 +317,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
             if !self.interface.park(next_hop, datagram) {
                 self.cx.counters.drop(DropReason::NeighborQueueFull);
             }
+            self.count_displaced();
             return Ok(());
         }
         if self.interface.outbox.push(datagram).is_err() {
@@ -311,6 +326,13 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         // A ring that fills up here leaves the rest in the outbox, which is owed and looked at first next time.
         match self.send_outbox() {
             Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Counts the packets that gave way to others while they waited for a next hop.
+    fn count_displaced(&mut self) {
+        for _ in 0..self.interface.neighbors.take_displaced() {
+            self.cx.counters.drop(DropReason::NeighborQueueFull);
         }
     }
 
@@ -333,6 +355,9 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         let Ok((ip, payload)) = Ipv4Header::parse(&datagram.packet) else {
             return Err(Blocked::Unreachable(SocketError::Invalid));
         };
+        if self.must_not_use(ip.src.into()) {
+            return Err(Blocked::Unreachable(SocketError::AddressNotAvailable));
+        }
         let dst_mac = self.link_target(ip.dst.into(), &mut PathCache::default())?;
         let mtu = self.limits().mtu;
         let header_len = ip.header_len();
@@ -411,6 +436,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
             }
             Resolution::Pending => {
                 self.interface.queue_questions();
+                self.count_displaced();
                 Err(Blocked::Unresolved { next_hop })
             }
             Resolution::Failed => Err(Blocked::Unreachable(SocketError::HostUnreachable)),
@@ -521,6 +547,11 @@ fn begin_sized<'q, Q: TxQueue + ?Sized>(
     Some((frame.get_mut(start..start + payload)?, start))
 }
 
+/// The Ethernet header of an IPv4 packet in a VLAN.
+fn tagged_header((dst, src): (MacAddr, MacAddr), vlan: u16) -> EthernetHeader {
+    EthernetHeader { dst, src, vlan: VlanTags::single(VlanTag::new(vlan)), ethertype: EtherType::IPV4 }
+}
+
 fn partial_checksum(offload: bool, start: usize, offset: u16) -> TxChecksum {
     if offload { TxChecksum::Partial { start: start as u16, offset } } else { TxChecksum::Complete }
 }
@@ -582,7 +613,7 @@ fn copy(to: &mut [u8], chunks: Chunks<'_>) {
 }
 
 /// As [`copy`], with the sum of what was copied.
-#[inline]
+#[inline(never)]
 fn copy_and_sum(to: &mut [u8], mut chunks: Chunks<'_>) -> Sum {
     // Most often there is one piece.
     let Some(first) = chunks.next() else { return Sum::ZERO };

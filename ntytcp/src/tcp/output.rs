@@ -61,6 +61,44 @@ impl Transmit {
 }
 
 impl Tcb {
+    /// The one segment that takes all there is to be sent now, without options, in ESTABLISHED with nothing special going on;
+    /// `None` says nothing about what [`Tcb::next_segment`] finds.
+    #[inline(always)]
+    pub(crate) fn only_segment(&self, limits: PathLimits) -> Option<Transmit> {
+        let flags = &self.flags;
+        let special = flags.reset | flags.keepalive | flags.probe | self.recovery.is_active();
+        let (queued, closed) = self.tx.look();
+        let (una, nxt) = (self.snd.una, self.snd.nxt);
+        let offset = nxt.since(self.tx_base) as usize;
+        let regular = self.state == State::Established
+            && !special
+            && !closed
+            && nxt == self.snd.max
+            && self.timestamps.is_none()
+            && self.assembly.is_empty();
+        if !regular || offset > queued {
+            return None;
+        }
+        let len = queued - offset;
+        if len == 0 {
+            return self.next_ack();
+        }
+        let flight = nxt.since(una);
+        let fits = len <= usize::from(self.payload_mss(limits))
+            && len <= self.snd.wnd.min(self.cc.cwnd()).saturating_sub(flight) as usize;
+        // RFC 9293 3.7.4, Nagle: what is less than a full segment waits for what is in flight.
+        let segment = Transmit {
+            seq: nxt,
+            flags: TcpFlags::ACK | TcpFlags::PSH,
+            last: true,
+            purpose: Purpose::Next,
+            gso: None,
+            offset,
+            len,
+        };
+        (fits && (flight == 0 || self.options.nodelay)).then_some(segment)
+    }
+
     /// The next segment to send, if any. Call it again after [`Tcb::on_sent`], unless it is said to be the last.
     #[inline]
     pub(crate) fn next_segment(&mut self, limits: PathLimits) -> Option<Transmit> {
@@ -367,6 +405,11 @@ impl Tcb {
             self.snd.nxt = end;
         }
         self.snd.max = self.snd.max.max(end);
+        if sent.flags.intersects(TcpFlags::FIN) {
+            // The FIN is in the FIFO, so it may leave before the word that the application has closed arrives. RFC 9293 3.10.4:
+            // "form a FIN segment and send it; ... enter FIN-WAIT-1 state", or LAST-ACK.
+            self.on_app_closed();
+        }
         self.last_sent = now;
         self.flags.probe = false;
         self.timers.stop(TimerKind::Persist);

@@ -64,6 +64,16 @@ impl Slot {
 /// What there is of a flow: its slot, or the tag under which it would be entered.
 pub(crate) type Lookup = Result<Slot, u32>;
 
+/// What [`Tcp::input_foreseen`] made of a segment.
+pub(crate) enum Foreseen {
+    /// It was as foreseen, and all of it was taken.
+    Taken,
+    /// It was as foreseen, but not all of it found room.
+    Dropped(Lookup, DropReason),
+    /// It was not as foreseen, or is damaged: [`Tcp::input`] must see it.
+    No(Lookup),
+}
+
 /// All TCP of one shard. See the module documentation.
 #[derive(Debug)]
 pub(crate) struct Tcp {
@@ -134,7 +144,7 @@ impl Tcp {
 
     /// What a segment is for, or the tag of a flow that there is not.
     #[inline(always)]
-    fn demux(&mut self, key: &FlowKey) -> Lookup {
+    pub(crate) fn demux(&mut self, key: &FlowKey) -> Lookup {
         if self.is_recent(key) {
             return Ok(Slot::Conn(self.recent));
         }
@@ -161,24 +171,27 @@ impl Tcp {
         self.flows.find(tag, same).map(Slot::unpack)
     }
 
-    /// A segment of a flow arrived, `bytes` long in all and with `is_intact` to look at its checksum. `None` when it is not
-    /// what its connection expects next, or is damaged: then [`Tcp::input`] must see it, with the slot that is returned beside.
+    /// Takes the whole segment `bytes` if it is what its connection expects next, and `is_intact` says that its checksum is
+    /// right.
     #[inline(always)]
-    pub(crate) fn input_predicted(
+    pub(crate) fn input_foreseen(
         &mut self,
         cx: &mut Cx<'_>,
         key: &FlowKey,
         bytes: &[u8],
         is_intact: impl FnOnce() -> bool,
-    ) -> (Option<TcpAction>, Lookup) {
+    ) -> Foreseen {
         let slot = self.demux(key);
-        let Ok(Slot::Conn(conn)) = slot else { return (None, slot) };
-        let Some(tcb) = self.conns.at_mut(conn) else { return (None, slot) };
-        let Some(predicted) = tcb.predict(bytes).filter(|_| is_intact()) else { return (None, slot) };
+        let Ok(Slot::Conn(conn)) = slot else { return Foreseen::No(slot) };
+        let Some(tcb) = self.conns.at_mut(conn) else { return Foreseen::No(slot) };
+        let Some(predicted) = tcb.predict(bytes) else { return Foreseen::No(slot) };
+        if !is_intact() {
+            return Foreseen::No(slot);
+        }
         cx.counters.tcp_rx += 1;
-        let action = tcb.take_predicted(cx, &self.config, &predicted);
+        let taken = tcb.take_predicted(cx, &self.config, &predicted);
         self.settle(cx, conn);
-        (Some(action), slot)
+        taken.map_or_else(|reason| Foreseen::Dropped(slot, reason), |()| Foreseen::Taken)
     }
 
     /// A segment with a correct checksum arrived for what is in `slot`.
@@ -470,32 +483,49 @@ impl Tcp {
     }
 
     /// Sends what is owed on the interface of `out`. `true` when the ring was full and more is owed.
+    #[inline]
     pub(crate) fn egress<Q: TxQueue + ?Sized>(&mut self, out: &mut Output<'_, Q>) -> bool {
         let interface = usize::from(out.interface().0);
         let turns = self.dirty.get(interface).map_or(0, VecDeque::len);
-        for _ in 0..turns {
-            let Some(entry) = self.dirty.get_mut(interface).and_then(VecDeque::pop_front) else { break };
-            let blocked = match Slot::unpack(entry.0) {
-                Slot::Conn(i) => self.egress_conn(out, i, entry.1),
-                Slot::Syn(i) if self.syns.generation(i) == entry.1 => self.egress_syn_ack(out, i),
-                Slot::Syn(_) | Slot::Wait(_) => continue,
-            };
-            match blocked {
-                Ok(()) => {}
-                Err(Blocked::RingFull) => {
-                    if let Some(queue) = self.dirty.get_mut(interface) {
-                        queue.push_front(entry);
-                    }
-                    return true;
+        (0..turns).any(|_| self.egress_next(out, interface))
+    }
+
+    /// Sends what the first in the list of an interface owes. `true` when the ring was full.
+    fn egress_next<Q: TxQueue + ?Sized>(&mut self, out: &mut Output<'_, Q>, interface: usize) -> bool {
+        let Some(queue) = self.dirty.get_mut(interface) else { return false };
+        let Some(entry) = queue.pop_front() else { return false };
+        let sent = match Slot::unpack(entry.0) {
+            Slot::Conn(i) => self.egress_conn(out, i, entry.1),
+            Slot::Syn(i) if self.syns.generation(i) == entry.1 => self.egress_syn_ack(out, i),
+            Slot::Syn(_) | Slot::Wait(_) => Ok(()),
+        };
+        sent.is_err_and(|blocked| self.blocked(out, interface, entry, blocked))
+    }
+
+    /// An entry of the list could not send all that it owes. Whether the reason is a full ring.
+    #[cold]
+    fn blocked<Q: TxQueue + ?Sized>(
+        &mut self,
+        out: &mut Output<'_, Q>,
+        interface: usize,
+        entry: (u32, u32),
+        blocked: Blocked,
+    ) -> bool {
+        match blocked {
+            Blocked::RingFull => {
+                if let Some(queue) = self.dirty.get_mut(interface) {
+                    queue.push_front(entry);
                 }
-                Err(Blocked::Unresolved { next_hop }) => self.parked.push((next_hop, entry.0, entry.1)),
-                Err(Blocked::OtherInterface(other)) => self.move_to(other, entry),
-                Err(Blocked::Unreachable(error)) => self.unreachable(&mut out.cx, entry.0, error),
+                return true;
             }
+            Blocked::Unresolved { next_hop } => self.parked.push((next_hop, entry.0, entry.1)),
+            Blocked::OtherInterface(other) => self.move_to(other, entry),
+            Blocked::Unreachable(error) => self.unreachable(&mut out.cx, entry.0, error),
         }
         false
     }
 
+    #[inline(always)]
     fn egress_conn<Q: TxQueue + ?Sized>(
         &mut self,
         out: &mut Output<'_, Q>,
@@ -503,29 +533,18 @@ impl Tcp {
         generation: u32,
     ) -> Result<(), Blocked> {
         let Some(tcb) = self.conns.get_mut(conn, generation) else { return Ok(()) };
-        let hop = out.prepare(&tcb.key, &mut tcb.path)?;
-        let now = out.cx.now;
-        if core::mem::take(&mut tcb.flags.progress) {
-            out.confirm(&tcb.path);
-        }
-        tcb.before_output(now, &self.config);
-        for _ in 0..SEGMENTS_PER_TURN {
-            let Some(segment) = tcb.next_segment(hop.limits) else {
-                tcb.after_output(now, &self.config);
-                break;
-            };
-            let window = if tcb.is_bare(&segment) {
+        let progress = core::mem::take(&mut tcb.flags.progress);
+        let hop = out.prepare(&tcb.key, &mut tcb.path, progress)?;
+        tcb.before_output(out.cx.now, &self.config);
+        // A conversation sends one segment at a time, with all that there is.
+        match tcb.only_segment(hop.limits) {
+            Some(segment) => {
                 let header = tcb.bare_header(&segment);
-                out.send_tcp(&hop, &tcb.key, &header, segment.payload(&mut tcb.tx), segment.gso)?;
-                header.window
-            } else {
-                send_with_options(out, &hop, tcb, &segment)?
-            };
-            tcb.on_sent(now, &self.config, &segment, window, out.cx.counters);
-            if segment.last {
-                tcb.after_output(now, &self.config);
-                break;
+                out.send_tcp(&hop, &tcb.key, &header, segment.payload(&mut tcb.tx), None)?;
+                tcb.on_sent(out.cx.now, &self.config, &segment, header.window, out.cx.counters);
+                (tcb.flags.output, tcb.flags.cwnd_limited) = (false, false);
             }
+            None => send_all(out, &hop, tcb, &self.config)?,
         }
         tcb.flags.dirty = false;
         self.settle(&mut out.cx, conn);
@@ -540,7 +559,7 @@ impl Tcp {
         let Some(entry) = self.syns.at_mut(slot) else { return Ok(()) };
         let Some(listener) = self.listeners.at(entry.listener) else { return Ok(()) };
         let header = entry.syn_ack(out.cx.now, &self.config, &listener.socket);
-        let hop = out.prepare(&entry.key, &mut PathCache::default())?;
+        let hop = out.prepare(&entry.key, &mut PathCache::default(), false)?;
         out.send_tcp(&hop, &entry.key, &header, None, None)?;
         entry.dirty = false;
         out.cx.counters.tcp_retransmits += 1;
@@ -568,6 +587,7 @@ impl Tcp {
                     tcb.flags.dirty = false;
                     tcb.flags.output = false;
                     tcb.on_unreachable(error);
+                    tcb.retry_later(cx.now, &self.config);
                     self.settle(cx, i);
                 }
             }
@@ -577,6 +597,21 @@ impl Tcp {
                 }
             }
             Slot::Wait(_) => {}
+        }
+    }
+
+    /// One of our addresses was given up to another station. RFC 5227 2.4: "Before abandoning an address due to a conflict, hosts SHOULD
+    /// actively attempt to reset any existing connections using that address."
+    pub(crate) fn on_address_lost(&mut self, cx: &mut Cx<'_>, ip: IpAddr) {
+        let half_open: Vec<u32> =
+            self.syns.iter().filter(|(_, s)| s.key.local == ip).map(|(i, _)| i).collect();
+        half_open.into_iter().for_each(|slot| self.remove_half_open(slot));
+        let conns: Vec<u32> = self.conns.iter().filter(|(_, c)| c.key.local == ip).map(|(i, _)| i).collect();
+        for conn in conns {
+            if let Some(tcb) = self.conns.at_mut(conn).filter(|tcb| tcb.flags.in_demux) {
+                tcb.abort(Some(SocketError::AddressNotAvailable));
+                self.settle(cx, conn);
+            }
         }
     }
 
@@ -690,6 +725,36 @@ impl Tcp {
             flows.remove(entry.tag, Slot::Wait(slot).pack());
         }
     }
+}
+
+/// Sends all that a connection may send now, up to its share of the turn.
+#[inline(never)]
+fn send_all<Q: TxQueue + ?Sized>(
+    out: &mut Output<'_, Q>,
+    hop: &Hop,
+    tcb: &mut Tcb,
+    config: &TcpConfig,
+) -> Result<(), Blocked> {
+    let now = out.cx.now;
+    for _ in 0..SEGMENTS_PER_TURN {
+        let Some(segment) = tcb.next_segment(hop.limits) else {
+            tcb.after_output(now, config);
+            break;
+        };
+        let window = if tcb.is_bare(&segment) {
+            let header = tcb.bare_header(&segment);
+            out.send_tcp(hop, &tcb.key, &header, segment.payload(&mut tcb.tx), segment.gso)?;
+            header.window
+        } else {
+            send_with_options(out, hop, tcb, &segment)?
+        };
+        tcb.on_sent(now, config, &segment, window, out.cx.counters);
+        if segment.last {
+            tcb.after_output(now, config);
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Sends a segment whose header is more than twenty bytes long, and tells which window it announces.

@@ -134,8 +134,16 @@ impl ReceiveSequence {
 pub(crate) struct TimestampState {
     /// TS.Recent.
     pub(crate) recent: u32,
-    /// When TS.Recent was set; after 24 days without it is void.
+    /// When TS.Recent was set.
     pub(crate) recent_at: Instant,
+}
+
+impl TimestampState {
+    /// RFC 7323 5.5: "a TS.Recent value ... is invalidated if it is not updated for 24 days": then any timestamp is good, and
+    /// takes its place.
+    pub(crate) fn is_void(&self, now: Instant) -> bool {
+        now.since(self.recent_at) > Duration::from_secs(24 * 86_400)
+    }
 }
 
 /// Whether an acknowledgment is owed.
@@ -433,9 +441,10 @@ impl Tcb {
     /// Acts on the application having closed its sending side (RFC 9293 3.10.4).
     pub(crate) fn on_app_closed(&mut self) {
         self.state = match self.state {
-            State::Established | State::SynReceived => State::FinWait1,
+            State::Established => State::FinWait1,
             State::CloseWait => State::LastAck,
-            // In SYN-SENT the FIN waits for the connection to be made.
+            // RFC 9293 3.10.4, SYN-SENT and SYN-RECEIVED: "queue for processing after entering ESTABLISHED state". That is done
+            // without data to send too: the FIN would take the place of a SYN that is to be sent again.
             other => other,
         };
     }

@@ -45,7 +45,7 @@ fn send_first(
     payload: Option<Payload<'_>>,
     gso: Option<u16>,
 ) -> Result<PathLimits, Blocked> {
-    let hop = out.prepare(&key(dst), &mut PathCache::default())?;
+    let hop = out.prepare(&key(dst), &mut PathCache::default(), false)?;
     out.send_tcp(&hop, &key(dst), &segment(), payload, gso).map(|()| hop.limits)
 }
 
@@ -123,10 +123,10 @@ fn what_blocks_a_segment_is_said_and_nothing_is_sent() {
 fn a_cached_path_is_renewed_when_routes_change() {
     let mut host = Host::acquainted();
     let mut path = PathCache::default();
-    let (first, _) = with_output(&mut host, |out| out.prepare(&key(PEER), &mut path));
+    let (first, _) = with_output(&mut host, |out| out.prepare(&key(PEER), &mut path, false));
     assert!(first.is_ok());
     let connected = *host.stack.routes().iter().next().unwrap();
     assert!(host.stack.remove_route(&connected));
-    let (second, _) = with_output(&mut host, |out| out.prepare(&key(PEER), &mut path));
+    let (second, _) = with_output(&mut host, |out| out.prepare(&key(PEER), &mut path, false));
     assert_eq!(second, Err(Blocked::Unreachable(SocketError::NetworkUnreachable)));
 }
