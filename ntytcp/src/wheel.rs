@@ -148,11 +148,8 @@ impl Wheel {
     }
 
     fn note_next(&mut self) {
-        let tick = if self.falling.is_some() {
-            Some(self.current)
-        } else {
-            self.next_slot().map(|(tick, _)| tick)
-        };
+        let tick =
+            if self.falling.is_some() { Some(self.current) } else { self.next_slot().map(|(tick, _)| tick) };
         self.next = tick.map(start_of);
     }
 
