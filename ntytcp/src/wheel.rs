@@ -156,6 +156,11 @@ impl Wheel {
     /// Takes out a key that is due at `now`, in the order of their ticks and, within a tick that was reached step by step,
     /// of arming. `None` when none is, or when more entries must be moved first than one call may: [`Wheel::next`] tells.
     pub fn pop(&mut self, now: Instant) -> Option<u32> {
+        if self.next.is_none_or(|at| at > now) {
+            // No occupied slot lies between, so every entry stays where it belongs.
+            self.current = self.current.max(now.as_nanos() >> TICK_SHIFT);
+            return None;
+        }
         let key = self.pop_due(now);
         self.note_next();
         key
@@ -181,7 +186,7 @@ impl Wheel {
                     self.falling = Some(list);
                 }
                 _ => {
-                    // No occupied slot lies between, so every entry stays where it belongs.
+                    // As above.
                     self.current = self.current.max(target);
                     return None;
                 }
