@@ -1,6 +1,7 @@
-//! What a server keeps per client: slots whose names go stale, and alarms that are cheap to move.
+//! What a program keeps per client: slots whose names go stale, alarms that are cheap to move, and the time they go by.
 
 use ntytcp::time::Instant;
+use slab::Slab;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -10,22 +11,13 @@ use std::collections::BinaryHeap;
 /// token   generation (32 bits) | index (32 bits)
 /// ```
 ///
-/// A slot that is emptied changes its generation. So a token that is still in a batch of events when its connection is closed, and
-/// its slot taken by the next, finds nothing. No token has an index of 2^32 - 1: `u64::MAX` is free for something else.
+/// Every client has a generation of its own. So a token that is still in a batch of events when its connection is closed, and its
+/// slot taken by the next, finds nothing. No token has an index of 2^32 - 1: those are free for something else.
 #[derive(Debug)]
 pub(crate) struct Clients<T> {
-    slots: Vec<Slot<T>>,
-    free: Vec<u32>,
-}
-
-#[derive(Debug)]
-struct Slot<T> {
+    slots: Slab<(u32, T)>,
+    /// The generation of the next client.
     generation: u32,
-    value: Option<T>,
-}
-
-fn token(generation: u32, index: u32) -> u64 {
-    u64::from(generation) << 32 | u64::from(index)
 }
 
 /// Generation and index; the parts are cut out on purpose.
@@ -36,56 +28,62 @@ fn parts(token: u64) -> (u32, usize) {
 impl<T> Clients<T> {
     /// An empty one.
     pub(crate) const fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new() }
+        Self { slots: Slab::new(), generation: 0 }
     }
 
     /// How many values there are.
     pub(crate) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots.len()
     }
 
     /// Keeps `value` under a new token. `None`, and the value is dropped, when there are 2^32 - 1 already.
     pub(crate) fn insert(&mut self, value: T) -> Option<u64> {
-        if let Some(index) = self.free.pop() {
-            let slot = self.slots.get_mut(index as usize)?;
-            slot.value = Some(value);
-            return Some(token(slot.generation, index));
-        }
-        let index = u32::try_from(self.slots.len()).ok().filter(|&index| index < u32::MAX)?;
-        self.slots.push(Slot { generation: 0, value: Some(value) });
-        Some(token(0, index))
+        let slot = self.slots.vacant_entry();
+        let index = u32::try_from(slot.key()).ok().filter(|&index| index < u32::MAX)?;
+        let generation = self.generation;
+        self.generation = generation.wrapping_add(1);
+        slot.insert((generation, value));
+        Some(u64::from(generation) << 32 | u64::from(index))
     }
 
     /// The value under `token`, if it is still there.
     pub(crate) fn get_mut(&mut self, token: u64) -> Option<&mut T> {
         let (generation, index) = parts(token);
-        self.slots.get_mut(index).filter(|slot| slot.generation == generation)?.value.as_mut()
+        self.slots.get_mut(index).filter(|slot| slot.0 == generation).map(|slot| &mut slot.1)
     }
 
     /// Takes out the value under `token`, if it is still there.
     pub(crate) fn remove(&mut self, token: u64) -> Option<T> {
-        let (generation, index) = parts(token);
-        let slot = self.slots.get_mut(index).filter(|slot| slot.generation == generation)?;
-        let value = slot.value.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(index as u32);
-        Some(value)
+        self.get_mut(token)?;
+        self.slots.try_remove(parts(token).1).map(|slot| slot.1)
     }
 
-    /// All values, in no order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.slots.iter().filter_map(|slot| slot.value.as_ref())
+    /// All values with their tokens, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &T)> {
+        self.slots
+            .iter()
+            .map(|(index, (generation, value))| (u64::from(*generation) << 32 | index as u64, value))
+    }
+}
+
+/// The time of a program: counted from its beginning, as everything without a clock of its own has it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeline(std::time::Instant);
+
+impl Timeline {
+    /// It begins.
+    pub(crate) fn new() -> Self {
+        Self(std::time::Instant::now())
     }
 
-    /// Drops the values that `keep` does not want.
-    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
-        for (index, slot) in (0..).zip(&mut self.slots) {
-            if slot.value.as_ref().is_some_and(|value| !keep(value)) {
-                slot.value = None;
-                slot.generation = slot.generation.wrapping_add(1);
-                self.free.push(index);
-            }
-        }
+    /// `now` as counted; the beginning for all that was before.
+    pub(crate) fn at(self, now: std::time::Instant) -> Instant {
+        Instant::ZERO + now.saturating_duration_since(self.0)
+    }
+
+    /// The other way round; `None` for what is too far away for a clock.
+    pub(crate) fn when(self, at: Instant) -> Option<std::time::Instant> {
+        self.0.checked_add(at.since(Instant::ZERO))
     }
 }
 
@@ -152,20 +150,10 @@ mod tests {
         assert_eq!(clients.get_mut(b), Some(&mut 'b'));
         assert_eq!(clients.get_mut(c), Some(&mut 'c'));
         assert_eq!(clients.get_mut(u64::MAX), None);
-    }
-
-    #[test]
-    fn what_is_not_kept_is_as_if_removed() {
-        let mut clients = Clients::new();
-        let tokens: Vec<_> = (0..10).map(|n| clients.insert(n).unwrap()).collect();
-        clients.retain(|n| n % 2 == 0);
-        assert_eq!(clients.iter().copied().collect::<Vec<_>>(), [0, 2, 4, 6, 8]);
-        assert_eq!(clients.len(), 5);
-        assert!(tokens.iter().all(|&t| clients.get_mut(t).is_none_or(|n| *n % 2 == 0)));
-        let again: Vec<_> = (0..6).map(|n| clients.insert(n).unwrap()).collect();
-        assert!(again.iter().all(|t| !tokens.contains(t)));
-        clients.retain(|_| false);
-        assert_eq!(clients.len(), 0);
+        assert_eq!(
+            clients.iter().map(|(token, &value)| (token, value)).collect::<Vec<_>>(),
+            [(c, 'c'), (b, 'b')]
+        );
     }
 
     #[test]

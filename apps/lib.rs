@@ -5,6 +5,7 @@ mod clients;
 pub mod dns;
 pub mod echo;
 pub mod http;
+mod hub;
 pub mod perf;
 pub mod ping;
 pub mod run;

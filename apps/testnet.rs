@@ -2,7 +2,9 @@
 
 use crate::run::{Program, ProgramError};
 use nty_epoll::{Epoll, Event, Events, Runtime, TcpStream};
-use ntytcp::device::mem::{MemConfig, MemDevice, pair};
+use ntytcp::device::Device;
+use ntytcp::device::fault::{Fault, FaultConfig, Faults};
+use ntytcp::device::mem::{MemConfig, pair};
 use ntytcp::rng::seed_from;
 use ntytcp::shard::{IdlePolicy, MonotonicClock, Shard};
 use ntytcp::stack::route::InterfaceAddr;
@@ -39,7 +41,7 @@ pub(crate) fn server(port: u16) -> SocketAddr {
     SocketAddr::new(SERVER, port)
 }
 
-fn runtime(device: MemDevice, host: u8) -> Runtime {
+fn runtime(device: impl Device + Send + 'static, host: u8) -> Runtime {
     let stack = Stack::new(StackConfig::default(), seed_from(host.into())).unwrap();
     let mut shard = Shard::new(stack, MonotonicClock::new(), IdlePolicy::default()).unwrap();
     let addr = InterfaceAddr::new(Ipv4Addr::new(10, 0, 0, host).into(), 24).unwrap();
@@ -57,7 +59,15 @@ fn is_due(program: &dyn Program, epoll: &Epoll, now: Instant) -> bool {
 impl Net {
     /// Two stacks and nothing on them.
     pub(crate) fn bare() -> Self {
+        Self::with_faults(|_| {})
+    }
+
+    /// The same; what the client's side sends meets with the faults that `set` sets.
+    pub(crate) fn with_faults(set: impl FnOnce(&mut Faults)) -> Self {
         let (left, right) = pair(MemConfig::default());
+        let mut tx = Faults::default();
+        set(&mut tx);
+        let left = Fault::new(left, FaultConfig { tx, ..FaultConfig::default() }, seed_from(3));
         let (client, server) = (runtime(left, 1), runtime(right, 2));
         Self { client, server, program: None, epoll: Epoll::new().unwrap(), calls: 0, now: Instant::now() }
     }

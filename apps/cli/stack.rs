@@ -41,7 +41,7 @@ pub struct StackArgs {
     /// Never sleep: poll the device all the time, for the least delay
     #[arg(long)]
     pub busy_poll: bool,
-    /// Answer on this Unix socket with all counters
+    /// Answer on this Unix socket with all counters; made at the start, removed at the end
     #[arg(long, value_name = "PATH")]
     pub stats_socket: Option<PathBuf>,
     /// Write all frames to this file (pcapng)

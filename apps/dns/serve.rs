@@ -13,22 +13,18 @@ use super::answer::{Transport, UDP_PAYLOAD_MAX};
 use super::frames::{ANSWER_MAX, answer_stream};
 use super::store::Zones;
 use crate::cli::dns::Options;
-use crate::clients::Clients;
+use crate::clients::{Alarms, Armed, Timeline};
+use crate::hub::{self, Connected, Hub, Step};
 use crate::run::{Program, ProgramError};
-use nty_epoll::{Epoll, Event, Events, Runtime, TcpListener, TcpStream, UdpSocket};
+use nty_epoll::{Epoll, Events, Runtime, TcpStream, UdpSocket};
 use ntytcp::stack::{Responder, SocketError};
-use ntytcp::tcp::ListenOptions;
+use ntytcp::time::{Duration, Instant};
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use tracing::debug;
 
 const NAME: &str = "dns";
-/// The listener's token; no connection has it.
-const LISTENER: u64 = u64::MAX;
-/// Events of one batch.
-const BATCH: usize = 256;
 /// Connections that may wait to be accepted.
 const BACKLOG: usize = 256;
 /// Connections at the same time; more wait in the backlog. Together they own at most 150 MB.
@@ -50,25 +46,19 @@ pub fn open(options: &Options, runtime: &mut Runtime) -> Result<Box<dyn Program>
     let zones = Zones::load(&options.zone, secret());
     let zones = Arc::new(zones.map_err(|error| ProgramError::Other(format!("{NAME}: {error}")))?);
     let port = options.port.get();
-    let local = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    let refused = |transport| move |source| ProgramError::Port { program: NAME, transport, port, source };
-    let epoll = Epoll::new()?;
-    let udp = runtime.bind_udp(local, None).map_err(refused("UDP"))?;
+    let udp = hub::bind_udp(NAME, port, runtime)?;
     let resolver = Some(Box::new(Datagrams { zones: zones.clone() }) as Box<_>);
-    runtime.stack().udp_set_responder(udp.id(), resolver).map_err(refused("UDP"))?;
-    let listen = ListenOptions { backlog: BACKLOG, ..ListenOptions::default() };
-    let listener = runtime.listen(local, listen).map_err(refused("TCP"))?;
-    epoll.add(&listener, Events::IN, LISTENER)?;
+    let answers = runtime.stack().udp_set_responder(udp.id(), resolver);
+    answers.map_err(|source| ProgramError::Socket { program: NAME, source })?;
+    let mut hub = Hub::new(NAME, Events::IN)?;
+    hub.listen(port, BACKLOG, CONNECTIONS_MAX, runtime)?;
     Ok(Box::new(Server {
-        epoll,
-        listener,
-        is_accepting: true,
+        hub,
         _udp: udp,
         zones,
-        connections: Clients::new(),
-        sweep_at: None,
+        alarms: Alarms::default(),
+        timeline: Timeline::new(),
         buffers: Buffers { input: vec![0; INPUT].into(), output: vec![0; OUTPUT].into() },
-        batch: vec![Event::default(); BATCH].into(),
     }))
 }
 
@@ -96,18 +86,13 @@ struct Buffers {
 }
 
 struct Server {
-    epoll: Epoll,
-    listener: TcpListener,
-    /// Whether the listener is asked about: not while there are [`CONNECTIONS_MAX`].
-    is_accepting: bool,
+    hub: Hub<Connection>,
     /// Held open; its responder answers.
     _udp: UdpSocket,
     zones: Arc<Zones>,
-    connections: Clients<Connection>,
-    /// No connection expires before.
-    sweep_at: Option<Instant>,
+    alarms: Alarms,
+    timeline: Timeline,
     buffers: Buffers,
-    batch: Box<[Event]>,
 }
 
 impl Program for Server {
@@ -116,92 +101,48 @@ impl Program for Server {
     }
 
     fn epoll(&self) -> &Epoll {
-        &self.epoll
+        self.hub.epoll()
     }
 
-    fn ready(&mut self, _: &mut Runtime, now: Instant) -> Result<(), ProgramError> {
-        let reported = self.epoll.poll(&mut self.batch)?;
-        for i in 0..reported {
-            match self.batch.get(i).map(|event| event.data) {
-                Some(LISTENER) => self.accept(now),
-                Some(token) => self.serve(token, now),
-                None => break,
-            }
+    fn ready(&mut self, _: &mut Runtime, now: std::time::Instant) -> Result<(), ProgramError> {
+        let now = self.timeline.at(now);
+        for _ in 0..self.hub.poll(|stream, _| Connection::new(stream, now))? {
+            let Some(token) = self.hub.next() else { break };
+            self.serve(token, now);
         }
-        self.sweep(now);
-        let has_room = self.connections.len() < CONNECTIONS_MAX;
-        if has_room != self.is_accepting {
-            let interest = if has_room { Events::IN } else { Events::empty() };
-            self.epoll.modify(&self.listener, interest, LISTENER)?;
-            self.is_accepting = has_room;
-        }
+        self.expire(now);
         Ok(())
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        self.sweep_at
+    fn deadline(&self) -> Option<std::time::Instant> {
+        self.timeline.when(self.alarms.next()?)
     }
 }
 
 impl Server {
-    fn accept(&mut self, now: Instant) {
-        while self.connections.len() < CONNECTIONS_MAX
-            && let Ok((stream, peer)) = self.listener.accept()
-        {
-            // Answers are written whole; waiting for an ACK would only delay the next.
-            stream.set_nodelay(true);
-            let expires = now + IDLE;
-            self.sweep_at.get_or_insert(expires);
-            let Some(token) = self.connections.insert(Connection::new(stream, expires)) else { return };
-            let Some(connection) = self.connections.get_mut(token) else { return };
-            if let Err(error) = self.epoll.add(&connection.stream, Events::IN, token) {
-                debug!(%peer, %error, "dns: connection refused");
-                self.connections.remove(token);
-            }
-        }
-    }
-
     fn serve(&mut self, token: u64, now: Instant) {
         // A connection that was closed earlier in this batch.
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        let interest = match connection.serve(&self.zones, &mut self.buffers, now) {
-            Ok(Step::Read) => Events::IN,
-            Ok(Step::Write) => Events::OUT,
-            Ok(Step::End) => {
-                // Closing sends what was written, then the FIN.
-                self.connections.remove(token);
-                return;
+        let Some(connection) = self.hub.get_mut(token) else { return };
+        let step = connection.serve(&self.zones, &mut self.buffers, now);
+        self.alarms.arm(token, &mut connection.armed, connection.expires);
+        self.hub.settle(token, step);
+    }
+
+    /// Closes the connections that have expired.
+    fn expire(&mut self, now: Instant) {
+        while let Some((at, token)) = self.alarms.pop(now) {
+            let Some(connection) = self.hub.get_mut(token) else { continue };
+            if !connection.armed.rang(at) {
+                continue;
             }
-            Err(error) => {
-                debug!(peer = %connection.stream.peer_addr(), %error, "dns: connection ended");
-                self.connections.remove(token);
-                return;
-            }
-        };
-        if connection.interest != interest {
-            connection.interest = interest;
-            if let Err(error) = self.epoll.modify(&connection.stream, interest, token) {
-                debug!(peer = %connection.stream.peer_addr(), %error, "dns: connection closed");
-                self.connections.remove(token);
+            if connection.expires > now {
+                self.alarms.arm(token, &mut connection.armed, connection.expires);
+            } else {
+                debug!(peer = %connection.stream.peer_addr(), "dns: connection idle for too long");
+                self.hub.remove(token);
             }
         }
     }
-
-    /// Closes the connections that have expired. A look at all of them, each time the first may have.
-    fn sweep(&mut self, now: Instant) {
-        if self.sweep_at.is_some_and(|at| at <= now) {
-            self.connections.retain(|connection| connection.expires > now);
-            self.sweep_at = self.connections.iter().map(|connection| connection.expires).min();
-        }
-    }
-}
-
-/// What a connection waits for.
-enum Step {
-    Read,
-    Write,
-    /// Nothing: everything is answered and sent, and the peer has closed or broke the rules.
-    End,
 }
 
 struct Connection {
@@ -213,13 +154,22 @@ struct Connection {
     /// The peer sent something that is no query: close once everything is sent.
     is_closing: bool,
     expires: Instant,
-    interest: Events,
+    armed: Armed,
+}
+
+impl Connected for Connection {
+    fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
 }
 
 impl Connection {
-    fn new(stream: TcpStream, expires: Instant) -> Self {
-        let (unanswered, unsent) = (Vec::new(), Vec::new());
-        Self { stream, unanswered, unsent, is_closing: false, expires, interest: Events::IN }
+    /// A connection that was accepted at `now`.
+    fn new(stream: TcpStream, now: Instant) -> Self {
+        // Answers are written whole; waiting for an ACK would only delay the next.
+        stream.set_nodelay(true);
+        let (unanswered, unsent, armed) = (Vec::new(), Vec::new(), Armed::default());
+        Self { stream, unanswered, unsent, is_closing: false, expires: now + IDLE, armed }
     }
 
     /// Sends what is owed, reads once, and answers all that has become complete or until there is no room.

@@ -10,22 +10,16 @@
 //! tells it to stop.
 
 use super::{Mode, Options};
-use crate::clients::Clients;
+use crate::hub::{self, Connected, Hub, Step};
 use crate::run::{Program, ProgramError};
-use nty_epoll::{Epoll, Event, Events, Runtime, TcpListener, TcpStream, UdpSocket};
+use nty_epoll::{Epoll, Events, Runtime, TcpStream, UdpSocket};
 use ntytcp::stack::{Responder, SocketError};
-use ntytcp::tcp::ListenOptions;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
-use tracing::debug;
 
 const NAME: &str = "echo";
-/// The listener's token; no connection has it.
-const LISTENER: u64 = u64::MAX;
 /// The most that one read takes.
 const BLOCK: usize = 64 << 10;
-/// Events of one batch.
-const BATCH: usize = 256;
 /// Connections that may wait to be accepted.
 const BACKLOG: usize = 1024;
 
@@ -35,36 +29,25 @@ const BACKLOG: usize = 1024;
 /// [`ProgramError::Port`] when the port is taken, [`ProgramError::Epoll`] when the process has no descriptor left.
 pub fn open(options: &Options, runtime: &mut Runtime) -> Result<Box<dyn Program>, ProgramError> {
     let port = options.port.get();
-    let local = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    let refused = |transport| move |source| ProgramError::Port { program: NAME, transport, port, source };
-    let epoll = Epoll::new()?;
     let trigger = match options.mode {
         Mode::Lt => Events::empty(),
         Mode::Et => Events::ET,
     };
-    let mut listener = None;
+    let mut hub = Hub::new(NAME, Events::IN | trigger)?;
     if options.transport.has_tcp() {
-        let listen = ListenOptions { backlog: BACKLOG, ..ListenOptions::default() };
-        let opened = runtime.listen(local, listen).map_err(refused("TCP"))?;
-        epoll.add(&opened, Events::IN | trigger, LISTENER)?;
-        listener = Some(opened);
+        // As many connections as the stack has.
+        hub.listen(port, BACKLOG, usize::MAX, runtime)?;
     }
-    let mut udp = None;
-    if options.transport.has_udp() {
-        let opened = runtime.bind_udp(local, None).map_err(refused("UDP"))?;
-        let mirror = Some(Box::new(Mirror { port }) as Box<_>);
-        runtime.stack().udp_set_responder(opened.id(), mirror).map_err(refused("UDP"))?;
-        udp = Some(opened);
-    }
-    Ok(Box::new(Echo {
-        epoll,
-        listener,
-        _udp: udp,
-        trigger,
-        connections: Clients::new(),
-        block: vec![0; BLOCK].into(),
-        batch: vec![Event::default(); BATCH].into(),
-    }))
+    let udp = if options.transport.has_udp() { Some(open_udp(port, runtime)?) } else { None };
+    Ok(Box::new(Echo { hub, _udp: udp, mode: options.mode, block: vec![0; BLOCK].into() }))
+}
+
+fn open_udp(port: u16, runtime: &mut Runtime) -> Result<UdpSocket, ProgramError> {
+    let socket = hub::bind_udp(NAME, port, runtime)?;
+    let mirror = Some(Box::new(Mirror { port }) as Box<_>);
+    let answers = runtime.stack().udp_set_responder(socket.id(), mirror);
+    answers.map_err(|source| ProgramError::Socket { program: NAME, source })?;
+    Ok(socket)
 }
 
 /// The UDP side: every datagram is its own answer.
@@ -80,15 +63,11 @@ impl Responder for Mirror {
 }
 
 struct Echo {
-    epoll: Epoll,
-    listener: Option<TcpListener>,
+    hub: Hub<Connection>,
     /// Held open; its responder answers.
     _udp: Option<UdpSocket>,
-    /// [`Events::ET`] or nothing.
-    trigger: Events,
-    connections: Clients<Connection>,
+    mode: Mode,
     block: Box<[u8]>,
-    batch: Box<[Event]>,
 }
 
 impl Program for Echo {
@@ -97,77 +76,37 @@ impl Program for Echo {
     }
 
     fn epoll(&self) -> &Epoll {
-        &self.epoll
+        self.hub.epoll()
     }
 
     fn ready(&mut self, _: &mut Runtime, _: Instant) -> Result<(), ProgramError> {
-        let reported = self.epoll.poll(&mut self.batch)?;
-        for i in 0..reported {
-            match self.batch.get(i).map(|event| event.data) {
-                Some(LISTENER) => self.accept(),
-                Some(token) => self.serve(token),
-                None => break,
-            }
+        for _ in 0..self.hub.poll(|stream, _| Connection { stream, held: Vec::new() })? {
+            let Some(token) = self.hub.next() else { break };
+            self.serve(token);
         }
         Ok(())
     }
 }
 
 impl Echo {
-    fn accept(&mut self) {
-        let Some(listener) = &self.listener else { return };
-        while let Ok((stream, peer)) = listener.accept() {
-            let connection = Connection { stream, held: Vec::new(), interest: Events::IN };
-            let Some(token) = self.connections.insert(connection) else { return };
-            let Some(connection) = self.connections.get_mut(token) else { return };
-            if let Err(error) = self.epoll.add(&connection.stream, Events::IN | self.trigger, token) {
-                debug!(%peer, %error, "echo: connection refused");
-                self.connections.remove(token);
-            }
-        }
-    }
-
     fn serve(&mut self, token: u64) {
         // A connection that was closed earlier in this batch.
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        let step = connection.serve(&mut self.block, self.trigger.contains(Events::ET));
-        let interest = match step {
-            Ok(Step::Read) => Events::IN,
-            Ok(Step::Write) => Events::OUT,
-            Ok(Step::End) => {
-                // Closing sends what was written, then the FIN.
-                self.connections.remove(token);
-                return;
-            }
-            Err(error) => {
-                debug!(peer = %connection.stream.peer_addr(), %error, "echo: connection ended");
-                self.connections.remove(token);
-                return;
-            }
-        };
-        if connection.interest != interest {
-            connection.interest = interest;
-            if let Err(error) = self.epoll.modify(&connection.stream, interest | self.trigger, token) {
-                debug!(peer = %connection.stream.peer_addr(), %error, "echo: connection closed");
-                self.connections.remove(token);
-            }
-        }
+        let Some(connection) = self.hub.get_mut(token) else { return };
+        let step = connection.serve(&mut self.block, self.mode == Mode::Et);
+        self.hub.settle(token, step);
     }
-}
-
-/// What a connection waits for.
-enum Step {
-    Read,
-    Write,
-    /// Nothing: the peer has sent its last byte and got it back.
-    End,
 }
 
 struct Connection {
     stream: TcpStream,
     /// Bytes read that found no room yet: one as a rule, more when the stack is short of memory.
     held: Vec<u8>,
-    interest: Events,
+}
+
+impl Connected for Connection {
+    fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
 }
 
 impl Connection {
@@ -185,6 +124,7 @@ impl Connection {
             let most = block.len().min(self.stream.writable().saturating_add(1));
             let block = block.get_mut(..most).unwrap_or_default();
             let read = match self.stream.read(block) {
+                // The peer has sent its last byte and got it back.
                 Ok(0) => return Ok(Step::End),
                 Ok(read) => read,
                 Err(SocketError::WouldBlock) => return Ok(Step::Read),

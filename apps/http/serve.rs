@@ -1,26 +1,24 @@
 //! The server's sockets: accepts connections, moves bytes between them and their [`Connection`]s, keeps their deadlines.
 //!
-//! Everything is edge-triggered, so a connection is driven until its socket would block, or until it has had its share
+//! Connections are edge-triggered, so each is driven until its socket would block, or until it has had its share
 //! ([`ROUNDS`]); then it goes behind the others and [`Program::deadline`] asks for another call at once. Whatever goes
 //! wrong at one connection ends that connection.
 
 use super::{Close, Connection, Options, Site};
-use crate::clients::{Alarms, Armed, Clients};
+use crate::clients::{Alarms, Armed, Timeline};
+use crate::hub::{Connected, Hub};
 use crate::run::{Program, ProgramError};
-use nty_epoll::{Epoll, Event, Events, Runtime, TcpListener, TcpStream};
+use nty_epoll::{Epoll, Events, Runtime, TcpStream};
 use ntytcp::stack::SocketError;
-use ntytcp::tcp::ListenOptions;
-use std::collections::VecDeque;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr};
-use std::time::{Instant, SystemTime};
+use ntytcp::time::Instant;
+use std::net::Shutdown;
+use std::time::SystemTime;
 
 const NAME: &str = "http";
-/// The listener's token, which no connection has.
-const LISTENER: u64 = u64::MAX;
-/// Events that one call handles.
-const BATCH: usize = 256;
-/// Connections that one call accepts.
-const ACCEPTS: usize = 64;
+/// Connections that may wait to be accepted.
+const BACKLOG: usize = 1_024;
+/// Connections at the same time; more wait in the backlog. Each owns a few kilobytes, and [`READ`] while it sends a file.
+pub(super) const CONNECTIONS_MAX: usize = 10_000;
 /// How often one call reads from and writes to one connection.
 const ROUNDS: usize = 8;
 /// Bytes that one read takes.
@@ -32,55 +30,38 @@ const READ: usize = 32 * 1024;
 /// [`ProgramError::Other`] when the site cannot be opened, [`ProgramError::Port`] when the port cannot be listened on.
 pub fn open(options: &Options, runtime: &mut Runtime) -> Result<Box<dyn Program>, ProgramError> {
     let site = Site::open(options).map_err(|error| ProgramError::Other(format!("{NAME}: {error}")))?;
-    let port = options.port.get();
-    let local = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    let listener = runtime.listen(local, ListenOptions::default()).map_err(|source| ProgramError::Port {
-        program: NAME,
-        transport: "TCP",
-        port,
-        source,
-    })?;
-    let epoll = Epoll::new()?;
-    epoll.add(&listener, Events::IN | Events::ET, LISTENER)?;
+    let mut hub = Hub::new(NAME, Events::IN | Events::OUT | Events::RDHUP | Events::ET)?;
+    hub.listen(options.port.get(), BACKLOG, CONNECTIONS_MAX, runtime)?;
     Ok(Box::new(Server {
         site,
-        epoll,
-        listener,
-        events: vec![Event::default(); BATCH],
-        buf: vec![0; READ],
-        clients: Clients::new(),
-        unfinished: VecDeque::new(),
-        unaccepted: false,
+        hub,
+        buf: vec![0; READ].into(),
         alarms: Alarms::default(),
-        origin: Instant::now(),
-        now: ntytcp::time::Instant::ZERO,
+        timeline: Timeline::new(),
+        now: Instant::ZERO,
     }))
 }
 
 /// One server and its connections.
 struct Server {
     site: Site,
-    epoll: Epoll,
-    listener: TcpListener,
-    events: Vec<Event>,
-    buf: Vec<u8>,
-    clients: Clients<Client>,
-    /// Connections that have had their share but not enough.
-    unfinished: VecDeque<u64>,
-    /// Connections may wait at the listener, although it makes no edge.
-    unaccepted: bool,
+    hub: Hub<Client>,
+    buf: Box<[u8]>,
     alarms: Alarms,
-    /// What the deadlines are counted from.
-    origin: Instant,
-    now: ntytcp::time::Instant,
+    timeline: Timeline,
+    now: Instant,
 }
 
 struct Client {
     stream: TcpStream,
     connection: Connection,
     armed: Armed,
-    /// Stands in [`Server::unfinished`].
-    queued: bool,
+}
+
+impl Connected for Client {
+    fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
 }
 
 /// What a call left of a connection.
@@ -100,96 +81,50 @@ impl Program for Server {
     }
 
     fn epoll(&self) -> &Epoll {
-        &self.epoll
+        self.hub.epoll()
     }
 
-    fn ready(&mut self, _: &mut Runtime, now: Instant) -> Result<(), ProgramError> {
-        self.set_time(now);
+    fn ready(&mut self, _: &mut Runtime, now: std::time::Instant) -> Result<(), ProgramError> {
+        self.now = self.timeline.at(now);
         self.site.tick(SystemTime::now());
-        for _ in 0..self.unfinished.len() {
-            let Some(token) = self.unfinished.pop_front() else { break };
-            if let Some(client) = self.clients.get_mut(token) {
-                client.queued = false;
-            }
+        let (site, now) = (&self.site, self.now);
+        for _ in 0..self.hub.poll(|stream, _| Client::new(stream, site, now))? {
+            let Some(token) = self.hub.next() else { break };
             self.drive(token);
-        }
-        let n = self.epoll.poll(&mut self.events)?;
-        for i in 0..n {
-            match self.events.get(i).map_or(LISTENER, |event| event.data) {
-                LISTENER => self.unaccepted = true,
-                token => self.drive(token),
-            }
-        }
-        if self.unaccepted {
-            self.accept();
         }
         self.ring();
         Ok(())
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        if self.unaccepted || !self.unfinished.is_empty() {
-            return Some(self.origin + self.now.since(ntytcp::time::Instant::ZERO));
-        }
-        let next = self.alarms.next()?;
-        self.origin.checked_add(next.since(ntytcp::time::Instant::ZERO))
+    fn deadline(&self) -> Option<std::time::Instant> {
+        let next = if self.hub.is_idle() { self.alarms.next()? } else { self.now };
+        self.timeline.when(next)
     }
 }
 
 impl Server {
-    fn set_time(&mut self, now: Instant) {
-        let elapsed = now.saturating_duration_since(self.origin);
-        self.now = self.now.max(ntytcp::time::Instant::ZERO + elapsed);
-    }
-
-    /// Takes the connections that wait, some of them if they are many.
-    fn accept(&mut self) {
-        for _ in 0..ACCEPTS {
-            let Ok((stream, peer)) = self.listener.accept() else {
-                self.unaccepted = false;
-                return;
-            };
-            // Answers are written in pieces as large as they come: there is nothing for Nagle to put together.
-            stream.set_nodelay(true);
-            let connection = Connection::new(&self.site, self.now);
-            let client = Client { stream, connection, armed: Armed::default(), queued: false };
-            let Some(token) = self.clients.insert(client) else { continue };
-            let Some(client) = self.clients.get_mut(token) else { continue };
-            let events = Events::IN | Events::OUT | Events::RDHUP | Events::ET;
-            if let Err(error) = self.epoll.add(&client.stream, events, token) {
-                tracing::warn!(target: "nty::http", %peer, %error, "connection refused");
-                self.clients.remove(token);
-                continue;
-            }
-            tracing::debug!(target: "nty::http", %peer, open = self.clients.len(), "connection");
-            // Its first request is often there already.
-            self.drive(token);
-        }
-    }
-
     /// Gives a connection its share, and notes when it wants to be looked at next.
     fn drive(&mut self, token: u64) {
-        let Some(client) = self.clients.get_mut(token) else { return };
+        let Some(client) = self.hub.get_mut(token) else { return };
         match client.drive(&self.site, self.now, &mut self.buf) {
             Progress::Over => {
-                if let Some(client) = self.clients.remove(token) {
+                if let Some(client) = self.hub.remove(token) {
                     client.end();
                 }
                 return;
             }
-            Progress::Unfinished if !client.queued => {
-                client.queued = true;
-                self.unfinished.push_back(token);
-            }
-            Progress::Unfinished | Progress::Idle => {}
+            Progress::Unfinished => self.hub.queue(token),
+            Progress::Idle => {}
         }
-        self.alarms.arm(token, &mut client.armed, client.connection.deadline());
+        if let Some(client) = self.hub.get_mut(token) {
+            self.alarms.arm(token, &mut client.armed, client.connection.deadline());
+        }
     }
 
     /// Tells the connections whose time has come.
     fn ring(&mut self) {
         while let Some((at, token)) = self.alarms.pop(self.now) {
-            if let Some(client) = self.clients.get_mut(token)
+            if let Some(client) = self.hub.get_mut(token)
                 && client.armed.rang(at)
             {
                 client.connection.on_timeout(&self.site, self.now);
@@ -201,8 +136,14 @@ impl Server {
 }
 
 impl Client {
+    fn new(stream: TcpStream, site: &Site, now: Instant) -> Self {
+        // Answers are written in pieces as large as they come: there is nothing for Nagle to put together.
+        stream.set_nodelay(true);
+        Self { stream, connection: Connection::new(site, now), armed: Armed::default() }
+    }
+
     /// Moves bytes both ways until nothing moves, or the share is used up.
-    fn drive(&mut self, site: &Site, now: ntytcp::time::Instant, buf: &mut [u8]) -> Progress {
+    fn drive(&mut self, site: &Site, now: Instant, buf: &mut [u8]) -> Progress {
         for _ in 0..ROUNDS {
             let moved = self.read(site, now, buf).and_then(|read| Ok(read | self.write(site, now)?));
             let Ok(mut moved) = moved else { return Progress::Over };
@@ -229,7 +170,7 @@ impl Client {
     }
 
     /// Reads once, if the connection wants to; whether something came.
-    fn read(&mut self, site: &Site, now: ntytcp::time::Instant, buf: &mut [u8]) -> Result<bool, SocketError> {
+    fn read(&mut self, site: &Site, now: Instant, buf: &mut [u8]) -> Result<bool, SocketError> {
         if !self.connection.wants_input() {
             return Ok(false);
         }
@@ -243,7 +184,7 @@ impl Client {
     }
 
     /// Writes until the socket is full, which it is after its send buffer at the latest: only a turn of the stack makes room.
-    fn write(&mut self, site: &Site, now: ntytcp::time::Instant) -> Result<bool, SocketError> {
+    fn write(&mut self, site: &Site, now: Instant) -> Result<bool, SocketError> {
         let mut moved = false;
         loop {
             let output = self.connection.output();

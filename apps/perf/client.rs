@@ -1,36 +1,37 @@
-//! The client: opens the streams, says how it goes, and ends with a summary.
+//! The client over TCP: opens the streams, drives them, and gives up a server that has fallen silent.
 
 use super::Options;
-use super::report::{Direction, Meter};
+use super::measurement::{Measurement, NAME};
 use super::request::Request;
-use super::transfer::{CHUNK, Transfer, Transfers};
+use super::transfer::{CHUNK, INTEREST, Transfer};
+use crate::hub::Hub;
 use crate::run::{Outcome, Program, ProgramError};
-use nty_epoll::{Epoll, Event, Runtime};
+use nty_epoll::{Epoll, Runtime};
+use ntytcp::stack::SocketError;
+use ntytcp::time;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-const NAME: &str = "perf";
-/// Events that one call handles.
-const BATCH: usize = 64;
+/// A stream on which nothing moves for so long, though the server owes an answer, has no server any more.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What moved last in a stream.
+#[derive(Clone, Copy, Default)]
+struct Pulse {
+    at: time::Instant,
+    /// Room to send: what the server acknowledges makes some.
+    room: usize,
+}
 
 pub(super) struct Client {
-    peer: IpAddr,
-    epoll: Epoll,
-    events: Vec<Event>,
+    hub: Hub<(Transfer, Pulse)>,
     payload: Vec<u8>,
     buf: Vec<u8>,
-    transfers: Transfers<()>,
-    /// What we send and what we receive, all streams together; `None` when the request has no such direction.
-    sent: Option<Meter>,
-    received: Option<Meter>,
-    interval: Duration,
-    flow: super::request::Flow,
-    origin: Instant,
-    deadline: Option<Instant>,
-    failed: bool,
-    outcome: Option<Outcome>,
-    out: Box<dyn Write>,
+    measurement: Measurement,
+    /// No stream has been silent for too long before.
+    silent_at: time::Instant,
+    now: time::Instant,
 }
 
 impl Client {
@@ -40,7 +41,7 @@ impl Client {
         runtime: &mut Runtime,
         out: Box<dyn Write>,
     ) -> Result<Self, ProgramError> {
-        let (epoll, mut transfers) = (Epoll::new()?, Transfers::new());
+        let mut hub = Hub::new(NAME, INTEREST)?;
         let remote = SocketAddr::new(peer, options.port.get());
         for stream in 0..options.parallel() {
             let request = Request::new(options, u32::try_from(stream).unwrap_or(u32::MAX));
@@ -49,83 +50,61 @@ impl Client {
                 peer,
                 source,
             })?;
-            transfers.add(&epoll, Transfer::asking(stream, request), ())?;
+            hub.add((Transfer::asking(stream, request), Pulse::default()))?;
         }
         Ok(Self {
-            peer,
-            epoll,
-            events: vec![Event::default(); BATCH],
+            hub,
             payload: vec![0; CHUNK.min(options.write_len())],
             buf: vec![0; CHUNK],
-            transfers,
-            sent: None,
-            received: None,
-            // A line per call is the most there can be.
-            interval: options.interval.duration().max(Duration::from_millis(1)),
-            flow: Request::new(options, 0).flow,
-            origin: Instant::now(),
-            deadline: None,
-            failed: false,
-            outcome: None,
-            out,
+            measurement: Measurement::new(options, peer, out),
+            silent_at: time::Instant::ZERO + PATIENCE,
+            now: time::Instant::ZERO,
         })
     }
 
-    /// Starts the clocks: when the first connection stands.
-    fn start(&mut self, now: ntytcp::time::Instant) {
-        let meter = |direction| Meter::new(direction, self.interval, now);
-        self.sent = self.flow.client_sends().then(|| meter(Direction::Sent));
-        self.received = self.flow.server_sends().then(|| meter(Direction::Received));
-    }
-
-    fn drive(&mut self, token: u64, now: ntytcp::time::Instant) {
-        let Some((transfer, ())) = self.transfers.clients.get_mut(token) else { return };
-        let established = transfer.stream.is_established();
-        let moved = transfer.drive(now, &self.payload, &mut self.buf);
-        let over = transfer.is_over() || moved.is_err();
-        if established && self.sent.is_none() && self.received.is_none() {
-            self.start(now);
+    fn drive(&mut self, token: u64) {
+        let now = self.now;
+        let Some((transfer, pulse)) = self.hub.get_mut(token) else { return };
+        if transfer.stream.is_established() {
+            self.measurement.start(now);
         }
-        match moved {
-            Ok(moved) => {
-                for (meter, bytes) in [(&mut self.sent, moved.sent), (&mut self.received, moved.received)] {
-                    if let Some(meter) = meter.as_mut().filter(|_| bytes > 0) {
-                        meter.add(now, bytes);
-                    }
-                }
-                if moved.more {
-                    self.transfers.queue(token);
-                }
-            }
-            Err(error) => {
-                self.failed = true;
-                let _ = writeln!(self.out, "{}: {error}", self.peer);
+        let result = transfer.drive(now, &self.payload, &mut self.buf);
+        if let Ok(moved) = &result {
+            self.measurement.add(now, moved);
+            let room = transfer.stream.writable();
+            if moved.received > 0 || moved.sent > 0 || room != pulse.room {
+                *pulse = Pulse { at: now, room };
             }
         }
-        if over {
-            self.transfers.clients.remove(token);
+        let is_over = transfer.is_over() || result.is_err();
+        match result {
+            Ok(moved) if moved.more => self.hub.queue(token),
+            Ok(_) => {}
+            Err(error) => self.measurement.fail(error, PATIENCE),
+        }
+        if is_over {
+            self.hub.remove(token);
         }
     }
 
-    /// Prints the lines that are due.
-    fn lines(&mut self, now: ntytcp::time::Instant) {
-        for meter in [&mut self.sent, &mut self.received].into_iter().flatten() {
-            if let Some(line) = meter.line(now) {
-                let _ = writeln!(self.out, "{line}");
-            }
-        }
-    }
-
-    /// Prints the summary and ends.
-    fn finish(&mut self) {
-        if self.outcome.is_some() {
+    /// Gives up the streams in which nothing has moved for too long.
+    fn give_up_the_silent(&mut self) {
+        if self.now < self.silent_at {
             return;
         }
-        for meter in [&self.sent, &self.received].into_iter().flatten() {
-            let _ = writeln!(self.out, "total: {}", meter.summary());
+        let now = self.now;
+        // While nothing waits for room, an acknowledgement is no event: look.
+        let moved_at = |transfer: &Transfer, pulse: &Pulse| {
+            if transfer.stream.writable() == pulse.room { pulse.at } else { now }
+        };
+        let ends =
+            self.hub.iter().map(|(token, (transfer, pulse))| (moved_at(transfer, pulse) + PATIENCE, token));
+        let (silent, others): (Vec<_>, Vec<_>) = ends.partition(|&(end, _)| end <= now);
+        for (_, token) in silent {
+            self.hub.remove(token);
+            self.measurement.fail(SocketError::TimedOut, PATIENCE);
         }
-        let _ = self.out.flush();
-        self.outcome = Some(if self.failed { Outcome::Failed } else { Outcome::Done });
+        self.silent_at = others.into_iter().map(|(end, _)| end).min().unwrap_or(time::Instant::FAR_FUTURE);
     }
 }
 
@@ -135,43 +114,35 @@ impl Program for Client {
     }
 
     fn epoll(&self) -> &Epoll {
-        &self.epoll
+        self.hub.epoll()
     }
 
     fn ready(&mut self, _: &mut Runtime, now: Instant) -> Result<(), ProgramError> {
-        if self.outcome.is_some() {
+        if self.outcome().is_some() {
             return Ok(());
         }
-        let time = ntytcp::time::Instant::ZERO + now.saturating_duration_since(self.origin);
-        let n = self.epoll.poll(&mut self.events)?;
-        for event in self.events.get(..n).unwrap_or_default() {
-            self.transfers.queue(event.data);
+        self.now = self.measurement.time(now);
+        for _ in 0..self.hub.poll(|stream, _| (Transfer::asked(stream), Pulse::default()))? {
+            let Some(token) = self.hub.next() else { break };
+            self.drive(token);
         }
-        for _ in 0..self.transfers.queued() {
-            let Some(token) = self.transfers.next() else { break };
-            self.drive(token, time);
+        self.give_up_the_silent();
+        let is_read = self.measurement.go_on(now, !self.hub.is_idle(), Some(self.silent_at))?;
+        if !is_read || self.hub.len() == 0 {
+            self.stop();
         }
-        self.lines(time);
-        if self.transfers.clients.len() == 0 {
-            self.finish();
-        }
-        let lines = [&self.sent, &self.received].into_iter().flatten().map(|meter| {
-            let since = meter.next_line().since(ntytcp::time::Instant::ZERO);
-            self.origin.checked_add(since).unwrap_or(now + Duration::from_secs(60))
-        });
-        self.deadline = if self.transfers.queued() > 0 { Some(now) } else { lines.min() };
         Ok(())
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.deadline.filter(|_| self.outcome.is_none())
+        self.measurement.deadline()
     }
 
     fn outcome(&self) -> Option<Outcome> {
-        self.outcome
+        self.measurement.outcome()
     }
 
     fn stop(&mut self) {
-        self.finish();
+        self.measurement.finish(self.now, |_| "");
     }
 }

@@ -2,6 +2,7 @@
 
 mod client;
 mod datagrams;
+mod measurement;
 pub mod report;
 pub mod request;
 mod server;
@@ -134,6 +135,11 @@ impl Options {
     pub fn write_len(&self) -> usize {
         let default = Size::from_bytes(if self.udp { 1_448 } else { 128 << 10 });
         usize::try_from(self.len.unwrap_or(default).bytes()).unwrap_or(usize::MAX)
+    }
+
+    /// How often a line is printed; one per call is the most there can be.
+    pub fn line_interval(&self) -> Duration {
+        self.interval.duration().max(Duration::from_millis(1))
     }
 
     /// How many streams.

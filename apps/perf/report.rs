@@ -191,7 +191,17 @@ impl Meter {
 
     /// The line at the end: from the start to the last byte, so that what came after it does not dilute the rate.
     pub fn summary(&self) -> Line {
-        self.make_line(self.started, self.last, self.total)
+        self.summary_until(self.last)
+    }
+
+    /// The line at an end that is not the last byte.
+    pub fn summary_until(&self, end: Instant) -> Line {
+        self.make_line(self.started, end, self.total)
+    }
+
+    /// What it counts.
+    pub fn direction(&self) -> Direction {
+        self.direction
     }
 
     fn make_line(&self, from: Instant, to: Instant, bytes: u64) -> Line {

@@ -1,24 +1,25 @@
 //! The server: does what each client asks for, and says per stream how fast it went.
 
 use super::Options;
+use super::measurement::NAME;
 use super::report::{Direction, Meter};
-use super::transfer::{CHUNK, Transfer, Transfers};
+use super::transfer::{CHUNK, INTEREST, Transfer};
 use super::udp_server::UdpServer;
+use crate::clients::Timeline;
+use crate::hub::{self, Hub};
 use crate::run::{Program, ProgramError};
-use nty_epoll::{Epoll, Event, Events, Runtime, TcpListener};
+use nty_epoll::{Epoll, Events, Runtime, TcpStream};
 use ntytcp::stack::SocketError;
-use ntytcp::tcp::{KeepAlive, ListenOptions};
+use ntytcp::tcp::KeepAlive;
+use ntytcp::time;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-const NAME: &str = "perf";
-/// The listener's token, which no stream has.
-const LISTENER: u64 = u64::MAX;
-/// The token of the UDP socket, which no stream has either.
-const DATAGRAMS: u64 = u64::MAX - (1 << 32);
-/// Events that one call handles.
-const BATCH: usize = 64;
+/// Streams that may wait to be accepted.
+const BACKLOG: usize = 256;
+/// Streams at the same time: several clients with as many as one may have; more wait in the backlog.
+const STREAMS_MAX: usize = 1_024;
 
 /// One stream's counts.
 struct Session {
@@ -27,16 +28,29 @@ struct Session {
     received: Meter,
 }
 
+impl Session {
+    /// A client has connected.
+    fn begin(
+        stream: TcpStream,
+        peer: SocketAddr,
+        interval: Duration,
+        now: time::Instant,
+    ) -> (Transfer, Self) {
+        // Who connects and then vanishes is not kept for ever.
+        let _ = stream.set_keepalive(Some(KeepAlive { idle: Duration::from_secs(60), ..KeepAlive::default() }));
+        let meter = |direction| Meter::new(direction, interval, now);
+        let session = Self { peer, sent: meter(Direction::Sent), received: meter(Direction::Received) };
+        (Transfer::asked(stream), session)
+    }
+}
+
 pub(super) struct Server {
-    epoll: Epoll,
-    listener: TcpListener,
-    events: Vec<Event>,
+    hub: Hub<(Transfer, Session)>,
     payload: Vec<u8>,
     buf: Vec<u8>,
-    transfers: Transfers<Session>,
     datagrams: UdpServer,
     interval: Duration,
-    origin: Instant,
+    timeline: Timeline,
     /// Now when there is more to do at once, otherwise when a client over UDP may have gone silent.
     again: Option<Instant>,
     out: Box<dyn Write>,
@@ -49,52 +63,25 @@ impl Server {
         out: Box<dyn Write>,
     ) -> Result<Self, ProgramError> {
         let port = options.port.get();
-        let local = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-        let listener = runtime
-            .listen(local, ListenOptions::default())
-            .map_err(|source| ProgramError::Port { program: NAME, transport: "TCP", port, source })?;
-        let epoll = Epoll::new()?;
-        epoll.add(&listener, Events::IN, LISTENER)?;
-        let socket = runtime.bind_udp(local, None).map_err(|source| ProgramError::Port {
-            program: NAME,
-            transport: "UDP",
-            port,
-            source,
-        })?;
-        epoll.add(&socket, Events::IN | Events::OUT | Events::ET, DATAGRAMS)?;
-        // A line per call is the most there can be.
-        let interval = options.interval.duration().max(Duration::from_millis(1));
+        let mut hub = Hub::new(NAME, INTEREST)?;
+        hub.listen(port, BACKLOG, STREAMS_MAX, runtime)?;
+        let socket = hub::bind_udp(NAME, port, runtime)?;
+        hub.watch(&socket, Events::IN | Events::OUT | Events::ET)?;
+        let interval = options.line_interval();
         Ok(Self {
-            epoll,
-            listener,
-            events: vec![Event::default(); BATCH],
+            hub,
             payload: vec![0; CHUNK],
             buf: vec![0; CHUNK],
-            transfers: Transfers::new(),
             datagrams: UdpServer::new(socket, interval),
             interval,
-            origin: Instant::now(),
+            timeline: Timeline::new(),
             again: None,
             out,
         })
     }
 
-    /// Takes one connection; the listener is level-triggered, so the others are reported again.
-    fn accept(&mut self, now: ntytcp::time::Instant) {
-        let Ok((stream, peer)) = self.listener.accept() else { return };
-        // Who connects and then vanishes is not kept for ever.
-        let _ =
-            stream.set_keepalive(Some(KeepAlive { idle: Duration::from_secs(60), ..KeepAlive::default() }));
-        let meter = |direction| Meter::new(direction, self.interval, now);
-        let session = Session { peer, sent: meter(Direction::Sent), received: meter(Direction::Received) };
-        match self.transfers.add(&self.epoll, Transfer::asked(stream), session) {
-            Ok(token) => self.transfers.queue(token),
-            Err(error) => tracing::warn!(target: "nty::perf", %peer, %error, "connection refused"),
-        }
-    }
-
-    fn drive(&mut self, token: u64, now: ntytcp::time::Instant) {
-        let Some((transfer, session)) = self.transfers.clients.get_mut(token) else { return };
+    fn drive(&mut self, token: u64, now: time::Instant) {
+        let Some((transfer, session)) = self.hub.get_mut(token) else { return };
         let moved = transfer.drive(now, &self.payload, &mut self.buf);
         if let Ok(moved) = moved {
             for (meter, bytes) in [(&mut session.sent, moved.sent), (&mut session.received, moved.received)] {
@@ -111,11 +98,11 @@ impl Server {
         let over = transfer.is_over() || moved.is_err();
         if !over {
             if moved.is_ok_and(|moved| moved.more) {
-                self.transfers.queue(token);
+                self.hub.queue(token);
             }
             return;
         }
-        if let Some((_, session)) = self.transfers.clients.remove(token) {
+        if let Some((_, session)) = self.hub.remove(token) {
             self.report(&session, moved.err());
         }
     }
@@ -141,30 +128,21 @@ impl Program for Server {
     }
 
     fn epoll(&self) -> &Epoll {
-        &self.epoll
+        self.hub.epoll()
     }
 
     fn ready(&mut self, _: &mut Runtime, now: Instant) -> Result<(), ProgramError> {
-        let time = ntytcp::time::Instant::ZERO + now.saturating_duration_since(self.origin);
-        let n = self.epoll.poll(&mut self.events)?;
-        for i in 0..n {
-            match self.events.get(i).map_or(LISTENER, |event| event.data) {
-                LISTENER => self.accept(time),
-                // Driven below in any case.
-                DATAGRAMS => {}
-                token => self.transfers.queue(token),
-            }
-        }
-        for _ in 0..self.transfers.queued() {
-            let Some(token) = self.transfers.next() else { break };
+        let time = self.timeline.at(now);
+        let interval = self.interval;
+        for _ in 0..self.hub.poll(|stream, peer| Session::begin(stream, peer, interval, time))? {
+            let Some(token) = self.hub.next() else { break };
             self.drive(token, time);
         }
         let more = self.datagrams.drive(time, &mut self.payload, &mut self.buf, &mut *self.out);
-        self.again = if more || self.transfers.queued() > 0 {
+        self.again = if more || !self.hub.is_idle() {
             Some(now)
         } else {
-            let next = self.datagrams.deadline();
-            next.and_then(|at| self.origin.checked_add(at.since(ntytcp::time::Instant::ZERO)))
+            self.datagrams.deadline().and_then(|at| self.timeline.when(at))
         };
         Ok(())
     }

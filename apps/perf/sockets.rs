@@ -1,7 +1,11 @@
 //! A client and a server on two stacks.
 
 use super::*;
-use crate::perf::{client::Client, server::Server, udp_client::UdpClient};
+use crate::perf::{
+    client::{self, Client},
+    server::Server,
+    udp_client::UdpClient,
+};
 use crate::run::Outcome;
 use crate::testnet::{Net, Output, SERVER, read};
 
@@ -84,6 +88,32 @@ fn refused_connection_is_a_failure() {
         (client.outcome(), here.text().as_str()),
         (Some(Outcome::Failed), "10.0.0.2: connection refused\n")
     );
+}
+
+#[test]
+fn server_that_falls_silent_is_given_up() {
+    let (here, there) = (Output::default(), Output::default());
+    let mut net = serve(&there);
+    let options = Options { bytes: None, time: Some("1h".parse().unwrap()), ..client() };
+    let mut client = Client::new(&options, SERVER, &mut net.client, Box::new(here.clone())).unwrap();
+    let start = std::time::Instant::now();
+    net.until(|runtime| {
+        client.ready(runtime, start).unwrap();
+        (runtime.stack().counters().events().any(|(name, n)| name == "tcp_tx" && n > 100)).then_some(())
+    });
+    // From now on nobody turns the server's stack: what fills the sockets is taken, and then nothing.
+    let mut now = start;
+    while client.outcome().is_none() {
+        now += std::time::Duration::from_secs(1);
+        assert!(now < start + 3 * client::PATIENCE, "{}", here.text());
+        net.client.turn().unwrap();
+        client.ready(&mut net.client, now).unwrap();
+    }
+    assert_eq!(client.outcome(), Some(Outcome::Failed));
+    let text = here.text();
+    assert_eq!(count(&text, "10.0.0.2: no answer for 10 s"), 1, "{text}");
+    let total = text.lines().last().unwrap();
+    assert!(total.starts_with("total: ") && !total.contains("   0.00 s"), "{text}");
 }
 
 #[test]

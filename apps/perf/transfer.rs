@@ -1,13 +1,14 @@
 //! One TCP stream of a measurement, at either end: the request, then bytes each way until both have said FIN.
 
 use super::request::{Amount, Request};
-use crate::clients::Clients;
-use nty_epoll::{Epoll, EpollError, Events, TcpStream};
+use crate::hub::Connected;
+use nty_epoll::{Events, TcpStream};
 use ntytcp::stack::SocketError;
 use ntytcp::time::Instant;
-use std::collections::VecDeque;
 use std::net::Shutdown;
 
+/// What a stream is watched for.
+pub(super) const INTEREST: Events = Events::IN.union(Events::OUT).union(Events::RDHUP).union(Events::ET);
 /// How often one call reads and writes one stream.
 const ROUNDS: usize = 4;
 /// What one read or write moves at most; a longer one would not fit into a socket's buffer anyway.
@@ -80,7 +81,13 @@ pub(super) struct Transfer {
     last_word: bool,
     shut: bool,
     ended: bool,
-    queued: bool,
+}
+
+/// A stream and what its owner keeps with it.
+impl<T> Connected for (Transfer, T) {
+    fn stream(&self) -> &TcpStream {
+        &self.0.stream
+    }
 }
 
 impl Transfer {
@@ -97,7 +104,7 @@ impl Transfer {
     fn new(stream: TcpStream, stage: Stage) -> Self {
         let last_word = matches!(stage, Stage::Asked(..));
         let (quota, write_len) = (Quota::NOTHING, 0);
-        Self { stream, stage, quota, write_len, last_word, shut: false, ended: false, queued: false }
+        Self { stream, stage, quota, write_len, last_word, shut: false, ended: false }
     }
 
     /// Whether both directions have ended.
@@ -200,58 +207,5 @@ impl Transfer {
         self.stream.shutdown(Shutdown::Write)?;
         self.shut = true;
         Ok(true)
-    }
-}
-
-/// The streams of one program: which to drive next.
-pub(super) struct Transfers<T> {
-    pub(super) clients: Clients<(Transfer, T)>,
-    /// Those that have had their share but not enough.
-    unfinished: VecDeque<u64>,
-}
-
-impl<T> Transfers<T> {
-    pub(super) const fn new() -> Self {
-        Self { clients: Clients::new(), unfinished: VecDeque::new() }
-    }
-
-    /// Adds a stream, and has `epoll` watch it.
-    ///
-    /// # Errors
-    /// Those of [`Epoll::add`]; `NoSpace` also when no token is left.
-    pub(super) fn add(&mut self, epoll: &Epoll, transfer: Transfer, with: T) -> Result<u64, EpollError> {
-        let token = self.clients.insert((transfer, with)).ok_or(EpollError::NoSpace)?;
-        if let Some((transfer, _)) = self.clients.get_mut(token)
-            && let Err(error) =
-                epoll.add(&transfer.stream, Events::IN | Events::OUT | Events::RDHUP | Events::ET, token)
-        {
-            self.clients.remove(token);
-            return Err(error);
-        }
-        Ok(token)
-    }
-
-    /// The stream `token` has something to do.
-    pub(super) fn queue(&mut self, token: u64) {
-        if let Some((transfer, _)) = self.clients.get_mut(token)
-            && !transfer.queued
-        {
-            transfer.queued = true;
-            self.unfinished.push_back(token);
-        }
-    }
-
-    /// How many have something to do.
-    pub(super) fn queued(&self) -> usize {
-        self.unfinished.len()
-    }
-
-    /// The next that has something to do.
-    pub(super) fn next(&mut self) -> Option<u64> {
-        let token = self.unfinished.pop_front()?;
-        if let Some((transfer, _)) = self.clients.get_mut(token) {
-            transfer.queued = false;
-        }
-        Some(token)
     }
 }

@@ -2,8 +2,9 @@
 
 use super::Options;
 use super::datagrams::{Control, Kind, Tally};
-use super::report::{Arrivals, DatagramHeader, Direction, Meter};
-use super::request::{Flow, Request};
+use super::measurement::{Measurement, NAME};
+use super::report::{Arrivals, DatagramHeader, Direction};
+use super::request::Request;
 use super::transfer::{CHUNK, Moved, Quota};
 use super::udp_server::next_datagram;
 use crate::run::{Outcome, Program, ProgramError};
@@ -14,7 +15,6 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-const NAME: &str = "perf";
 /// Datagrams that one call takes, and sends, in one stream.
 const SHARE: usize = 64;
 /// How often the server is told that we are still there.
@@ -168,19 +168,12 @@ impl Stream {
 }
 
 pub(super) struct UdpClient {
-    peer: IpAddr,
-    flow: Flow,
     epoll: Epoll,
     streams: Vec<Stream>,
     payload: Vec<u8>,
     buf: Vec<u8>,
-    sent: Meter,
-    received: Meter,
-    origin: std::time::Instant,
-    deadline: Option<std::time::Instant>,
-    failed: bool,
-    outcome: Option<Outcome>,
-    out: Box<dyn Write>,
+    measurement: Measurement,
+    now: Instant,
 }
 
 impl UdpClient {
@@ -204,81 +197,48 @@ impl UdpClient {
             let request = Request::new(options, u32::try_from(stream).unwrap_or(u32::MAX));
             streams.push(Stream::new(socket, request));
         }
-        // A line per call is the most there can be.
-        let interval = options.interval.duration().max(Duration::from_millis(1));
-        let meter = |direction| Meter::new(direction, interval, Instant::ZERO);
-        Ok(Self {
-            peer,
-            flow: Request::new(options, 0).flow,
-            epoll,
-            streams,
-            payload: vec![0; CHUNK],
-            buf: vec![0; CHUNK],
-            sent: meter(Direction::Sent),
-            received: meter(Direction::Received),
-            origin: std::time::Instant::now(),
-            deadline: None,
-            failed: false,
-            outcome: None,
-            out,
-        })
+        let measurement = Measurement::new(options, peer, out);
+        let (payload, buf) = (vec![0; CHUNK], vec![0; CHUNK]);
+        Ok(Self { epoll, streams, payload, buf, measurement, now: Instant::ZERO })
     }
 
     /// Drives all streams; whether there is more to do at once.
-    fn drive(&mut self, now: Instant) -> bool {
+    fn drive(&mut self) -> bool {
         let mut more = false;
         for stream in self.streams.iter_mut().filter(|stream| stream.stage != Stage::Over) {
-            match stream.drive(now, &mut self.payload, &mut self.buf) {
+            let result = stream.drive(self.now, &mut self.payload, &mut self.buf);
+            if !matches!(stream.stage, Stage::Hello | Stage::Begin(_)) {
+                self.measurement.start(self.now);
+            }
+            match result {
                 Ok(moved) => {
                     more |= moved.more && stream.stage != Stage::Over;
-                    for (meter, bytes) in [(&mut self.sent, moved.sent), (&mut self.received, moved.received)]
-                    {
-                        if bytes > 0 {
-                            meter.add(now, bytes);
-                        }
-                    }
+                    self.measurement.add(self.now, &moved);
                 }
                 Err(error) => {
-                    self.failed = true;
                     stream.stage = Stage::Over;
-                    let _ = writeln!(self.out, "{}: {error}", self.peer);
+                    self.measurement.fail(error, PATIENCE);
                 }
             }
         }
         more
     }
 
-    /// The meters of the directions that there are.
-    fn meters(&mut self) -> impl Iterator<Item = &mut Meter> {
-        let sent = self.flow.client_sends().then_some(&mut self.sent);
-        let received = self.flow.server_sends().then_some(&mut self.received);
-        sent.into_iter().chain(received)
+    /// When a stream has to be looked at although nothing happens.
+    fn look_at(&self) -> Option<Instant> {
+        let streams = self.streams.iter().filter(|stream| stream.stage != Stage::Over);
+        // What is overdue found no room: the socket will say when there is some, or it is time to give up.
+        let at = |s: &Stream| if s.tell_at > self.now { s.tell_at } else { s.heard + PATIENCE };
+        streams.map(at).min()
     }
 
-    fn lines(&mut self, now: Instant) {
-        let lines: Vec<_> = self.meters().filter_map(|meter| meter.line(now)).collect();
-        for line in lines {
-            let _ = writeln!(self.out, "{line}");
-        }
-    }
-
-    /// Prints the summary and ends.
-    fn finish(&mut self) {
-        if self.outcome.is_some() {
-            return;
-        }
-        let sum =
-            |of: fn(&Stream) -> Tally| self.streams.iter().map(of).fold(Tally::default(), |a, b| a.merge(&b));
-        if self.flow.client_sends() {
-            let tally = sum(|stream| Tally { sent: stream.sent, ..stream.theirs });
-            let _ = writeln!(self.out, "total: {}, {tally}", self.sent.summary());
-        }
-        if self.flow.server_sends() {
-            let tally = sum(|stream| Tally::new(stream.theirs.sent, &stream.arrivals));
-            let _ = writeln!(self.out, "total: {}, {tally}", self.received.summary());
-        }
-        let _ = self.out.flush();
-        self.outcome = Some(if self.failed { Outcome::Failed } else { Outcome::Done });
+    /// What both ends have counted in one direction, all streams together.
+    fn tally(&self, direction: Direction) -> Tally {
+        let of = |stream: &Stream| match direction {
+            Direction::Sent => Tally { sent: stream.sent, ..stream.theirs },
+            Direction::Received => Tally::new(stream.theirs.sent, &stream.arrivals),
+        };
+        self.streams.iter().map(of).fold(Tally::default(), |a, b| a.merge(&b))
     }
 }
 
@@ -292,37 +252,32 @@ impl Program for UdpClient {
     }
 
     fn ready(&mut self, _: &mut Runtime, now: std::time::Instant) -> Result<(), ProgramError> {
-        if self.outcome.is_some() {
+        if self.outcome().is_some() {
             return Ok(());
         }
-        let time = Instant::ZERO + now.saturating_duration_since(self.origin);
+        self.now = self.measurement.time(now);
         // All streams are driven, whichever it was.
         while self.epoll.poll(&mut [Event::default(); 64])? == 64 {}
-        let more = self.drive(time);
-        self.lines(time);
-        if self.streams.iter().all(|stream| stream.stage == Stage::Over) {
-            self.finish();
+        let more = self.drive();
+        let is_read = self.measurement.go_on(now, more, self.look_at())?;
+        if !is_read || self.streams.iter().all(|stream| stream.stage == Stage::Over) {
+            self.stop();
         }
-        let told = self.streams.iter().filter(|stream| stream.stage != Stage::Over).map(|stream| {
-            // What is overdue found no room: the socket will say when there is some, or it is time to give up.
-            if stream.tell_at > time { stream.tell_at } else { stream.heard + PATIENCE }
-        });
-        let told = told.min();
-        let next = self.meters().map(|meter| meter.next_line()).min().into_iter().chain(told).min();
-        let next = next.and_then(|at| self.origin.checked_add(at.since(Instant::ZERO)));
-        self.deadline = if more { Some(now) } else { next };
         Ok(())
     }
 
     fn deadline(&self) -> Option<std::time::Instant> {
-        self.deadline.filter(|_| self.outcome.is_none())
+        self.measurement.deadline()
     }
 
     fn outcome(&self) -> Option<Outcome> {
-        self.outcome
+        self.measurement.outcome()
     }
 
     fn stop(&mut self) {
-        self.finish();
+        let tallies = [Direction::Sent, Direction::Received].map(|direction| self.tally(direction));
+        self.measurement.finish(self.now, |direction| match (direction, &tallies) {
+            (Direction::Sent, [tally, _]) | (Direction::Received, [_, tally]) => format!(", {tally}"),
+        });
     }
 }

@@ -130,6 +130,15 @@ impl Tally {
         Some(Reply { from, seq, bytes, ttl, rtt, kind })
     }
 
+    /// The request `seq` could not be sent: nobody waits for its reply.
+    pub fn not_sent(&mut self, seq: u64) {
+        let first = self.sent - self.requests.len() as u64;
+        let index = seq.checked_sub(first).and_then(|index| usize::try_from(index).ok());
+        if let Some((_, fate)) = index.and_then(|index| self.requests.get_mut(index)) {
+            *fate = Fate::GivenUp;
+        }
+    }
+
     /// An ICMP error came for one of the requests.
     pub fn error(&mut self) {
         self.errors += 1;
@@ -158,9 +167,15 @@ impl Tally {
         waiting.next().map(|&(sent_at, _)| sent_at + self.timeout)
     }
 
-    /// Whether every request was answered in time, and there was one: the exit status of the command.
+    /// Whether every request was answered in time, and there was one: the exit status of the command. One that is still under
+    /// way when the run is stopped does not count.
     pub fn is_complete(&self) -> bool {
-        self.sent > 0 && self.received == self.sent
+        self.received > 0 && self.received + self.waiting() == self.sent
+    }
+
+    /// Requests under way: neither answered nor lost.
+    fn waiting(&self) -> u64 {
+        self.requests.iter().filter(|(_, fate)| *fate == Fate::Waiting).count() as u64
     }
 
     /// The lines at the end.
@@ -222,8 +237,7 @@ pub struct Summary<'a> {
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Tally { target, sent, received, late, duplicates, errors, rtt, .. } = self.tally;
-        // A request still under way is neither received nor lost.
-        let waiting = self.tally.requests.iter().filter(|(_, fate)| *fate == Fate::Waiting).count() as u64;
+        let waiting = self.tally.waiting();
         let lost = sent.saturating_sub(*received).saturating_sub(waiting);
         let per_mille = u128::from(lost) * 1_000 / u128::from((*sent).max(1));
         write!(
@@ -232,8 +246,10 @@ impl fmt::Display for Summary<'_> {
             per_mille / 10,
             per_mille % 10
         )?;
-        for (count, what) in [(late, "late"), (duplicates, "duplicate"), (errors, "ICMP errors")] {
-            if *count > 0 {
+        for (count, what) in
+            [(waiting, "under way"), (*late, "late"), (*duplicates, "duplicate"), (*errors, "ICMP errors")]
+        {
+            if count > 0 {
                 write!(f, ", {count} {what}")?;
             }
         }
@@ -307,7 +323,14 @@ mod tests {
         let mut tally = tally();
         assert_eq!(tally.summary(at(0)).to_string(), "10.0.0.1: 0 sent, 0 received, 0 lost (0.0 %), 0.0 s");
         tally.sent(at(0));
-        assert!(tally.summary(at(1)).to_string().contains("1 sent, 0 received, 0 lost"));
+        assert!(tally.summary(at(1)).to_string().contains("1 sent, 0 received, 0 lost (0.0 %), 1 under way"));
+        assert!(!tally.is_complete(), "nothing was answered");
+        tally.reply(at(1), PEER, 0, 8, 64);
+        tally.sent(at(2));
+        assert!(tally.is_complete(), "what was stopped early is not lost");
+        tally.not_sent(1);
+        assert!(!tally.is_complete());
+        assert!(tally.summary(at(3)).to_string().contains("2 sent, 1 received, 1 lost"));
     }
 
     #[test]

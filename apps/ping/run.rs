@@ -5,7 +5,7 @@
 
 use super::Options;
 use super::report::Tally;
-use crate::run::{Outcome, Program, ProgramError};
+use crate::run::{Outcome, Printout, Program, ProgramError};
 use nty_epoll::{Epoll, Runtime};
 use ntytcp::stack::{EchoArrival, EchoOutcome, SocketError, SocketId};
 use std::fmt::Display;
@@ -39,9 +39,7 @@ struct Ping {
     /// By the stack's clock: the last time that we were called.
     seen: ntytcp::time::Instant,
     deadline: Option<Instant>,
-    replies: u64,
-    outcome: Option<Outcome>,
-    out: Box<dyn Write>,
+    printout: Printout,
 }
 
 impl Ping {
@@ -58,17 +56,15 @@ impl Ping {
             next: Some(Instant::now()),
             seen,
             deadline: Some(Instant::now()),
-            replies: 0,
-            outcome: None,
-            out,
+            printout: Printout::new(out),
             options: options.clone(),
         })
     }
 
-    /// Prints a line. Whoever closed the output gets none.
+    /// Prints a line, unless only the summary is wanted.
     fn say(&mut self, line: impl Display) {
         if !self.options.quiet {
-            let _ = writeln!(self.out, "{line}");
+            self.printout.say(line);
         }
     }
 
@@ -83,7 +79,10 @@ impl Ping {
                 Err(source @ (SocketError::FamilyNotSupported | SocketError::BadSocket)) => {
                     return Err(ProgramError::Peer { program: NAME, peer: target, source });
                 }
-                Err(error) => self.say(format_args!("seq={seq}: not sent: {error}")),
+                Err(error) => {
+                    self.tally.not_sent(seq);
+                    self.say(format_args!("seq={seq}: not sent: {error}"));
+                }
             }
             let all = self.options.count.is_some_and(|count| seq + 1 >= count);
             // Time is not made up for beyond what one call sends.
@@ -100,7 +99,6 @@ impl Ping {
             match outcome {
                 EchoOutcome::Reply { ttl, payload_len } => {
                     if let Some(reply) = self.tally.reply(at, from, seq, payload_len, ttl) {
-                        self.replies += 1;
                         self.say(reply);
                     }
                 }
@@ -119,10 +117,9 @@ impl Ping {
 
     /// Prints the summary and ends.
     fn finish(&mut self) {
-        if self.outcome.is_none() {
-            let _ = writeln!(self.out, "{}", self.tally.summary(self.seen));
-            let _ = self.out.flush();
-            self.outcome = Some(if self.replies > 0 { Outcome::Done } else { Outcome::Failed });
+        if self.outcome().is_none() {
+            self.printout.say(self.tally.summary(self.seen));
+            self.printout.end(if self.tally.is_complete() { Outcome::Done } else { Outcome::Failed });
         }
     }
 }
@@ -137,7 +134,7 @@ impl Program for Ping {
     }
 
     fn ready(&mut self, runtime: &mut Runtime, now: Instant) -> Result<(), ProgramError> {
-        if self.outcome.is_some() {
+        if self.outcome().is_some() {
             return Ok(());
         }
         self.seen = runtime.shard().now();
@@ -147,8 +144,10 @@ impl Program for Ping {
         }
         self.send(runtime, now)?;
         let waiting = self.tally.next_give_up();
-        if self.next.is_none() && waiting.is_none() {
+        let is_read = self.printout.is_read(NAME)?;
+        if !is_read || self.next.is_none() && waiting.is_none() {
             self.finish();
+            self.printout.is_read(NAME)?;
             // The socket is ours alone: closing it cannot fail.
             let _ = runtime.stack().echo_close(self.socket);
         }
@@ -158,11 +157,11 @@ impl Program for Ping {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.deadline.filter(|_| self.outcome.is_none())
+        self.deadline.filter(|_| self.outcome().is_none())
     }
 
     fn outcome(&self) -> Option<Outcome> {
-        self.outcome
+        self.printout.outcome()
     }
 
     fn stop(&mut self) {
@@ -190,7 +189,11 @@ mod tests {
 
     /// What is printed until the program ends, and how it ends.
     fn run(options: &Options, stop_after: Option<usize>) -> (String, Outcome) {
-        let (mut net, out) = (Net::bare(), Output::default());
+        run_on(Net::bare(), options, stop_after)
+    }
+
+    fn run_on(mut net: Net, options: &Options, stop_after: Option<usize>) -> (String, Outcome) {
+        let out = Output::default();
         let mut ping = Ping::new(options, &mut net.client, Box::new(out.clone())).unwrap();
         let start = Instant::now();
         while ping.outcome().is_none() {
@@ -239,6 +242,26 @@ mod tests {
     }
 
     #[test]
+    fn one_lost_reply_of_many_is_a_failure() {
+        // The link loses one frame in five of what we send, with this seed some of ten and not all.
+        let lossy = Net::with_faults(|faults| faults.loss = 0.2);
+        let options = Options { timeout: "200ms".parse().unwrap(), ..options(SERVER, Some(10)) };
+        let (text, outcome) = run_on(lossy, &options, None);
+        let (lost, got) = (text.matches(": no reply\n").count(), text.matches("bytes from").count());
+        assert!(lost > 0 && got > 0 && lost + got == 10, "{text}");
+        assert_eq!(outcome, Outcome::Failed);
+    }
+
+    #[test]
+    fn duplicate_replies_are_said_and_no_failure() {
+        let doubling = Net::with_faults(|faults| faults.duplicate = 1.0);
+        let (text, outcome) = run_on(doubling, &options(SERVER, Some(5)), None);
+        assert!(text.contains(" (duplicate)\n") && text.contains(" duplicate, "), "{text}");
+        assert!(text.contains("5 sent, 5 received, 0 lost"), "{text}");
+        assert_eq!(outcome, Outcome::Done);
+    }
+
+    #[test]
     fn nobody_there_is_a_failure_with_its_reasons() {
         let timeout = "20ms".parse().unwrap();
         let (text, outcome) =
@@ -250,7 +273,7 @@ mod tests {
 
     #[test]
     fn destination_without_a_route_is_said_per_request() {
-        let timeout = "5ms".parse().unwrap();
+        let timeout = Span::from_secs(3_600);
         let (text, outcome) =
             run(&Options { timeout, ..options(IpAddr::from([192, 0, 2, 1]), Some(1)) }, None);
         assert!(text.starts_with("seq=0: not sent: network unreachable\n"), "{text}");

@@ -2,9 +2,11 @@
 
 mod fault;
 mod link;
+mod printout;
 mod program;
 mod stats;
 
+pub(crate) use printout::Printout;
 pub use program::{Outcome, Program, ProgramError};
 
 use crate::cli::{App, Plan};
@@ -52,13 +54,16 @@ pub enum RunError {
     #[error("{0} failed")]
     Failed(&'static str),
     /// The stats socket cannot be made.
-    #[error("stats socket {}: {source} (give a path that can be created)", path.display())]
+    #[error("stats socket {}: {source} (give a path where a socket can be made)", path.display())]
     StatsSocket {
         /// Where.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
+    /// What is to be said cannot be written.
+    #[error("cannot print: {0}")]
+    Output(io::Error),
     /// Waiting failed.
     #[error(transparent)]
     Epoll(#[from] EpollError),
@@ -96,7 +101,7 @@ pub fn run(plan: &Plan) -> Result<(), RunError> {
         epoll.add(program.epoll(), Events::IN, programs.len() as u64)?;
         programs.push(program);
     }
-    announce(plan);
+    announce(plan)?;
     let result = serve(&mut runtime, &epoll, &mut programs, stats.as_ref());
     if matches!(result, Ok(End::Signal)) {
         programs.iter_mut().for_each(|program| program.stop());
@@ -107,7 +112,7 @@ pub fn run(plan: &Plan) -> Result<(), RunError> {
     drop(signals);
     result?;
     if plan.apps.iter().any(App::is_server) {
-        print!("{}", stats::text(&mut runtime));
+        print(&stats::text(&mut runtime))?;
     }
     failed.map_or(Ok(()), |name| Err(RunError::Failed(name)))
 }
@@ -124,14 +129,22 @@ fn open(app: &App, runtime: &mut Runtime) -> Result<Box<dyn Program>, ProgramErr
 }
 
 /// Says on standard output that the programs can be reached.
-fn announce(plan: &Plan) {
+fn announce(plan: &Plan) -> Result<(), RunError> {
     if !plan.apps.iter().any(App::is_server) {
-        return;
+        return Ok(());
     }
     let names: Vec<&str> = plan.apps.iter().map(App::name).collect();
     let addrs: Vec<String> = plan.stack.addrs.iter().map(|a| a.addr.to_string()).collect();
-    println!("ready: {} on {} ({})", names.join(", "), addrs.join(", "), plan.stack.device);
-    let _ = io::stdout().flush();
+    print(&format!("ready: {} on {} ({})\n", names.join(", "), addrs.join(", "), plan.stack.device))
+}
+
+/// Writes to standard output. Whoever closes the pipe has read enough.
+fn print(text: &str) -> Result<(), RunError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(RunError::Output(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Why the loop ended.

@@ -80,6 +80,14 @@ pub enum ProgramError {
         /// Why.
         source: SocketError,
     },
+    /// What it has to say cannot be written.
+    #[error("{program}: cannot print: {source}")]
+    Output {
+        /// Which program.
+        program: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
     /// An epoll failed.
     #[error(transparent)]
     Epoll(#[from] EpollError),

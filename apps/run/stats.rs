@@ -3,9 +3,11 @@
 use super::RunError;
 use nty_epoll::{Epoll, Events, Runtime};
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
+use std::fs;
+use std::io::{self, ErrorKind, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 /// Every counter that is not zero, one `name value` per line.
@@ -28,29 +30,36 @@ pub(super) fn text(runtime: &mut Runtime) -> String {
     text
 }
 
-/// A Unix socket that gives the counters to whoever connects. The file is removed with it.
+/// A Unix socket that gives the counters to whoever connects. Its file is removed with it, unless another has taken the place.
 pub(super) struct StatsSocket {
     listener: UnixListener,
     path: PathBuf,
+    /// Device and inode of the file.
+    file: Option<(u64, u64)>,
 }
 
 impl StatsSocket {
     /// Makes the socket and registers it.
     ///
     /// # Errors
-    /// The path cannot be used; a socket that an earlier run left behind, and nobody listens on, is replaced.
+    /// The path cannot be used. A socket that an earlier run left behind, and nobody listens on, is replaced; nothing else is.
     pub(super) fn open(path: &Path, epoll: &Epoll, data: u64) -> Result<Self, RunError> {
         let error = |source| RunError::StatsSocket { path: path.to_owned(), source };
-        let listener = match UnixListener::bind(path) {
-            Err(e) if e.kind() == ErrorKind::AddrInUse && is_abandoned(path) => {
-                std::fs::remove_file(path).and_then(|()| UnixListener::bind(path)).map_err(error)?
-            }
-            bound => bound.map_err(error)?,
-        };
-        let socket = Self { listener, path: path.to_owned() };
+        let socket = Self::bind(path).map_err(error)?;
         socket.listener.set_nonblocking(true).map_err(error)?;
         epoll.add_fd(socket.listener.as_raw_fd(), Events::IN, data)?;
         Ok(socket)
+    }
+
+    fn bind(path: &Path) -> io::Result<Self> {
+        let listener = match UnixListener::bind(path) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                remove_abandoned(path)?;
+                UnixListener::bind(path)?
+            }
+            bound => bound?,
+        };
+        Ok(Self { listener, path: path.to_owned(), file: identity(path) })
     }
 
     /// Answers everybody who waits. Whoever does not take the text at once loses the rest of it.
@@ -64,11 +73,63 @@ impl StatsSocket {
 
 impl Drop for StatsSocket {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        if self.file.is_some() && identity(&self.path) == self.file {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
-/// Whether the path is a socket that nobody listens on.
-fn is_abandoned(path: &Path) -> bool {
-    matches!(std::os::unix::net::UnixStream::connect(path), Err(e) if e.kind() == ErrorKind::ConnectionRefused)
+/// What tells one file from another that has its name later.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// Removes a socket that nobody listens on.
+///
+/// # Errors
+/// What is there is no socket, or somebody listens.
+fn remove_abandoned(path: &Path) -> io::Result<()> {
+    if !fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Err(io::Error::new(ErrorKind::AlreadyExists, "it exists and is no socket"));
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
+        _ => Err(io::Error::new(ErrorKind::AddrInUse, "another process answers there")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_socket_that_was_left_behind_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stats");
+        let complaint = || StatsSocket::bind(&path).err().map(|error| error.to_string());
+        drop(UnixListener::bind(&path).unwrap());
+        let socket = StatsSocket::bind(&path).unwrap();
+        assert_eq!(complaint().as_deref(), Some("another process answers there"));
+        drop(socket);
+        assert!(!path.exists());
+
+        fs::write(&path, "precious").unwrap();
+        assert_eq!(complaint().as_deref(), Some("it exists and is no socket"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(StatsSocket::bind(&link).is_err() && link.is_symlink());
+    }
+
+    #[test]
+    fn file_that_took_the_place_of_the_socket_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stats");
+        let socket = StatsSocket::bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
+        drop(socket);
+        assert!(path.exists());
+        drop(other);
+    }
 }

@@ -134,6 +134,36 @@ fn two_programs_on_one_port_are_named_with_the_line() {
 }
 
 #[test]
+fn output_that_cannot_be_written_is_a_failure_and_a_reader_that_has_gone_is_none() {
+    in_namespace(|| {
+        let to_full = |app: &[&str]| {
+            let full = fs::File::options().write(true).open("/dev/full").unwrap();
+            let said = complaint(LINK.command(app).stdout(full), FAILED);
+            contains(&said, &["cannot print", "No space left"]);
+        };
+        to_full(&["ping", "10.0.0.1", "-c", "1"]);
+        to_full(&["echo"]);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut endless = LINK.command(&["ping", "10.0.0.1", "-i", "10ms"]);
+        let status = endless.stdout(writer).status().unwrap();
+        assert_eq!(status.code(), Some(0));
+    });
+}
+
+#[test]
+fn stats_socket_takes_the_place_of_nothing_but_a_dead_one() {
+    in_namespace(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("stats");
+        fs::write(&file, "precious").unwrap();
+        let link = Link { more: &["--stats-socket", file.to_str().unwrap()], ..LINK };
+        contains(&complaint(&mut link.command(&["echo"]), FAILED), &["/stats", "no socket"]);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+    });
+}
+
+#[test]
 fn impossible_addresses_and_files_are_named() {
     in_namespace(|| {
         let same = Link { host: OURS_NET, ..LINK };

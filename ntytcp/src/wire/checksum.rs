@@ -74,8 +74,7 @@ impl Sum {
     /// Copies `src` to the start of `dst` and sums it. Copies as many bytes as both have.
     ///
     /// Of a long input the sum is a second pass, over the source: what has just been stored cannot be read at full speed yet. One
-    /// loop that does both saves a third of the time of a long copy at best, but the compiler makes either these two passes of it
-    /// or, after any small change, no vectors.
+    /// loop that does both was slower by 5 % in a bulk transfer, with the same vectors.
     #[inline]
     pub fn copy(dst: &mut [u8], src: &[u8]) -> Self {
         let n = dst.len().min(src.len());
@@ -208,7 +207,8 @@ fn tail_word(mut rest: &[u8]) -> u64 {
     word
 }
 
-#[inline(never)]
+/// The loop is compiled for wider vectors too, and the processor at hand decides.
+#[multiversion::multiversion(targets("x86_64+avx2"))]
 fn sum_long(data: &[u8]) -> u64 {
     if data.len() <= SPAN {
         return sum_span(data);
