@@ -420,7 +420,7 @@ impl Tcp {
     #[inline]
     pub(super) fn settle(&mut self, cx: &mut Cx<'_>, conn: u32) {
         let Some((tcb, generation)) = self.conns.named_mut(conn) else { return };
-        if let Some(at) = tcb.timers.to_arm() {
+        if let Some(at) = tcb.timers.moved_forward() {
             self.wheel.arm(conn, at);
         }
         if tcb.flags.output && !tcb.flags.dirty {
