@@ -16,7 +16,7 @@ use crate::stack::demux::FlowKey;
 use crate::tcp::{Foreseen, Lookup};
 use crate::time::Instant;
 use crate::wire::{
-    ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, Ipv4Option, MacAddr, ParseError, TcpHeader,
+    ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, Ipv4Option, MacAddr, ParseError, Sum,
     VlanTags,
 };
 
@@ -113,8 +113,8 @@ impl Stack {
                 remote_port: u16::from_be_bytes([s0, s1]),
             };
             let is_intact = || {
-                frame.meta.checksum != RxChecksum::Unknown
-                    || TcpHeader::verify(plain.src.into(), plain.dst.into(), bytes)
+                let sum = || Sum::pseudo_header_v4(plain.src, plain.dst, IpProtocol::TCP, bytes.len() as u32);
+                frame.meta.checksum != RxChecksum::Unknown || sum().add(bytes).verify()
             };
             let (counters, events) = (&mut self.counters, &mut self.events);
             match self.tcp.input_foreseen(&mut Cx { now, counters, events }, &key, bytes, is_intact) {

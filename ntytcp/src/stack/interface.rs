@@ -109,6 +109,8 @@ pub(crate) struct ArpInput {
 pub(crate) struct Interface {
     pub id: InterfaceId,
     pub mac: MacAddr,
+    /// `mac` as a number.
+    pub mac_bits: u64,
     pub caps: Caps,
     /// The largest IP packet, in bytes.
     pub mtu: usize,
@@ -156,6 +158,7 @@ impl Interface {
         let mut interface = Self {
             id,
             mac: config.mac,
+            mac_bits: config.mac.to_bits(),
             caps: config.caps,
             mtu: config.caps.mtu,
             vlan: config.vlan,
@@ -199,8 +202,7 @@ impl Interface {
     /// The station address in the upper six bytes, if frames are heard without a tag.
     #[inline(always)]
     pub(super) fn plain_mac(&self) -> Option<u64> {
-        let [a, b, c, d, e, f] = self.mac.0;
-        self.vlan.is_none().then_some(u64::from_be_bytes([a, b, c, d, e, f, 0, 0]))
+        self.vlan.is_none().then_some(self.mac_bits << 16)
     }
 
     /// Whether `dst` is ours and `src` an address that a host other than us can have (RFC 1122 3.2.1.3).

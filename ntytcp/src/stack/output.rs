@@ -89,8 +89,8 @@ pub(crate) struct Payload<'a> {
 /// Where the segments of one flow go during one turn: the answer of [`Output::prepare`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Hop {
-    /// The station that takes them.
-    mac: MacAddr,
+    /// The station that takes them, as [`MacAddr::to_bits`].
+    mac: u64,
     /// How large they may be.
     pub limits: PathLimits,
 }
@@ -140,11 +140,22 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         path: &mut PathCache,
         progress: bool,
     ) -> Result<Hop, Blocked> {
+        let limits = self.limits();
+        if path.generation == self.generation
+            && path.interface == self.interface.id
+            && let Some(neighbor) = path.neighbor
+            && let Some((mac, aging)) = self.interface.neighbors.reachable(self.cx.now, neighbor)
+        {
+            if progress && aging {
+                self.interface.neighbors.confirm(self.cx.now, neighbor);
+            }
+            return Ok(Hop { mac: mac.to_bits(), limits });
+        }
         let mac = self.link_target(key.remote, path)?;
         if progress && let Some(neighbor) = path.neighbor {
             self.interface.neighbors.confirm(self.cx.now, neighbor);
         }
-        Ok(Hop { mac, limits: self.limits() })
+        Ok(Hop { mac: mac.to_bits(), limits })
     }
 
     /// The address that packets to `dst` are sent from, unless the sender has one.
@@ -226,12 +237,12 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         payload: Option<Payload<'_>>,
         gso_size: Option<u16>,
     ) -> Result<(), Blocked> {
+        let (IpAddr::V4(src), IpAddr::V4(dst)) = (key.local, key.remote) else { return Err(NO_FAMILY) };
         let header_len = header.header_len();
         let len = header_len + payload.as_ref().map_or(0, |p| p.len);
         let offload = self.caps.tx_checksum;
-        let pseudo = Sum::pseudo_header(key.local, key.remote, IpProtocol::TCP, len as u32);
-        let (segment, start) =
-            self.begin_packet(hop.mac, (key.local, key.remote), IpProtocol::TCP, len, DEFAULT_TTL)?;
+        let pseudo = Sum::pseudo_header_v4(src, dst, IpProtocol::TCP, len as u32);
+        let (segment, start) = self.begin_packet(hop.mac, (src, dst), IpProtocol::TCP, len, DEFAULT_TTL)?;
         let (head, body) = segment.split_at_mut_checked(header_len).ok_or(TOO_LONG)?;
         if offload {
             TcpHeader { checksum: pseudo.fold(), ..*header }.emit(head).ok_or(TOO_LONG)?;
@@ -262,18 +273,16 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     #[inline(always)]
     fn begin_packet(
         &mut self,
-        mac: MacAddr,
-        (src, dst): (IpAddr, IpAddr),
+        to: u64,
+        (src, dst): (Ipv4Addr, Ipv4Addr),
         protocol: IpProtocol,
         len: usize,
         ttl: u8,
     ) -> Result<(&mut [u8], usize), Blocked> {
-        let (IpAddr::V4(src), IpAddr::V4(dst)) = (src, dst) else { return Err(NO_FAMILY) };
         let total_len = u16::try_from(Ipv4Header::LEN + len).map_err(|_| TOO_LONG)?;
-        let macs = (mac, self.interface.mac);
         if let Some(vlan) = self.interface.vlan {
             let ip = ipv4_header(src, dst, protocol, total_len, ttl);
-            let started = begin(&mut *self.queue, &tagged_header(macs, vlan), &ip);
+            let started = begin(&mut *self.queue, &tagged_header(to, self.interface.mac, vlan), &ip);
             self.cx.counters.tx_backpressure += u64::from(started.is_none());
             return started.ok_or(Blocked::RingFull);
         }
@@ -282,7 +291,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
             return Err(Blocked::RingFull);
         };
         let (headers, rest) = frame.split_first_chunk_mut().ok_or(TOO_LONG)?;
-        plain::emit(headers, macs, (src, dst), protocol, total_len, ttl);
+        plain::emit(headers, (to, self.interface.mac_bits), (src, dst), protocol, total_len, ttl);
         Ok((rest, plain::HEADERS))
     }
 
@@ -599,7 +608,9 @@ fn begin_sized<'q, Q: TxQueue + ?Sized>(
 }
 
 /// The Ethernet header of an IPv4 packet in a VLAN.
-fn tagged_header((dst, src): (MacAddr, MacAddr), vlan: u16) -> EthernetHeader {
+fn tagged_header(to: u64, src: MacAddr, vlan: u16) -> EthernetHeader {
+    let [_, _, a, b, c, d, e, f] = to.to_be_bytes();
+    let dst = MacAddr([a, b, c, d, e, f]);
     EthernetHeader { dst, src, vlan: VlanTags::single(VlanTag::new(vlan)), ethertype: EtherType::IPV4 }
 }
 

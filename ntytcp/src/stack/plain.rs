@@ -15,7 +15,7 @@ use core::net::Ipv4Addr;
 
 use super::interface::Interface;
 use crate::device::RxFrame;
-use crate::wire::{EthernetHeader, IpProtocol, Ipv4Header, MacAddr};
+use crate::wire::{EthernetHeader, IpProtocol, Ipv4Header};
 
 /// Ethernet and IPv4 without tags and options.
 pub(super) const HEADERS: usize = EthernetHeader::LEN + Ipv4Header::LEN;
@@ -82,12 +82,12 @@ pub(super) fn recognise(interface: &Interface, frame: &RxFrame<'_>) -> Option<Pl
     })
 }
 
-/// Writes the headers of a plain frame with an atomic packet of `total_len` bytes: never fragmented, so that its identification
+/// Writes the headers of a plain frame between two stations, as [`MacAddr::to_bits`](crate::wire::MacAddr), with an atomic packet of `total_len` bytes: never fragmented, so that its identification
 /// says nothing (RFC 6864 4.1: "the IPv4 ID field of atomic datagrams may be set to any value").
 #[inline(always)]
 pub(super) fn emit(
     headers: &mut [u8; HEADERS],
-    (to, from): (MacAddr, MacAddr),
+    (to, from): (u64, u64),
     (src, dst): (Ipv4Addr, Ipv4Addr),
     protocol: IpProtocol,
     total_len: u16,
@@ -95,11 +95,6 @@ pub(super) fn emit(
 ) {
     const VERSION: u64 = 0x4500;
     const DONT_FRAGMENT: u64 = 0x4000;
-    let station = |mac: MacAddr| {
-        let [a, b, c, d, e, f] = mac.0;
-        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
-    };
-    let (to, from) = (station(to), station(from));
     let ttl_protocol = u64::from(ttl) << 8 | u64::from(protocol.0);
     let addresses = u64::from(src.to_bits()) << 32 | u64::from(dst.to_bits());
     let words = |x: u64| (x >> 48) + (x >> 32 & 0xffff) + (x >> 16 & 0xffff) + (x & 0xffff);

@@ -446,7 +446,8 @@ impl Tcb {
     /// RFC 5681 4.1: before sending after an idle time longer than an RTO.
     #[inline]
     pub(crate) fn before_output(&mut self, now: Instant, config: &TcpConfig) {
-        if self.flight() == 0 && now.nanos_since(self.last_sent) > self.rtt.rto_nanos(config.max_rto) {
+        let idle = now.nanos_since(self.last_sent);
+        if idle > self.rtt.base_nanos() && self.flight() == 0 && idle > self.rtt.rto_nanos(config.max_rto) {
             let mss = u32::from(self.send_mss());
             self.cc.on_idle(config.initial_window * mss);
         }

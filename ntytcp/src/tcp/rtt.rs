@@ -55,6 +55,12 @@ impl RttEstimator {
         (self.rto << self.backoff.min(MAX_BACKOFF)).min(nanos(max))
     }
 
+    /// The timeout without backoff, in nanoseconds: as a rule not more than [`RttEstimator::rto_nanos`].
+    #[inline]
+    pub(crate) fn base_nanos(&self) -> u64 {
+        self.rto
+    }
+
     /// RFC 6298 5.5: "RTO <- RTO * 2 ("back off the timer")".
     pub(crate) fn back_off(&mut self) {
         self.backoff = (self.backoff + 1).min(MAX_BACKOFF);

@@ -5,7 +5,7 @@
 //! the carries of what it adds, so a second one sums the upper halves of the words; the sum of the lower halves follows from
 //! the two. That is three vector instructions per vector, and the compiler finds them.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 
 use super::IpProtocol;
 
@@ -90,6 +90,9 @@ impl Sum {
     /// length of the upper-layer header and its data.
     #[inline]
     pub fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: IpProtocol, len: u32) -> Self {
+        if let (IpAddr::V4(src), IpAddr::V4(dst)) = (src, dst) {
+            return Self::pseudo_header_v4(src, dst, protocol, len);
+        }
         let address = |ip| match ip {
             IpAddr::V4(ip) => u64::from(u32::from_le_bytes(ip.octets())),
             IpAddr::V6(ip) => {
@@ -99,6 +102,13 @@ impl Sum {
         };
         let rest = u64::from(len.swap_bytes()) + (u64::from(protocol.0) << 8);
         Self(add_carry(add_carry(address(src), address(dst)), rest))
+    }
+
+    /// As [`Sum::pseudo_header`] of two IPv4 addresses.
+    #[inline(always)]
+    pub const fn pseudo_header_v4(src: Ipv4Addr, dst: Ipv4Addr, protocol: IpProtocol, len: u32) -> Self {
+        let (src, dst) = (u32::from_le_bytes(src.octets()), u32::from_le_bytes(dst.octets()));
+        Self(src as u64 + dst as u64 + len.swap_bytes() as u64 + ((protocol.0 as u64) << 8))
     }
 
     /// The sum as a 16-bit number, not complemented: what a partial checksum field holds.

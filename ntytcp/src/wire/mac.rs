@@ -14,6 +14,13 @@ impl MacAddr {
     /// All zero: no station; the target of an ARP request.
     pub const ZERO: Self = Self([0; 6]);
 
+    /// The address as a number of 48 bits, first byte highest.
+    #[inline(always)]
+    pub(crate) const fn to_bits(self) -> u64 {
+        let [a, b, c, d, e, f] = self.0;
+        (u16::from_be_bytes([a, b]) as u64) << 32 | u32::from_be_bytes([c, d, e, f]) as u64
+    }
+
     /// Whether this is the address of every station.
     pub fn is_broadcast(self) -> bool {
         self == Self::BROADCAST

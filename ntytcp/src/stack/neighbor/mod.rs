@@ -283,6 +283,15 @@ impl NeighborCache {
         Some(self.use_entry(now, neighbor.index))
     }
 
+    /// The address of a neighbor that is REACHABLE for certain, as every one in use is, and whether [`NeighborCache::confirm`] would
+    /// do something for it.
+    #[inline(always)]
+    pub fn reachable(&self, now: Instant, neighbor: NeighborRef) -> Option<(MacAddr, bool)> {
+        let entry = self.entry(neighbor)?;
+        let certain = entry.state == NeighborState::Reachable && now < entry.deadline;
+        certain.then(|| (entry.mac, now.after_nanos(self.renew_before) >= entry.deadline))
+    }
+
     /// The upper layer made progress with the help of this neighbor (RFC 4861 7.3.1), which confirms it as a
     /// reply would. Cheap enough for every ACK: it does something only in the second half of a confirmation's
     /// life.
@@ -506,6 +515,7 @@ impl NeighborCache {
         self.len() == 0
     }
 
+    #[inline]
     fn entry(&self, neighbor: NeighborRef) -> Option<&Entry> {
         self.table.get(neighbor.index).filter(|e| e.generation == neighbor.generation)
     }
