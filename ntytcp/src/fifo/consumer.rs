@@ -88,10 +88,9 @@ impl Consumer {
             return Chunks { chunk: &[], page: None, left: 0 };
         }
         let (pos, left) = (self.head + offset as u64, end - offset);
-        let page = self.page_of(pos);
-        match page {
-            // SAFETY: the page covers `pos`, and the bytes lie before the tail.
-            Some(page) => unsafe { Chunks::at(page, pos, left) },
+        match self.page_of(pos) {
+            // SAFETY: the page has a byte there, and the bytes lie before the tail.
+            Some((page, at)) => unsafe { Chunks::at(page, at, left) },
             None => Chunks { chunk: &[], page: None, left: 0 },
         }
     }
@@ -108,24 +107,39 @@ impl Consumer {
         let page = self.cursor?;
         // SAFETY: pages from the head's on are alive until we free them.
         let header = unsafe { page.as_ref() };
-        if header.base() > pos || pos + len as u64 > header.end() {
+        let (base, size) = (header.base(), header.size());
+        if base > pos || pos + len as u64 > base + size {
             return None;
         }
         // SAFETY: the page covers the positions; they are before the tail, so no one writes them any more, and the
         // consumer, which is borrowed, consumes none. Initialised when the page was made.
-        Some(unsafe { slice::from_raw_parts(Page::bytes(page, pos, len), len) })
+        Some(unsafe { slice::from_raw_parts(Page::bytes(page, (pos - base) as usize, len), len) })
+    }
+
+    /// The bytes from the head on that lie together: all that can be read, unless it goes on in another page. Consumes nothing.
+    #[inline]
+    pub fn front(&mut self) -> &[u8] {
+        self.tail = self.shared.tail.load(Acquire);
+        let unread = (position(self.tail) - self.head) as usize;
+        if unread == 0 {
+            return &[];
+        }
+        let Some(page) = self.first_page() else { return &[] };
+        // SAFETY: pages from the head's on are alive until we free them.
+        let header = unsafe { page.as_ref() };
+        let offset = self.head - header.base();
+        if offset == header.size() {
+            // The head stands at the end of a page that the producer had not left when we came there.
+            return self.peek(0, unread).first();
+        }
+        // SAFETY: the page has the byte at the head, and the bytes lie before the tail.
+        unsafe { Chunks::at(page, offset as usize, unread) }.first()
     }
 
     /// Copies the bytes from `offset` beyond the head on into `to`, and says how many there were. Consumes nothing.
     #[inline]
     pub fn copy_to(&mut self, offset: usize, to: &mut [u8]) -> usize {
-        let mut done = 0;
-        for chunk in self.peek(offset, to.len()) {
-            let (Some(to), end) = (to.get_mut(done..done + chunk.len()), done + chunk.len()) else { break };
-            to.copy_from_slice(chunk);
-            done = end;
-        }
-        done
+        self.peek(offset, to.len()).copy_to(to)
     }
 
     /// Moves bytes into `to`, and says how many.
@@ -230,19 +244,26 @@ impl Consumer {
         self.page
     }
 
-    /// The page that covers `pos`, at which a byte can be read.
+    /// The page that covers `pos`, at which a byte can be read, and the offset there.
     #[inline]
-    fn page_of(&mut self, pos: u64) -> Option<NonNull<Page>> {
-        let first = self.first_page();
-        let page = self.cursor?;
+    fn page_of(&mut self, pos: u64) -> Option<(NonNull<Page>, usize)> {
+        let first = self.first_page()?;
+        let page = self.cursor.unwrap_or(first);
         // SAFETY: pages from the head's on are alive until we free them.
         let header = unsafe { page.as_ref() };
-        if header.base() <= pos && pos < header.end() { Some(page) } else { self.seek(first?, page, pos) }
+        // Of a position before the page that is a large number.
+        let offset = pos.wrapping_sub(header.base());
+        if offset < header.size() { Some((page, offset as usize)) } else { self.seek(first, page, pos) }
     }
 
     /// The page that covers `pos`, from `cursor` on if it is not before that.
     #[inline(never)]
-    fn seek(&mut self, first: NonNull<Page>, cursor: NonNull<Page>, pos: u64) -> Option<NonNull<Page>> {
+    fn seek(
+        &mut self,
+        first: NonNull<Page>,
+        cursor: NonNull<Page>,
+        pos: u64,
+    ) -> Option<(NonNull<Page>, usize)> {
         // SAFETY: pages from the head's on are alive until we free them.
         let mut page = if unsafe { cursor.as_ref() }.base() <= pos { cursor } else { first };
         // SAFETY: as above.
@@ -251,7 +272,8 @@ impl Consumer {
             page = unsafe { page.as_ref() }.next()?;
         }
         self.cursor = Some(page);
-        Some(page)
+        // SAFETY: as above.
+        Some((page, (pos - unsafe { page.as_ref() }.base()) as usize))
     }
 
     /// Frees the pages that hold nothing at or beyond `head` once the producer has left them too.
@@ -304,6 +326,7 @@ impl Drop for Consumer {
 }
 
 /// Contiguous pieces of a FIFO, in order. See [`Consumer::peek`].
+#[derive(Clone)]
 pub struct Chunks<'a> {
     /// The next piece; empty when there is none.
     chunk: &'a [u8],
@@ -314,17 +337,17 @@ pub struct Chunks<'a> {
 }
 
 impl<'a> Chunks<'a> {
-    /// The `len` bytes from `pos` on, where `page` covers `pos`.
+    /// The `len` bytes from the page's `offset` on, of which there is one at least.
     ///
     /// # Safety
     /// The page and those after it are alive and the bytes published, none of them consumed, during `'a`.
     #[inline]
-    unsafe fn at(page: NonNull<Page>, pos: u64, len: usize) -> Self {
+    unsafe fn at(page: NonNull<Page>, offset: usize, len: usize) -> Self {
         // SAFETY: alive, says the caller.
-        let n = len.min((unsafe { page.as_ref() }.end() - pos) as usize);
-        // SAFETY: the page covers the positions; they are before the tail, so no one writes them any more, and the
+        let n = len.min(unsafe { page.as_ref() }.size() as usize - offset);
+        // SAFETY: the page has the bytes; they are before the tail, so no one writes them any more, and the
         // consumer, which is borrowed, consumes none. Initialised when the page was made.
-        let chunk = unsafe { slice::from_raw_parts(Page::bytes(page, pos, n), n) };
+        let chunk = unsafe { slice::from_raw_parts(Page::bytes(page, offset, n), n) };
         Self { chunk, page: Some(page), left: len - n }
     }
 
@@ -339,13 +362,56 @@ impl<'a> Chunks<'a> {
         self.chunk
     }
 
+    /// Skips the first `n` bytes, or all if there are fewer.
+    #[inline]
+    pub fn skip_bytes(&mut self, n: usize) {
+        match self.chunk.get(n..) {
+            Some(rest) if !rest.is_empty() || self.left == 0 => self.chunk = rest,
+            _ => self.skip_pages(n),
+        }
+    }
+
+    #[cold]
+    fn skip_pages(&mut self, mut n: usize) {
+        while n >= self.chunk.len() && self.left > 0 {
+            n -= self.chunk.len();
+            self.turn_page();
+        }
+        self.chunk = self.chunk.get(n..).unwrap_or_default();
+    }
+
+    /// Keeps the first `n` bytes only.
+    #[inline]
+    pub fn truncate(&mut self, n: usize) {
+        match self.chunk.get(..n) {
+            Some(first) => (self.chunk, self.left) = (first, 0),
+            None => self.left = self.left.min(n - self.chunk.len()),
+        }
+    }
+
+    /// Copies as many bytes to the front of `to` as it has room for, and says how many.
+    #[inline]
+    pub fn copy_to(self, to: &mut [u8]) -> usize {
+        let mut done = 0;
+        for chunk in self {
+            let room = to.get_mut(done..).unwrap_or_default();
+            let n = chunk.len().min(room.len());
+            match (room.get_mut(..n), chunk.get(..n)) {
+                (Some(room), Some(chunk)) if n > 0 => room.copy_from_slice(chunk),
+                _ => break,
+            }
+            done += n;
+        }
+        done
+    }
+
     #[cold]
     fn turn_page(&mut self) {
         // SAFETY: alive while the consumer is borrowed: it frees nothing, and the producer no page that has published bytes.
         let next = self.page.and_then(|page| unsafe { page.as_ref() }.next());
         let Some(page) = next else { return self.left = 0 };
         // SAFETY: as above. The bytes go on where the next page begins.
-        *self = unsafe { Self::at(page, page.as_ref().base(), self.left) };
+        *self = unsafe { Self::at(page, 0, self.left) };
     }
 }
 

@@ -71,10 +71,10 @@ fn a_drained_page_is_written_from_its_beginning_while_its_reader_looks() {
     model(|home| {
         let pool = tiny_pages(2);
         let (mut tx, mut rx) = fifo(&pool, 8, home);
-        assert!(tx.write_record(&[0], &[1]));
+        assert!(tx.write_record([0], &[1]));
         let writer = thread::spawn(move || {
             // Into the same page if the reader was fast enough, else into the next.
-            assert!(tx.write_record(&[2], &[3]));
+            assert!(tx.write_record([2], &[3]));
             tx
         });
         let mut next = 0;

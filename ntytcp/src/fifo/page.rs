@@ -42,10 +42,16 @@ impl Page {
         self.base.store(base, Relaxed);
     }
 
+    /// How many positions the page covers.
+    #[inline]
+    pub(super) fn size(&self) -> u64 {
+        u64::from(self.size)
+    }
+
     /// One past the last position that the page covers.
     #[inline]
     pub(super) fn end(&self) -> u64 {
-        self.base() + u64::from(self.size)
+        self.base() + self.size()
     }
 
     pub(super) fn next(&self) -> Option<NonNull<Page>> {
@@ -57,14 +63,14 @@ impl Page {
         self.next.store(next, Relaxed);
     }
 
-    /// The bytes at the positions `pos .. pos + len`, to be read.
+    /// The `len` bytes from the page's `offset` on, to be read.
     ///
     /// # Safety
-    /// `page` is a live page of a pool, covers the positions, and no one writes them while the pointer is used.
+    /// `page` is a live page of a pool, has the bytes, and no one writes them while the pointer is used.
     #[inline]
-    pub(super) unsafe fn bytes(page: NonNull<Page>, pos: u64, len: usize) -> *const u8 {
+    pub(super) unsafe fn bytes(page: NonNull<Page>, offset: usize, len: usize) -> *const u8 {
         // SAFETY: the caller's promise.
-        let offset = unsafe { page.as_ref() }.offset(pos, len);
+        debug_assert!((offset + len) as u64 <= unsafe { page.as_ref() }.size());
         #[cfg(all(test, loom))]
         // SAFETY: as above; loom only notes the access.
         unsafe { page.as_ref() }.cells[offset..offset + len].iter().for_each(|c| c.with(|_| ()));
@@ -72,26 +78,19 @@ impl Page {
         unsafe { page.cast::<u8>().as_ptr().add(size_of::<Page>() + offset) }
     }
 
-    /// The bytes at the positions `pos .. pos + len`, to be written.
+    /// The `len` bytes from the page's `offset` on, to be written.
     ///
     /// # Safety
-    /// `page` is a live page of a pool, covers the positions, and no one else reads or writes them while the pointer
-    /// is used.
+    /// `page` is a live page of a pool, has the bytes, and no one else reads or writes them while the pointer is used.
     #[inline]
-    pub(super) unsafe fn bytes_mut(page: NonNull<Page>, pos: u64, len: usize) -> *mut u8 {
+    pub(super) unsafe fn bytes_mut(page: NonNull<Page>, offset: usize, len: usize) -> *mut u8 {
         // SAFETY: the caller's promise.
-        let offset = unsafe { page.as_ref() }.offset(pos, len);
+        debug_assert!((offset + len) as u64 <= unsafe { page.as_ref() }.size());
         #[cfg(all(test, loom))]
         // SAFETY: as above; loom only notes the access.
         unsafe { page.as_ref() }.cells[offset..offset + len].iter().for_each(|c| c.with_mut(|_| ()));
         // SAFETY: `offset <= size`, and the allocation has `size` bytes after the header.
         unsafe { page.cast::<u8>().as_ptr().add(size_of::<Page>() + offset) }
-    }
-
-    #[inline]
-    fn offset(&self, pos: u64, len: usize) -> usize {
-        debug_assert!(self.base() <= pos && pos + len as u64 <= self.end());
-        (pos - self.base()) as usize
     }
 }
 

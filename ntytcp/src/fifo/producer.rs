@@ -106,13 +106,14 @@ impl Producer {
     /// the pool does not have room for all of it, after [`Producer::close`], and while bytes are stored beyond the tail.
     #[inline]
     #[must_use]
-    pub fn write_record<const N: usize>(&mut self, header: &[u8; N], payload: &[u8]) -> bool {
+    pub fn write_record<const N: usize>(&mut self, header: [u8; N], payload: &[u8]) -> bool {
         let Some(to) = self.span(N + payload.len()) else {
-            return self.write_record_in_pieces(header, payload);
+            // A copy: whose address is taken, and the header of the common case stays in registers.
+            return self.write_record_in_pieces(&{ header }, payload);
         };
         // SAFETY: `span` gives as many bytes that only the producer uses.
         unsafe {
-            ptr::copy_nonoverlapping(header.as_ptr(), to, N);
+            to.cast::<[u8; N]>().write_unaligned(header);
             ptr::copy_nonoverlapping(payload.as_ptr(), to.add(N), payload.len());
         }
         self.publish_span(N + payload.len());
@@ -124,23 +125,26 @@ impl Producer {
     #[inline]
     fn span(&mut self, len: usize) -> Option<*mut u8> {
         let head = self.shared.head.load(Acquire);
-        let unread = self.tail() - position(head);
-        let shut = (self.word & CLOSED) | (head & GONE) != 0 || self.stored != 0 || len == 0;
-        if shut || (len as u64).saturating_add(unread) > u64::from(self.capacity) || !self.enter() {
+        let tail = self.tail();
+        let unread = tail - position(head);
+        let shut = (self.word & CLOSED) | (head & GONE) | u64::from(self.stored);
+        if shut != 0 || unread + len as u64 > u64::from(self.capacity) || !self.enter() {
             return None;
         }
         let page = self.page?;
         // SAFETY: the state is WRITING, so the page of the tail is alive.
         let header = unsafe { page.as_ref() };
+        let mut offset = tail - header.base();
         if unread == 0 && header.next().is_none() {
             // All was read, so the consumer has put back the only page and waits for a tail beyond its head.
-            header.rebase(self.tail());
+            header.rebase(tail);
+            offset = 0;
         }
-        if len as u64 > header.end() - self.tail() {
+        if offset + len as u64 > header.size() {
             return None;
         }
-        // SAFETY: the page covers the bytes, which lie beyond the tail and are the producer's alone.
-        Some(unsafe { Page::bytes_mut(page, self.tail(), len) })
+        // SAFETY: the page has the bytes, which lie beyond the tail and are the producer's alone.
+        Some(unsafe { Page::bytes_mut(page, offset as usize, len) })
     }
 
     /// Publishes the bytes that were written where `span` said.
@@ -158,13 +162,13 @@ impl Producer {
         n
     }
 
-    #[inline(never)]
-    fn write_record_in_pieces(&mut self, header: &[u8], payload: &[u8]) -> bool {
-        let whole = header.len() + payload.len();
+    #[cold]
+    fn write_record_in_pieces<const N: usize>(&mut self, header: &[u8; N], payload: &[u8]) -> bool {
+        let whole = N + payload.len();
         if self.stored > 0 || self.room() < whole {
             return false;
         }
-        if self.write_at(0, header) < header.len() || self.write_at(header.len(), payload) < payload.len() {
+        if self.write_at(0, header) < N || self.write_at(N, payload) < payload.len() {
             self.rollback();
             return false;
         }
@@ -226,13 +230,13 @@ impl Producer {
         if max == 0 || self.stored > 0 || !self.begin() {
             return 0;
         }
-        let Some((page, len)) = self.page_at(self.page, self.tail(), max) else {
+        let Some((page, offset, len)) = self.page_at(self.page, self.tail(), max) else {
             self.settle();
             return 0;
         };
         // SAFETY: `page_at` says that the page covers `len` bytes from the tail on; those are the producer's alone
         // while the state is WRITING. They were initialised when the page was made.
-        let spare = unsafe { slice::from_raw_parts_mut(Page::bytes_mut(page, self.tail(), len), len) };
+        let spare = unsafe { slice::from_raw_parts_mut(Page::bytes_mut(page, offset, len), len) };
         // What an earlier FIFO left in the page is none of the caller's business.
         spare.fill(0);
         let n = write(spare).min(len);
@@ -317,20 +321,17 @@ impl Producer {
 
     /// Makes the FIFO as good as new for another stream, with both its halves at hand: what was not read is gone, and no page
     /// is attached. `false`, and nothing happens, when `consumer` is not the other half.
-    #[inline]
     #[must_use]
     pub fn restart(&mut self, consumer: &mut Consumer) -> bool {
         if !consumer.is_half_of(&self.shared) {
             return false;
         }
-        if self.word & STATE != DETACHED {
-            self.rollback();
-            consumer.discard_all();
-            if self.enter() {
-                self.detach();
-            }
+        self.rollback();
+        consumer.discard_all();
+        if self.enter() {
+            self.detach();
         }
-        // DETACHED: there are no bytes, and the word is ours.
+        // DETACHED: the word is ours.
         self.word &= !CLOSED;
         self.shared.tail.store(self.word, Release);
         consumer.look_again();
@@ -401,15 +402,21 @@ impl Producer {
         if self.is_consumer_alive() { self.shared.pool.alloc(base) } else { None }
     }
 
-    /// The page, from `from` on, that covers `pos`, and how many of `len` bytes it covers. Links new pages as needed.
-    fn page_at(&self, from: Option<NonNull<Page>>, pos: u64, len: usize) -> Option<(NonNull<Page>, usize)> {
+    /// The page, from `from` on, that covers `pos`, the offset there, and how many of `len` bytes it covers. Links new pages as
+    /// needed.
+    fn page_at(
+        &self,
+        from: Option<NonNull<Page>>,
+        pos: u64,
+        len: usize,
+    ) -> Option<(NonNull<Page>, usize, usize)> {
         let mut page = from?;
         loop {
             // SAFETY: the state is WRITING: every page from the tail's on is alive, and its links are ours.
             let header = unsafe { page.as_ref() };
             let end = header.end();
             if pos < end {
-                return Some((page, len.min((end - pos) as usize)));
+                return Some((page, (pos - header.base()) as usize, len.min((end - pos) as usize)));
             }
             page = match header.next() {
                 Some(next) => next,
@@ -443,9 +450,9 @@ impl Producer {
         let mut done = 0;
         while done < len {
             let pos = from + done as u64;
-            let Some((here, n)) = self.page_at(page, pos, len - done) else { break };
+            let Some((here, offset, n)) = self.page_at(page, pos, len - done) else { break };
             // SAFETY: the page covers `n` bytes from `pos` on, beyond the tail, which are the producer's alone.
-            copy(unsafe { Page::bytes_mut(here, pos, n) }, done, n);
+            copy(unsafe { Page::bytes_mut(here, offset, n) }, done, n);
             done += n;
             page = Some(here);
         }

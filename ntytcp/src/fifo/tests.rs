@@ -156,19 +156,19 @@ fn a_record_is_published_whole_or_not_at_all() {
     for home in HOMES {
         let pool = small_pages(2);
         let (mut tx, mut rx) = fifo(&pool, 150, home);
-        assert!(tx.write_record(b"head", b"payload"));
+        assert!(tx.write_record(*b"head", b"payload"));
         assert_eq!(peeked(&mut rx, 0, 300), b"headpayload");
-        assert!(tx.write_record(b"head", &[1; 100]), "over two pages");
-        assert!(!tx.write_record(b"head", &[2; 32]), "more than the capacity");
+        assert!(tx.write_record(*b"head", &[1; 100]), "over two pages");
+        assert!(!tx.write_record(*b"head", &[2; 32]), "more than the capacity");
         rx.consume(11);
-        assert!(!tx.write_record(b"head", &[3; 30]), "more than the pages");
+        assert!(!tx.write_record(*b"head", &[3; 30]), "more than the pages");
         assert_eq!((rx.len(), tx.stored()), (104, 0));
-        assert!(tx.write_record(b"", b"!") && tx.write_record(b"!", b""));
+        assert!(tx.write_record(*b"", b"!") && tx.write_record(*b"!", b""));
         rx.consume(4);
         assert_eq!(peeked(&mut rx, 0, 300), [[1; 100].as_slice(), b"!!"].concat());
         rx.discard_all();
         tx.close();
-        assert!(!tx.write_record(b"head", b"payload"));
+        assert!(!tx.write_record(*b"head", b"payload"));
     }
 }
 
@@ -418,7 +418,7 @@ fn produce(tx: &mut Producer, m: &mut Model, op: &Op) -> Result<(), TestCaseErro
             let (header, payload) = data.split_at(7);
             let header: [u8; 7] = core::array::from_fn(|i| header[i]);
             let fits = data.len() <= m.room() && m.beyond.is_empty();
-            prop_assert_eq!(tx.write_record(&header, payload), fits);
+            prop_assert_eq!(tx.write_record(header, payload), fits);
             if fits {
                 m.store(0, &data);
                 m.publish(data.len());

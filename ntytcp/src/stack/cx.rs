@@ -45,6 +45,7 @@ pub(crate) struct Pending(Readiness);
 
 impl Pending {
     /// Notes that `what` happened at the socket `id` whose field this is.
+    #[inline]
     pub(crate) fn raise(&mut self, events: &mut EventQueue, id: SocketId, what: Readiness) {
         if self.0.is_empty() && !what.is_empty() {
             events.0.push_back(id);

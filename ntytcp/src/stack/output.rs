@@ -14,6 +14,8 @@
 //!
 //! Where the device has no checksum unit, the payload is copied out of its FIFO and summed in the same pass.
 
+mod udp;
+
 use core::net::{IpAddr, Ipv4Addr};
 
 use super::cx::Cx;
@@ -22,15 +24,13 @@ use super::interface::{Interface, InterfaceId, Resolution};
 use super::neighbor::NeighborRef;
 use super::outbox::Datagram;
 use super::plain;
-use super::records::{RecordHeader, RecordReader};
 use super::route::RouteTable;
 use super::socket::SocketError;
 use crate::counters::DropReason;
 use crate::device::{Caps, Gso, GsoKind, TxChecksum, TxMeta, TxQueue};
 use crate::fifo::{Chunks, Consumer};
 use crate::wire::{
-    ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, MacAddr, Sum, TcpFlags, TcpHeader,
-    UdpHeader, VlanTag, VlanTags,
+    ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, MacAddr, Sum, TcpHeader, VlanTag, VlanTags,
 };
 
 /// TTL of everything that the stack sends, unless a socket says otherwise (RFC 1700).
@@ -55,9 +55,8 @@ pub(crate) struct PathCache {
 pub(crate) struct PathLimits {
     /// The largest IP packet that the link carries, in bytes.
     pub mtu: usize,
-    /// The largest IP packet, in bytes, that a train of TCP segments may be before it is cut, by the device or by
-    /// [`Output::send_train`].
-    pub train_max: usize,
+    /// The largest IP packet that the device cuts into TCP segments by itself, in bytes; 0 when it cannot.
+    pub tso_max: usize,
 }
 
 /// Why nothing was sent now.
@@ -177,59 +176,13 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         self.interface.must_not_use(ip)
     }
 
-    /// Sends one TCP segment with DF set to where [`Output::prepare`] said. Source, destination and ports on the wire are those of
-    /// `key` and `header`.
+    /// Sends one TCP segment with DF set to where [`Output::prepare`] said, or with `gso_size` a train of segments which each but
+    /// the last have that many payload bytes. Source, destination and ports on the wire are those of `key` and `header`.
     ///
     /// # Errors
     /// Why it was not sent; then nothing has changed.
     #[inline(always)] // Of a header without options little is left.
     pub(crate) fn send_tcp(
-        &mut self,
-        hop: &Hop,
-        key: &FlowKey,
-        header: &TcpHeader,
-        payload: Option<Payload<'_>>,
-    ) -> Result<(), Blocked> {
-        self.send_segment(hop, key, header, payload, None)
-    }
-
-    /// Sends a train of segments, as [`Output::send_tcp`] does one, which each but the last have `size` payload bytes; FIN and PSH are
-    /// for the last. The device cuts it if it can. Answers how many bytes of payload went out: not all when the ring
-    /// became full on the way.
-    ///
-    /// # Errors
-    /// Why nothing was sent; then nothing has changed.
-    pub(crate) fn send_train(
-        &mut self,
-        hop: &Hop,
-        key: &FlowKey,
-        header: &TcpHeader,
-        payload: Payload<'_>,
-        size: u16,
-    ) -> Result<usize, Blocked> {
-        let Payload { fifo, offset, len } = payload;
-        if self.caps.tso_max > 0 {
-            let payload = Some(Payload { fifo, offset, len });
-            return self.send_segment(hop, key, header, payload, Some(size)).map(|()| len);
-        }
-        let (mut sent, mut piece) = (0, *header);
-        while sent < len {
-            let n = usize::from(size).min(len - sent);
-            piece.seq = header.seq + sent as u32;
-            piece.flags = if sent + n == len { header.flags } else { header.flags - FOR_THE_LAST };
-            let payload = Payload { fifo: &mut *fifo, offset: offset + sent, len: n };
-            match self.send_segment(hop, key, &piece, Some(payload), None) {
-                Ok(()) => sent += n,
-                Err(blocked) if sent == 0 => return Err(blocked),
-                // As if this much had been asked for; what blocks is found out again by the next attempt.
-                Err(_) => break,
-            }
-        }
-        Ok(sent)
-    }
-
-    #[inline(always)]
-    fn send_segment(
         &mut self,
         hop: &Hop,
         key: &FlowKey,
@@ -293,42 +246,6 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         let (headers, rest) = frame.split_first_chunk_mut().ok_or(TOO_LONG)?;
         plain::emit(headers, (to, self.interface.mac_bits), (src, dst), protocol, total_len, ttl);
         Ok((rest, plain::HEADERS))
-    }
-
-    /// Sends the datagram at the head of a UDP socket's queue, from the address and port of `key` to those of the datagram. One that exceeds
-    /// the MTU goes out in fragments; one whose next hop is unknown waits there. In both cases it is taken over (copied) and
-    /// `Ok` is the answer.
-    ///
-    /// # Errors
-    /// Why it was not sent; then nothing has changed.
-    pub(crate) fn send_udp(
-        &mut self,
-        key: &FlowKey,
-        path: &mut PathCache,
-        ttl: u8,
-        head: &RecordHeader,
-        reader: &mut RecordReader,
-    ) -> Result<(), Blocked> {
-        let target = self.link_target(key.remote, path);
-        let payload_len = usize::from(head.len);
-        let len = UdpHeader::LEN + payload_len;
-        let fits = Ipv4Header::LEN + len <= self.limits().mtu;
-        let dst_mac = match target {
-            Ok(mac) if fits => mac,
-            Ok(_) | Err(Blocked::Unresolved { .. }) => {
-                let ident = (!fits).then(|| self.interface.next_ident(key.remote));
-                return self.take_over(udp_datagram(key, ttl, head, reader, ident)?, target.err());
-            }
-            Err(blocked) => return Err(blocked),
-        };
-        let ip = atomic_header(key.local, key.remote, IpProtocol::UDP, len, ttl)?;
-        let link = self.interface.link_header(dst_mac, EtherType::IPV4);
-        let offload = self.caps.tx_checksum;
-        let Some((datagram, start)) = begin(&mut *self.queue, &link, &ip) else { return Err(self.full()) };
-        write_udp(datagram, key, reader.payload(head), offload).ok_or(TOO_LONG)?;
-        self.cx.counters.udp_tx += 1;
-        self.commit(TxMeta { checksum: partial_checksum(offload, start, 6), gso: None }, start + len);
-        Ok(())
     }
 
     /// Sends what the interface itself owes: ARP first, as others may wait for its answer, then whole packets.
@@ -457,8 +374,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     }
 
     fn limits(&self) -> PathLimits {
-        let train_max = if self.caps.tso_max > 0 { self.caps.tso_max } else { usize::from(u16::MAX) };
-        PathLimits { mtu: self.caps.mtu.min(self.interface.mtu), train_max }
+        PathLimits { mtu: self.caps.mtu.min(self.interface.mtu), tso_max: self.caps.tso_max }
     }
 
     /// The station that packets to `dst` go to.
@@ -537,9 +453,6 @@ enum Way {
     Station { interface: InterfaceId, next_hop: IpAddr },
 }
 
-/// The flags that only the last segment of a train has.
-const FOR_THE_LAST: TcpFlags = TcpFlags::FIN.union(TcpFlags::PSH);
-
 const NO_FAMILY: Blocked = Blocked::Unreachable(SocketError::FamilyNotSupported);
 const TOO_LONG: Blocked = Blocked::Unreachable(SocketError::MessageTooLong);
 
@@ -616,51 +529,6 @@ fn tagged_header(to: u64, src: MacAddr, vlan: u16) -> EthernetHeader {
 
 fn partial_checksum(offload: bool, start: usize, offset: u16) -> TxChecksum {
     if offload { TxChecksum::Partial { start: start as u16, offset } } else { TxChecksum::Complete }
-}
-
-/// Writes UDP header and payload into `datagram`, exactly, with the checksum or what a device completes it from.
-fn write_udp(datagram: &mut [u8], key: &FlowKey, payload: Chunks<'_>, offload: bool) -> Option<()> {
-    let length = datagram.len() as u16;
-    let pseudo = Sum::pseudo_header(key.local, key.remote, IpProtocol::UDP, u32::from(length));
-    let checksum = if offload { pseudo.fold() } else { 0 };
-    let (head, body) = datagram.split_at_mut_checked(UdpHeader::LEN)?;
-    let header = UdpHeader { src_port: key.local_port, dst_port: key.remote_port, length, checksum };
-    header.emit(head)?;
-    if offload {
-        copy(body, payload);
-    } else {
-        // The header's fields as numbers: what was just stored in pieces is slow to load as a whole.
-        let fields = pseudo.add_u16(header.src_port).add_u16(header.dst_port).add_u16(length);
-        let sum = fields.combine(copy_and_sum(body, payload));
-        put_u16(head, 6, sum.finish_nonzero());
-    }
-    Some(())
-}
-
-/// A UDP datagram as a packet of its own. It may be fragmented if it is given an identification.
-fn udp_datagram(
-    key: &FlowKey,
-    ttl: u8,
-    head: &RecordHeader,
-    reader: &mut RecordReader,
-    ident: Option<u16>,
-) -> Result<Datagram, Blocked> {
-    let len = UdpHeader::LEN + usize::from(head.len);
-    let ip = Ipv4Header {
-        dont_fragment: ident.is_none(),
-        ident: ident.unwrap_or(0),
-        ..atomic_header(key.local, key.remote, IpProtocol::UDP, len, ttl)?
-    };
-    let mut packet = vec![0; Ipv4Header::LEN + len];
-    let at = ip.emit(&mut packet).ok_or(TOO_LONG)?;
-    write_udp(packet.get_mut(at..).unwrap_or_default(), key, reader.payload(head), false).ok_or(TOO_LONG)?;
-    Ok(Datagram::new(packet))
-}
-
-fn put_u16(buf: &mut [u8], at: usize, value: u16) {
-    if let Some(field) = buf.get_mut(at..at + 2) {
-        field.copy_from_slice(&value.to_be_bytes());
-    }
 }
 
 /// Copies the pieces one behind the other into `to`.

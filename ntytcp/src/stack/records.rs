@@ -9,17 +9,23 @@
 //! +------+--------+--------+-------+---------+----------+-----------+---------
 //! ```
 //!
-//! `len` is the payload's; numbers are big endian. The queue is bounded in bytes by the FIFO and in datagrams by a pair of
-//! counts of which each side writes one. Neither side waits for the other, and both work from different threads.
+//! `len` is the payload's; numbers are little-endian, so that a header of IPv4 is written and read as one number. The
+//! queue is bounded in bytes by the FIFO and in datagrams by a pair of counts of which each side writes one. Neither side
+//! waits for the other, and both work from different threads.
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use crate::fifo::{Chunks, Consumer, Home, PagePool, Producer, fifo};
 
-/// Length of the longest record header.
+/// Length of a record header with IPv4 addresses.
+const HEADER_V4: usize = 16;
+/// Length of the longest record header, that with IPv6 addresses.
 const MAX_HEADER: usize = 40;
+/// What the family says.
+const V4: u8 = 4;
+const V6: u8 = 6;
 
 /// Whom a datagram goes to or comes from, and over which of our addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +37,64 @@ pub(crate) struct RecordHeader {
     pub local: IpAddr,
     /// Bytes of payload.
     pub len: u16,
+}
+
+impl RecordHeader {
+    /// Both addresses as [`RecordV4`] has them.
+    pub(crate) fn addresses_v4(&self) -> Option<u64> {
+        match (self.remote.ip(), self.local) {
+            (IpAddr::V4(remote), IpAddr::V4(local)) => {
+                let word = |ip: Ipv4Addr| u64::from(u32::from_le_bytes(ip.octets()));
+                Some(word(local) << 32 | word(remote))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A datagram between IPv4 addresses, at the place where it lies in the queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RecordV4<'a> {
+    /// Both addresses as one number, for comparing.
+    pub addresses: u64,
+    /// The peer's port.
+    pub port: u16,
+    pub payload: &'a [u8],
+}
+
+impl<'a> RecordV4<'a> {
+    /// Bytes of a record before its payload.
+    pub(crate) const HEADER: usize = HEADER_V4;
+
+    /// The record at the front of `bytes`, if all of it is there and it is of IPv4.
+    #[inline]
+    pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let (header, rest) = bytes.split_first_chunk::<HEADER_V4>()?;
+        let word = u128::from_le_bytes(*header);
+        if (word >> 16) as u8 != V4 {
+            return None;
+        }
+        let payload = rest.get(..usize::from(word as u16))?;
+        Some(Self { addresses: (word >> 64) as u64, port: (word >> 32) as u16, payload })
+    }
+
+    /// The peer's address.
+    #[inline]
+    pub(crate) fn remote(&self) -> Ipv4Addr {
+        Ipv4Addr::from((self.addresses as u32).to_le_bytes())
+    }
+
+    /// Our address.
+    #[inline]
+    pub(crate) fn local(&self) -> Ipv4Addr {
+        Ipv4Addr::from(((self.addresses >> 32) as u32).to_le_bytes())
+    }
+
+    /// Bytes of the whole record.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        HEADER_V4 + self.payload.len()
+    }
 }
 
 /// A queue for up to `records` datagrams whose payloads and headers take up to `bytes`.
@@ -58,29 +122,44 @@ pub(crate) struct RecordWriter {
 impl RecordWriter {
     /// Appends a datagram, or refuses it whole: `false` when the queue is full or the pool has no memory.
     #[must_use]
+    #[inline]
     pub(crate) fn push(&mut self, remote: SocketAddr, local: IpAddr, payload: &[u8]) -> bool {
+        match (remote, local) {
+            (SocketAddr::V4(to), IpAddr::V4(from)) => self.push_v4(*to.ip(), to.port(), from, payload),
+            _ => self.push_v6(remote, local, payload),
+        }
+    }
+
+    /// As [`RecordWriter::push`], between IPv4 addresses.
+    #[must_use]
+    #[inline]
+    pub(crate) fn push_v4(&mut self, remote: Ipv4Addr, port: u16, local: Ipv4Addr, payload: &[u8]) -> bool {
+        if payload.len() > usize::from(u16::MAX) || self.is_full() {
+            return false;
+        }
+        let header = encode_v4(remote, port, local, payload.len() as u16);
+        let written = self.producer.write_record(header, payload);
+        self.put += u64::from(written);
+        written
+    }
+
+    #[cold]
+    fn push_v6(&mut self, remote: SocketAddr, local: IpAddr, payload: &[u8]) -> bool {
         let Ok(len) = u16::try_from(payload.len()) else { return false };
-        if !self.has_room() {
-            return false;
-        }
-        let mut header = [0; MAX_HEADER];
-        let header = encode(&mut header, &RecordHeader { remote, local, len });
-        let whole = header.len() + payload.len();
-        if self.producer.free() < whole
-            || self.producer.write_at(0, header) < header.len()
-            || self.producer.write_at(header.len(), payload) < payload.len()
-        {
-            self.producer.rollback();
-            return false;
-        }
-        self.producer.advance(whole);
-        self.put += 1;
-        true
+        let written = !self.is_full() && self.producer.write_record(encode_v6(remote, local, len), payload);
+        self.put += u64::from(written);
+        written
+    }
+
+    /// Whether as many datagrams wait as may.
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.put - self.taken.load(Ordering::Relaxed) >= self.limit
     }
 
     /// Whether a small datagram would fit.
     pub(crate) fn has_room(&self) -> bool {
-        self.put - self.taken.load(Ordering::Relaxed) < self.limit && self.producer.free() > MAX_HEADER
+        !self.is_full() && self.producer.free() > MAX_HEADER
     }
 
     /// Whether a datagram with `payload` bytes could ever fit.
@@ -107,37 +186,36 @@ pub(crate) struct RecordReader {
 }
 
 impl RecordReader {
-    /// The header of the first datagram.
-    pub(crate) fn head(&mut self) -> Option<RecordHeader> {
-        if self.consumer.is_empty() {
-            return None;
-        }
-        let mut header = [0; MAX_HEADER];
-        let n = self.consumer.copy_to(0, &mut header);
-        let head = decode(header.get(..n).unwrap_or_default());
-        if head.is_none() {
-            // Cannot happen: only `push` writes. Should it, what follows cannot be told apart from payload.
-            self.consumer.discard_all();
-        }
-        head
-    }
-
-    /// The payload of the first datagram, whose header is `head`, in pieces.
-    pub(crate) fn payload(&mut self, head: &RecordHeader) -> Chunks<'_> {
-        self.consumer.peek(header_len(head.local), usize::from(head.len))
-    }
-
-    /// Copies the payload of the first datagram, whose header is `head`, to the front of `to`. Answers how many bytes fit.
-    pub(crate) fn copy_payload(&mut self, head: &RecordHeader, to: &mut [u8]) -> usize {
-        let n = to.len().min(usize::from(head.len));
-        self.consumer.copy_to(header_len(head.local), to.get_mut(..n).unwrap_or_default())
+    /// The first datagram: its header, and its payload in pieces.
+    #[inline]
+    pub(crate) fn first(&mut self) -> Option<(RecordHeader, Chunks<'_>)> {
+        let mut record = self.consumer.peek(0, usize::MAX);
+        let head = match record.first().first_chunk::<HEADER_V4>() {
+            Some(bytes) if bytes[2] == V4 => decode_v4(bytes),
+            _ => decode_any(&record)?,
+        };
+        record.skip_bytes(header_len(head.local));
+        record.truncate(usize::from(head.len));
+        Some((head, record))
     }
 
     /// Drops the first datagram, whose header is `head`.
     pub(crate) fn consume(&mut self, head: &RecordHeader) {
-        self.consumer.consume(header_len(head.local) + usize::from(head.len));
+        self.drop_first(1, header_len(head.local) + usize::from(head.len));
+    }
+
+    /// The datagrams that wait, as many as lie together, for [`RecordV4::parse`].
+    #[inline]
+    pub(crate) fn front(&mut self) -> &[u8] {
+        self.consumer.front()
+    }
+
+    /// Drops the first `count` datagrams, which are `bytes` long with their headers.
+    #[inline]
+    pub(crate) fn drop_first(&mut self, count: u64, bytes: usize) {
+        self.consumer.consume(bytes);
         // Only this half writes the count.
-        self.taken.store(self.taken.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.taken.store(self.taken.load(Ordering::Relaxed) + count, Ordering::Relaxed);
     }
 
     /// Gives the pages back if the queue is empty; see [`Consumer::release`].
@@ -153,50 +231,61 @@ impl RecordReader {
 
 const fn header_len(address: IpAddr) -> usize {
     match address {
-        IpAddr::V4(_) => 16,
-        IpAddr::V6(_) => 40,
+        IpAddr::V4(_) => HEADER_V4,
+        IpAddr::V6(_) => MAX_HEADER,
     }
 }
 
-fn encode<'a>(buf: &'a mut [u8; MAX_HEADER], header: &RecordHeader) -> &'a [u8] {
-    let [l0, l1] = header.len.to_be_bytes();
-    let [p0, p1] = header.remote.port().to_be_bytes();
-    let family = if header.local.is_ipv4() { 4 } else { 6 };
-    let (fixed, addresses) = buf.split_at_mut(8);
-    fixed.copy_from_slice(&[l0, l1, family, 0, p0, p1, 0, 0]);
-    match (header.remote.ip(), header.local) {
-        (IpAddr::V4(remote), IpAddr::V4(local)) => {
-            addresses[..4].copy_from_slice(&remote.octets());
-            addresses[4..8].copy_from_slice(&local.octets());
-        }
-        (remote, local) => {
-            addresses[..16].copy_from_slice(&v6(remote));
-            addresses[16..32].copy_from_slice(&v6(local));
-        }
-    }
-    buf.get(..header_len(header.local)).unwrap_or_default()
+/// Port, family and length as the first eight bytes hold them.
+const fn encode_fixed(port: u16, family: u8, len: u16) -> u64 {
+    (port as u64) << 32 | (family as u64) << 16 | len as u64
 }
 
-fn v6(address: IpAddr) -> [u8; 16] {
+fn encode_v4(remote: Ipv4Addr, port: u16, local: Ipv4Addr, len: u16) -> [u8; HEADER_V4] {
+    let word = |ip: Ipv4Addr| u128::from(u32::from_le_bytes(ip.octets()));
+    let fixed = u128::from(encode_fixed(port, V4, len));
+    (word(local) << 96 | word(remote) << 64 | fixed).to_le_bytes()
+}
+
+fn decode_v4(bytes: &[u8; HEADER_V4]) -> RecordHeader {
+    let word = u128::from_le_bytes(*bytes);
+    let ip = |word: u128| Ipv4Addr::from((word as u32).to_le_bytes());
+    let remote = SocketAddr::new(ip(word >> 64).into(), (word >> 32) as u16);
+    RecordHeader { remote, local: ip(word >> 96).into(), len: word as u16 }
+}
+
+/// The header of a record with IPv6 addresses. One of IPv4 beside one of IPv6 is mapped.
+#[cold]
+fn encode_v6(remote: SocketAddr, local: IpAddr, len: u16) -> [u8; MAX_HEADER] {
+    let mut bytes = [0; MAX_HEADER];
+    let (fixed, addresses) = bytes.split_at_mut(8);
+    fixed.copy_from_slice(&encode_fixed(remote.port(), V6, len).to_le_bytes());
+    addresses[..16].copy_from_slice(&v6(remote.ip()).octets());
+    addresses[16..].copy_from_slice(&v6(local).octets());
+    bytes
+}
+
+fn v6(address: IpAddr) -> Ipv6Addr {
     match address {
-        IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
-        IpAddr::V6(a) => a.octets(),
+        IpAddr::V4(a) => a.to_ipv6_mapped(),
+        IpAddr::V6(a) => a,
     }
 }
 
-fn decode(bytes: &[u8]) -> Option<RecordHeader> {
-    let (&[l0, l1, family, _, p0, p1, _, _], rest) = bytes.split_first_chunk::<8>()?;
-    let (remote, local): (IpAddr, IpAddr) = if family == 4 {
-        let (&remote, rest) = rest.split_first_chunk::<4>()?;
-        let (&local, _) = rest.split_first_chunk::<4>()?;
-        (remote.into(), local.into())
-    } else {
-        let (&remote, rest) = rest.split_first_chunk::<16>()?;
-        let (&local, _) = rest.split_first_chunk::<16>()?;
-        (remote.into(), local.into())
-    };
-    let remote = SocketAddr::new(remote, u16::from_be_bytes([p0, p1]));
-    Some(RecordHeader { remote, local, len: u16::from_be_bytes([l0, l1]) })
+/// The header of any record, wherever pages end. `None` when there is none.
+#[cold]
+fn decode_any(record: &Chunks<'_>) -> Option<RecordHeader> {
+    let mut bytes = [0; MAX_HEADER];
+    let n = record.clone().copy_to(&mut bytes);
+    let bytes = bytes.get(..n)?;
+    if *bytes.get(2)? == V4 {
+        return bytes.first_chunk().map(decode_v4);
+    }
+    let word = u64::from_le_bytes(*bytes.first_chunk()?);
+    let remote: [u8; 16] = *bytes.get(8..)?.first_chunk()?;
+    let local: [u8; 16] = *bytes.get(24..)?.first_chunk()?;
+    let remote = SocketAddr::new(remote.into(), (word >> 32) as u16);
+    Some(RecordHeader { remote, local: local.into(), len: word as u16 })
 }
 
 #[cfg(test)]
@@ -212,14 +301,47 @@ mod tests {
             let (remote, local) = (peers[round % 2], locals[round % 2]);
             let payload = vec![round as u8; round * 7 % 5_000];
             assert!(writer.push(remote, local, &payload));
-            let head = reader.head().unwrap();
+            let (head, chunks) = reader.first().unwrap();
             assert_eq!(head, RecordHeader { remote, local, len: payload.len() as u16 });
-            let mut out = vec![0; payload.len()];
-            assert_eq!(reader.copy_payload(&head, &mut out), payload.len());
-            assert_eq!(out, payload);
+            assert_eq!(chunks.remaining(), payload.len());
+            let mut out = vec![0; payload.len() + 1];
+            assert_eq!(chunks.copy_to(&mut out), payload.len());
+            assert_eq!(out[..payload.len()], payload);
             reader.consume(&head);
             assert!(reader.is_empty());
         }
+    }
+
+    /// Records of every length, one ahead of the reader, so that headers and payloads are cut by page ends at every place.
+    #[test]
+    fn records_that_turn_a_page_are_read_whole() {
+        let (mut writer, mut reader) =
+            records(&PagePool::with_page_size(64, 400), 1 << 16, 10, Home::Producer);
+        let remote: SocketAddr = "10.0.0.2:7".parse().unwrap();
+        let (v6, any_v6): (SocketAddr, IpAddr) = ("[fe80::1]:9".parse().unwrap(), "::".parse().unwrap());
+        let local = IpAddr::from([10, 0, 0, 1]);
+        let payload = |round: usize| vec![round as u8; round * 13 % 150];
+        let push = |writer: &mut RecordWriter, round: usize| match round % 3 {
+            0 => writer.push(v6, any_v6, &payload(round)),
+            _ => writer.push(remote, local, &payload(round)),
+        };
+        assert!(push(&mut writer, 0));
+        let mut together = 0;
+        for round in 0..1_000 {
+            assert!(push(&mut writer, round + 1));
+            if let Some(record) = RecordV4::parse(reader.front()) {
+                assert_eq!((record.remote(), record.port), ([10, 0, 0, 2].into(), 7));
+                assert_eq!((IpAddr::from(record.local()), record.payload), (local, &*payload(round)));
+                together += 1;
+            }
+            let (head, chunks) = reader.first().unwrap();
+            assert_eq!(head.remote, if round % 3 == 0 { v6 } else { remote });
+            let mut out = [0; 200];
+            assert_eq!(chunks.copy_to(&mut out), payload(round).len());
+            assert_eq!(out[..usize::from(head.len)], payload(round));
+            reader.consume(&head);
+        }
+        assert!((100..600).contains(&together), "both kinds of way are taken: {together}");
     }
 
     #[test]
@@ -232,11 +354,14 @@ mod tests {
         assert!(!writer.push(to, any, &[3; 60]), "more bytes than are left");
         assert!(writer.push(to, any, &[]));
         assert!(!writer.push(to, any, &[]), "more datagrams than allowed");
-        let head = reader.head().unwrap();
+        let (head, _) = reader.first().unwrap();
         reader.consume(&head);
         assert!(writer.push(to, any, &[5]));
-        let lens: Vec<u16> =
-            std::iter::from_fn(|| reader.head().inspect(|h| reader.consume(h)).map(|h| h.len)).collect();
-        assert_eq!(lens, [0, 1]);
+        let mut take = || {
+            let (head, _) = reader.first()?;
+            reader.consume(&head);
+            Some(head.len)
+        };
+        assert_eq!((take(), take(), take()), (Some(0), Some(1), None));
     }
 }

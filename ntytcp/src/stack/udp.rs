@@ -4,36 +4,37 @@
 //! application's halves stay in the socket until `udp_split` hands them out, possibly to another thread.
 //!
 //! ```text
-//!   frame -> lookup: 4-tuple, address:port, *:port -> responder? -- rewritten in place --> same frame
-//!                                                  \-> rx queue -> recv_from
+//!   frame -> lookup by local port -> responder? -- rewritten in place --> same frame
+//!                                 \-> rx queue -> recv_from
 //!   send_to -> tx queue -> dirty list of the interface -> egress -> Output::send_udp
 //! ```
 //!
 //! The verbs of the application are in [`super::udp_sockets`].
 
-use core::net::{IpAddr, SocketAddr};
-use std::collections::{HashMap, VecDeque};
+mod egress;
+mod hears;
 
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::VecDeque;
+
+use hears::HearsV4;
+pub(super) use hears::Source;
+
+use super::bound::BoundPorts;
 use super::cx::{Cx, EventQueue, Pending};
 use super::demux::FlowKey;
 use super::icmp::IcmpError;
 use super::idle::IdleQueue;
 use super::interface::InterfaceId;
-use super::keyed::KeyedHash;
-use super::output::{Blocked, DEFAULT_TTL, Output, PathCache};
-use super::records::{RecordHeader, RecordReader, RecordWriter};
+use super::output::{DEFAULT_TTL, PathCache};
+use super::records::{RecordReader, RecordWriter};
 use super::slots::Slots;
 use super::socket::{Readiness, SocketError, SocketId, SocketKind};
 use crate::counters::DropReason;
-use crate::device::TxQueue;
-use crate::rng::Rng;
 use crate::time::Instant;
 
 /// The most payload that a UDP datagram over IPv4 can have: 65,535 bytes without the two headers.
 pub const MAX_UDP_PAYLOAD: usize = 65_507;
-
-/// How many datagrams one socket sends before the next one's turn.
-const QUANTUM: usize = 64;
 
 /// Answers requests in the frames that they came in: no queue, no copy, no allocation.
 pub trait Responder {
@@ -79,17 +80,25 @@ pub(super) struct UdpSocket {
     /// In the queue of sockets that hold pages, and how many datagrams had passed when that was last looked at.
     warm: bool,
     passed: u64,
-    /// Way to the destination of the last datagram.
+    /// Way to the destination of the last datagram that was sent.
     path: PathCache,
     path_to: Option<IpAddr>,
+    /// The destination of the last datagram that was queued, at which generation of the routes that was found to lead where.
+    way: Option<(IpAddr, u64, InterfaceId)>,
+    /// What it hears, for comparing.
+    hears: HearsV4,
+    /// The next socket bound to the same port.
+    next: u32,
 }
 
 impl UdpSocket {
+    #[inline(always)]
     pub(super) fn raise(&mut self, events: &mut EventQueue, what: Readiness) {
         self.pending.raise(events, self.id, what);
     }
 
     /// Queues the socket for giving its pages back, unless it is.
+    #[inline(always)]
     fn keep_warm(&mut self, now: Instant, idle: &mut IdleQueue) {
         if !self.warm {
             self.warm = true;
@@ -98,24 +107,64 @@ impl UdpSocket {
         }
     }
 
+    /// Queues a datagram from `from` for the application; an answer would come from `to`. `false`, and no change, without room.
+    #[inline(always)]
+    pub(super) fn deliver_v4(
+        &mut self,
+        cx: &mut Cx<'_>,
+        idle: &mut IdleQueue,
+        from: Source,
+        to: Ipv4Addr,
+        payload: &[u8],
+    ) -> bool {
+        if !self.rx.push_v4(from.ip(), from.port(), to, payload) {
+            return false;
+        }
+        self.stats.received += 1;
+        cx.counters.udp_rx += 1;
+        self.keep_warm(cx.now, idle);
+        self.raise(cx.events, Readiness::READABLE);
+        true
+    }
+
     /// Gives back the pages of queues that were read dry. `true` when this wants to be called once more.
     fn release_pages(&mut self) -> bool {
         self.tx.release();
         self.rx.release()
     }
 
-    /// The flow of a datagram to `remote` from the address `local`.
-    fn flow(&self, remote: SocketAddr, local: IpAddr) -> FlowKey {
-        FlowKey { local, remote: remote.ip(), local_port: self.local.port(), remote_port: remote.port() }
+    /// Notes which interface leads to `to`. Of groups that is not for routes to say.
+    pub(super) fn set_way_to(&mut self, to: IpAddr, generation: u64, interface: InterfaceId) {
+        let broadcast = matches!(to, IpAddr::V4(to) if to.is_broadcast());
+        self.way = (!broadcast && !to.is_multicast()).then_some((to, generation, interface));
+    }
+
+    /// Whether the socket is on the dirty list of an interface.
+    #[inline]
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// The address that the socket is bound to and the interface that leads to `to`, if that was looked up last and no route has
+    /// changed since.
+    #[inline]
+    pub(super) fn way_to_v4(&self, to: Ipv4Addr, generation: u64) -> Option<(Ipv4Addr, InterfaceId)> {
+        match (self.way, self.local.ip()) {
+            (Some((IpAddr::V4(known), when, interface)), IpAddr::V4(from))
+                if known == to && when == generation =>
+            {
+                Some((from, interface))
+            }
+            _ => None,
+        }
     }
 }
 
 /// All UDP sockets of a shard.
 pub(super) struct UdpTable {
     sockets: Slots<UdpSocket>,
-    connected: HashMap<FlowKey, u32, KeyedHash>,
-    /// By local address (which may be unspecified) and port.
-    bound: HashMap<SocketAddr, u32, KeyedHash>,
+    /// The sockets of a port, which differ in their address: one, as long as nobody binds the same port of two addresses.
+    ports: BoundPorts,
     /// Per interface: sockets with something to send there, oldest first, each on one list.
     dirty: Vec<VecDeque<u32>>,
     /// Sockets that hold pages.
@@ -123,11 +172,10 @@ pub(super) struct UdpTable {
 }
 
 impl UdpTable {
-    pub(super) fn new(rng: &mut Rng) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             sockets: Slots::default(),
-            connected: HashMap::with_hasher(KeyedHash::new(rng)),
-            bound: HashMap::with_hasher(KeyedHash::new(rng)),
+            ports: BoundPorts::default(),
             dirty: Vec::new(),
             idle: IdleQueue::default(),
         }
@@ -146,12 +194,18 @@ impl UdpTable {
     /// Whether a socket could be bound to `local`: no other is, nor to the unspecified address of the same port, nor the other
     /// way round.
     pub(super) fn is_free(&self, local: SocketAddr) -> bool {
-        let any = SocketAddr::new(unspecified(local.ip()), local.port());
-        if local.ip().is_unspecified() {
-            !self.bound.keys().any(|b| b.port() == local.port() && b.is_ipv4() == local.is_ipv4())
-        } else {
-            !self.bound.contains_key(&local) && !self.bound.contains_key(&any)
-        }
+        !self.at_port(local.port()).any(|(_, socket)| {
+            let other = socket.local.ip();
+            let either_any = other.is_unspecified() || local.ip().is_unspecified();
+            other == local.ip() || (either_any && other.is_ipv4() == local.is_ipv4())
+        })
+    }
+
+    /// The sockets bound to a port.
+    #[inline]
+    fn at_port(&self, port: u16) -> impl Iterator<Item = (u32, &UdpSocket)> {
+        let named = |index| Some((index, self.sockets.at(index)?));
+        core::iter::successors(named(self.ports.first(port)), move |(_, socket)| named(socket.next))
     }
 
     /// Adds a socket with these queues, bound to `local`, which is free.
@@ -164,6 +218,7 @@ impl UdpTable {
         let mut name = SocketId { kind: SocketKind::Datagram, index: 0, generation: 0 };
         let (rx, app_rx) = rx;
         let (app_tx, tx) = tx;
+        let next = self.ports.first(local.port());
         let index = self.sockets.insert_with(|index, generation| {
             name = SocketId { kind: SocketKind::Datagram, index, generation };
             UdpSocket {
@@ -184,18 +239,23 @@ impl UdpTable {
                 passed: 0,
                 path: PathCache::default(),
                 path_to: None,
+                way: None,
+                hears: HearsV4::new(local, None),
+                next,
             }
         });
-        self.bound.insert(local, index);
+        self.ports.set_first(local.port(), index);
         name
     }
 
     /// Removes a socket; what it had queued is lost.
     pub(super) fn remove(&mut self, id: SocketId) -> Option<UdpSocket> {
         let socket = self.sockets.remove(id.index, id.generation)?;
-        self.bound.remove(&socket.local);
-        if let Some(remote) = socket.remote {
-            self.connected.remove(&socket.flow(remote, socket.local.ip()));
+        let port = socket.local.port();
+        let before = self.at_port(port).find(|(_, other)| other.next == id.index).map(|(index, _)| index);
+        match before.and_then(|index| self.sockets.at_mut(index)) {
+            Some(before) => before.next = socket.next,
+            None => self.ports.set_first(port, socket.next),
         }
         if socket.dirty {
             self.dirty.iter_mut().for_each(|list| list.retain(|&index| index != id.index));
@@ -211,7 +271,7 @@ impl UdpTable {
         self.sockets.get_mut(id.index, id.generation).filter(|_| id.kind == SocketKind::Datagram)
     }
 
-    /// Changes whom a socket is connected to, and its local address, which is free or its own.
+    /// Changes whom a socket is connected to, and the address of `local`, which is free or its own. The port stays.
     pub(super) fn set_peer(
         &mut self,
         id: SocketId,
@@ -219,29 +279,32 @@ impl UdpTable {
         remote: Option<SocketAddr>,
     ) -> Result<(), SocketError> {
         let socket = self.sockets.get_mut(id.index, id.generation).ok_or(SocketError::BadSocket)?;
-        if let Some(old) = socket.remote {
-            self.connected.remove(&socket.flow(old, socket.local.ip()));
-        }
-        self.bound.remove(&socket.local);
-        self.bound.insert(local, id.index);
         (socket.local, socket.remote, socket.error) = (local, remote, None);
-        if let Some(remote) = remote {
-            self.connected.insert(socket.flow(remote, local.ip()), id.index);
-        }
+        socket.hears = HearsV4::new(local, remote);
         Ok(())
     }
 
-    /// The socket that a datagram of this flow is for: the one connected to the sender, else the one bound to the address,
-    /// else the one bound to the port alone.
+    /// The socket that a datagram of this flow is for: the one bound to the address and port, or to the port of any address, unless
+    /// it is connected to another peer. No two sockets can be meant (see [`UdpTable::is_free`]).
     pub(super) fn find(&self, key: &FlowKey) -> Option<u32> {
-        if let Some(&index) = self.connected.get(key) {
-            return Some(index);
-        }
-        let exact = SocketAddr::new(key.local, key.local_port);
-        let any = SocketAddr::new(unspecified(key.local), key.local_port);
-        let &index = self.bound.get(&exact).or_else(|| self.bound.get(&any))?;
-        // A connected socket hears its peer only.
-        self.sockets.at(index).filter(|socket| socket.remote.is_none()).map(|_| index)
+        // There is no IPv6 to arrive yet.
+        let (IpAddr::V4(from), IpAddr::V4(to)) = (key.remote, key.local) else { return None };
+        let from = Source::new(from, key.remote_port);
+        let hears = |(_, socket): &(u32, &UdpSocket)| socket.hears.matches(from, to);
+        self.at_port(key.local_port).find(hears).map(|(index, _)| index)
+    }
+
+    /// The socket that a datagram over IPv4 is for, and where it is queued when it holds pages. Looks at the first of a port only,
+    /// which is nearly always the one: [`UdpTable::find`] looks at all.
+    #[inline(always)]
+    pub(super) fn listener_v4(
+        &mut self,
+        from: Source,
+        to: Ipv4Addr,
+        port: u16,
+    ) -> Option<(&mut UdpSocket, &mut IdleQueue)> {
+        let socket = self.sockets.at_mut(self.ports.first(port))?;
+        socket.hears.matches(from, to).then_some((socket, &mut self.idle))
     }
 
     /// The responder of a socket, with the counters that it moves.
@@ -314,8 +377,8 @@ impl UdpTable {
     /// Only a connected socket is: one that serves many peers must not be told that one of them went away, as it could not
     /// tell which.
     pub(super) fn on_icmp(&mut self, cx: &mut Cx<'_>, key: &FlowKey, error: IcmpError) -> bool {
-        let Some(&index) = self.connected.get(key) else { return false };
-        let Some(socket) = self.sockets.at_mut(index) else { return false };
+        let socket = self.find(key).and_then(|index| self.sockets.at_mut(index));
+        let Some(socket) = socket.filter(|socket| socket.remote.is_some()) else { return false };
         socket.error = Some(error.socket_error());
         socket.raise(cx.events, Readiness::ERROR | Readiness::READABLE | Readiness::WRITABLE);
         true
@@ -324,7 +387,7 @@ impl UdpTable {
     /// One of our addresses was given up to another station: nothing comes to it any more, and nothing goes out.
     pub(super) fn on_address_lost(&mut self, cx: &mut Cx<'_>, ip: IpAddr) {
         let lost: Vec<u32> =
-            self.bound.iter().filter(|(local, _)| local.ip() == ip).map(|(_, &i)| i).collect();
+            self.sockets.iter().filter(|(_, s)| s.local.ip() == ip).map(|(i, _)| i).collect();
         for index in lost {
             if let Some(socket) = self.sockets.at_mut(index) {
                 socket.error = Some(SocketError::AddressNotAvailable);
@@ -352,97 +415,6 @@ impl UdpTable {
     /// Whether a socket has something to send over `interface`.
     pub(super) fn has_pending(&self, interface: InterfaceId) -> bool {
         self.dirty.get(usize::from(interface.0)).is_some_and(|list| !list.is_empty())
-    }
-
-    /// Sends what sockets owe over the interface of `out`, a number of datagrams each in turn. Whether the ring became full.
-    pub(super) fn egress<Q: TxQueue + ?Sized>(&mut self, out: &mut Output<'_, Q>) -> bool {
-        let here = usize::from(out.interface().0);
-        // A datagram that nobody routes here moves its socket to another list; at most every socket once per call.
-        while let Some(index) = self.dirty.get_mut(here).and_then(VecDeque::pop_front) {
-            let Some(socket) = self.sockets.at_mut(index) else { continue };
-            socket.keep_warm(out.cx.now, &mut self.idle);
-            let next = match socket.send_some(out) {
-                Drained::Empty => {
-                    socket.dirty = false;
-                    continue;
-                }
-                Drained::Quantum => (here, false),
-                Drained::RingFull => {
-                    // First again next time, so that what it sends stays in order with what others do.
-                    if let Some(list) = self.dirty.get_mut(here) {
-                        list.push_front(index);
-                    }
-                    return true;
-                }
-                Drained::Elsewhere(interface) => (usize::from(interface.0), true),
-            };
-            match self.dirty.get_mut(next.0) {
-                Some(list) => list.push_back(index),
-                None => socket.dirty = false,
-            }
-        }
-        false
-    }
-}
-
-/// Why a socket stopped sending.
-enum Drained {
-    Empty,
-    Quantum,
-    RingFull,
-    Elsewhere(InterfaceId),
-}
-
-impl UdpSocket {
-    fn send_some<Q: TxQueue + ?Sized>(&mut self, out: &mut Output<'_, Q>) -> Drained {
-        for _ in 0..QUANTUM {
-            let Some(head) = self.tx.head() else { return Drained::Empty };
-            match self.send_head(out, &head) {
-                Ok(()) => self.stats.sent += 1,
-                Err(Blocked::RingFull) => return Drained::RingFull,
-                Err(Blocked::OtherInterface(interface)) => return Drained::Elsewhere(interface),
-                // Only `take_over` deals with an unresolved next hop, and it keeps the datagram.
-                Err(Blocked::Unresolved { .. }) => out.cx.counters.drop(DropReason::NeighborFailed),
-                Err(Blocked::Unreachable(error)) => {
-                    out.cx.counters.drop(match error {
-                        SocketError::HostUnreachable => DropReason::NeighborFailed,
-                        SocketError::MessageTooLong => DropReason::TooBig,
-                        _ => DropReason::NoRoute,
-                    });
-                    if self.remote.is_some() {
-                        self.error = Some(error);
-                        self.raise(out.cx.events, Readiness::ERROR);
-                    }
-                }
-            }
-            self.tx.consume(&head);
-            // An application on another thread cannot leave word that it wants room.
-            if core::mem::take(&mut self.wants_room) || self.app.is_none() {
-                self.raise(out.cx.events, Readiness::WRITABLE);
-            }
-        }
-        if self.tx.is_empty() { Drained::Empty } else { Drained::Quantum }
-    }
-
-    fn send_head<Q: TxQueue + ?Sized>(
-        &mut self,
-        out: &mut Output<'_, Q>,
-        head: &RecordHeader,
-    ) -> Result<(), Blocked> {
-        let remote = head.remote.ip();
-        if self.path_to != Some(remote) {
-            (self.path_to, self.path) = (Some(remote), PathCache::default());
-        }
-        let local = match (head.local, self.local.ip()) {
-            (chosen, _) if !chosen.is_unspecified() => chosen,
-            (_, bound) if !bound.is_unspecified() => bound,
-            _ => out.source_for(remote)?,
-        };
-        if out.must_not_use(local) {
-            return Err(Blocked::Unreachable(SocketError::AddressNotAvailable));
-        }
-        let key = self.flow(head.remote, local);
-        out.send_udp(&key, &mut self.path, self.ttl, head, &mut self.tx)
     }
 }
 

@@ -1,10 +1,10 @@
 //! The verbs of UDP sockets, as the application calls them on the shard's thread, and the half of a socket that may live on
 //! another one.
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use super::Stack;
-use super::records::{RecordReader, RecordWriter, records};
+use super::records::{RecordReader, RecordV4, RecordWriter, records};
 use super::socket::{Readiness, SocketError, SocketId};
 use super::udp::{MAX_UDP_PAYLOAD, Responder, UdpSocket, UdpStats, unspecified};
 use crate::fifo::Home;
@@ -62,7 +62,7 @@ impl UdpHalf {
 }
 
 fn push(tx: &mut RecordWriter, payload: &[u8], to: SocketAddr, from: IpAddr) -> Result<(), SocketError> {
-    if payload.len() > MAX_UDP_PAYLOAD || !tx.can_hold(payload.len()) {
+    if payload.len() > MAX_UDP_PAYLOAD {
         return Err(SocketError::MessageTooLong);
     }
     if to.port() == 0 {
@@ -71,15 +71,41 @@ fn push(tx: &mut RecordWriter, payload: &[u8], to: SocketAddr, from: IpAddr) -> 
     if to.is_ipv4() != from.is_ipv4() {
         return Err(SocketError::FamilyNotSupported);
     }
-    if !tx.is_reader_alive() {
-        return Err(SocketError::BadSocket);
+    if tx.push(to, from, payload) { Ok(()) } else { Err(why_full(tx, payload.len())) }
+}
+
+/// Why a datagram with `len` bytes was refused.
+#[cold]
+fn why_full(tx: &RecordWriter, len: usize) -> SocketError {
+    if !tx.can_hold(len) {
+        SocketError::MessageTooLong
+    } else if !tx.is_reader_alive() {
+        SocketError::BadSocket
+    } else {
+        SocketError::WouldBlock
     }
-    if tx.push(to, from, payload) { Ok(()) } else { Err(SocketError::WouldBlock) }
 }
 
 fn pop(rx: &mut RecordReader, buf: &mut [u8]) -> Result<Received, SocketError> {
-    let head = rx.head().ok_or(SocketError::WouldBlock)?;
-    let len = rx.copy_payload(&head, buf);
+    if let Some(record) = RecordV4::parse(rx.front()) {
+        let n = record.payload.len().min(buf.len());
+        if let (Some(buf), Some(payload)) = (buf.get_mut(..n), record.payload.get(..n)) {
+            buf.copy_from_slice(payload);
+        }
+        let from = SocketAddr::V4(SocketAddrV4::new(record.remote(), record.port));
+        let (full_len, to) = (record.payload.len(), record.local().into());
+        let whole = record.len();
+        rx.drop_first(1, whole);
+        return Ok(Received { len: n, full_len, from, to });
+    }
+    pop_any(rx, buf)
+}
+
+/// A datagram that turns a page, or is not of IPv4; or there is none.
+#[inline(never)]
+fn pop_any(rx: &mut RecordReader, buf: &mut [u8]) -> Result<Received, SocketError> {
+    let (head, payload) = rx.first().ok_or(SocketError::WouldBlock)?;
+    let len = payload.copy_to(buf);
     rx.consume(&head);
     Ok(Received { len, full_len: usize::from(head.len), from: head.remote, to: head.local })
 }
@@ -144,6 +170,31 @@ impl Stack {
         payload: &[u8],
         to: Option<SocketAddr>,
     ) -> Result<(), SocketError> {
+        // The way to the same address as before is known, there is room, and nothing is wrong.
+        if let Some(SocketAddr::V4(to)) = to
+            && let Some(socket) = self.udp.get_mut(id)
+            && let Some((from, interface)) = socket.way_to_v4(*to.ip(), self.routes.generation())
+            && let Some((tx, _)) = &mut socket.app
+            && socket.error.is_none()
+            && to.port() != 0
+            && payload.len() <= MAX_UDP_PAYLOAD
+            && tx.push_v4(*to.ip(), to.port(), from, payload)
+        {
+            if !socket.is_dirty() {
+                self.udp.mark_dirty(id, interface);
+            }
+            return Ok(());
+        }
+        self.send_anywhere(id, payload, to)
+    }
+
+    #[inline(never)]
+    fn send_anywhere(
+        &mut self,
+        id: SocketId,
+        payload: &[u8],
+        to: Option<SocketAddr>,
+    ) -> Result<(), SocketError> {
         let socket = self.udp.get_mut(id).ok_or(SocketError::BadSocket)?;
         if let Some(error) = socket.error.take() {
             return Err(error);
@@ -151,14 +202,15 @@ impl Stack {
         let to = to.or(socket.remote).ok_or(SocketError::DestinationRequired)?;
         let from = socket.local.ip();
         let (interface, _) = self.route_to(to.ip(), from)?;
+        let generation = self.routes.generation();
         let socket = self.udp.get_mut(id).ok_or(SocketError::BadSocket)?;
+        socket.set_way_to(to.ip(), generation, interface);
         let (tx, _) = socket.app.as_mut().ok_or(SocketError::Invalid)?;
-        let mut result = push(tx, payload, to, from);
-        if result == Err(SocketError::WouldBlock) {
-            result = self.push_again(id, payload, to, from);
+        if let Err(error) = push(tx, payload, to, from) {
+            return self.push_again(error, id, payload, to);
         }
         self.udp.mark_dirty(id, interface);
-        result
+        Ok(())
     }
 
     /// Takes the datagram that has waited longest and copies it into `buf`.
@@ -281,21 +333,28 @@ impl Stack {
         Ok(())
     }
 
-    /// Tries once more to queue a datagram if it was the pool that had no room, or notes that the socket waits for some.
+    /// A datagram was refused with `error`. Tries once more if it was the pool that had no room, else notes that the socket waits
+    /// for some.
     #[cold]
     fn push_again(
         &mut self,
+        error: SocketError,
         id: SocketId,
         payload: &[u8],
         to: SocketAddr,
-        from: IpAddr,
     ) -> Result<(), SocketError> {
+        if error != SocketError::WouldBlock {
+            return Err(error);
+        }
         let reclaimed = self.reclaim_pages();
         let socket = self.udp.get_mut(id).ok_or(SocketError::BadSocket)?;
+        let from = socket.local.ip();
         let (tx, _) = socket.app.as_mut().ok_or(SocketError::Invalid)?;
-        let result = if reclaimed { push(tx, payload, to, from) } else { Err(SocketError::WouldBlock) };
-        socket.wants_room |= result == Err(SocketError::WouldBlock);
-        result
+        if reclaimed && push(tx, payload, to, from).is_ok() {
+            return self.udp_poke(id);
+        }
+        socket.wants_room = true;
+        Err(error)
     }
 
     fn udp_socket(&self, id: SocketId) -> Result<&UdpSocket, SocketError> {

@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use super::{IpProtocol, ParseError, Sum, put};
+use super::{IpProtocol, ParseError, Sum};
 
 /// The header of a UDP datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -21,40 +21,49 @@ impl UdpHeader {
     /// Length of the header in bytes.
     pub const LEN: usize = 8;
 
+    /// The header in its bytes, whatever they say.
+    #[inline]
+    pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        let word = u64::from_be_bytes(bytes);
+        Self {
+            src_port: (word >> 48) as u16,
+            dst_port: (word >> 32) as u16,
+            length: (word >> 16) as u16,
+            checksum: word as u16,
+        }
+    }
+
     /// Splits a datagram into header and payload. The checksum is not looked at: see [`UdpHeader::verify`].
     ///
     /// # Errors
     /// [`ParseError::Truncated`] when `data` ends before the declared length, [`ParseError::Malformed`] when that length is
     /// below 8.
     pub fn parse(data: &[u8]) -> Result<(Self, &[u8]), ParseError> {
-        let &[s0, s1, d0, d1, l0, l1, c0, c1] = data.first_chunk::<8>().ok_or(ParseError::Truncated)?;
-        let length = u16::from_be_bytes([l0, l1]);
-        if usize::from(length) < Self::LEN {
+        let header = Self::from_bytes(*data.first_chunk().ok_or(ParseError::Truncated)?);
+        if usize::from(header.length) < Self::LEN {
             return Err(ParseError::Malformed);
         }
-        let payload = data.get(Self::LEN..usize::from(length)).ok_or(ParseError::Truncated)?;
-        let header = Self {
-            src_port: u16::from_be_bytes([s0, s1]),
-            dst_port: u16::from_be_bytes([d0, d1]),
-            length,
-            checksum: u16::from_be_bytes([c0, c1]),
-        };
+        let payload = data.get(Self::LEN..usize::from(header.length)).ok_or(ParseError::Truncated)?;
         Ok((header, payload))
+    }
+
+    /// The header as it is sent, length and checksum as given.
+    #[inline]
+    pub const fn to_bytes(&self) -> [u8; Self::LEN] {
+        let ports = (self.src_port as u64) << 48 | (self.dst_port as u64) << 32;
+        (ports | (self.length as u64) << 16 | self.checksum as u64).to_be_bytes()
     }
 
     /// Writes the header at the start of `buf`, length and checksum as given. Answers its length, or `None` when `buf` is too
     /// short.
     pub fn emit(&self, buf: &mut [u8]) -> Option<usize> {
-        let buf = &mut buf.get_mut(..Self::LEN)?;
-        put(buf, self.src_port.to_be_bytes())?;
-        put(buf, self.dst_port.to_be_bytes())?;
-        put(buf, self.length.to_be_bytes())?;
-        put(buf, self.checksum.to_be_bytes())?;
+        *buf.first_chunk_mut()? = self.to_bytes();
         Some(Self::LEN)
     }
 
     /// Whether the checksum of `datagram` (header and payload, exactly) is right. One of 0 is fine over IPv4, where it
     /// means that there is none, and wrong over IPv6 (RFC 8200 8.1).
+    #[inline]
     pub fn verify(src: IpAddr, dst: IpAddr, datagram: &[u8]) -> bool {
         match datagram.get(6..8) {
             None => false,

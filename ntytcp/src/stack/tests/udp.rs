@@ -1,6 +1,7 @@
 use super::kit::*;
 use crate::counters::DropReason;
 use crate::device::{Caps, RxChecksum, RxMeta, TxChecksum};
+use crate::stack::route::InterfaceAddr;
 use crate::stack::route::Route;
 use crate::stack::{Event, Pending, Readiness, Responder, SocketError};
 use crate::wire::{EthernetHeader, Icmpv4Message, IpProtocol, Ipv4Header, MacAddr, Sum};
@@ -58,6 +59,61 @@ fn the_closest_match_gets_the_datagram() {
     assert_eq!(host.receive(&udp_to(US, 1_001, 9, b"x")), Err(DropReason::NoSocket), "not its peer");
     host.stack.udp_connect(connected, None).unwrap();
     assert_eq!(host.receive(&udp_to(US, 1_001, 9, b"x")), Ok(None));
+}
+
+#[test]
+fn sockets_of_one_port_and_several_addresses_each_hear_their_own() {
+    const OTHERS: [Ipv4Addr; 3] =
+        [Ipv4Addr::new(10, 0, 3, 1), Ipv4Addr::new(10, 0, 4, 1), Ipv4Addr::new(10, 0, 5, 1)];
+    let mut host = Host::with(Caps::plain(1500), |config| {
+        config.addrs.extend(OTHERS.map(|ip| InterfaceAddr::new(ip.into(), 24).unwrap()));
+    });
+    let mut sockets = OTHERS.map(|ip| host.stack.udp_bind(at(ip, 7)).unwrap());
+    assert_eq!(host.stack.udp_bind(at(Ipv4Addr::UNSPECIFIED, 7)), Err(SocketError::AddressInUse));
+    let mut buf = [0; 4];
+    // Whichever of them is closed and opened again, and whatever its place among the others.
+    for round in 0..6 {
+        for (ip, socket) in OTHERS.into_iter().zip(sockets) {
+            host.receive(&udp_to(ip, 1, 7, &ip.octets())).unwrap();
+            let got = host.stack.udp_recv_from(socket, &mut buf).unwrap();
+            assert_eq!((buf, got.to), (ip.octets(), ip.into()));
+        }
+        assert_eq!(host.receive(&udp_to(US, 1, 7, b"nobody")), Err(DropReason::NoSocket));
+        host.stack.udp_close(sockets[round % 3]).unwrap();
+        assert_eq!(host.receive(&udp_to(OTHERS[round % 3], 1, 7, b"closed")), Err(DropReason::NoSocket));
+        sockets[round % 3] = host.stack.udp_bind(at(OTHERS[round % 3], 7)).unwrap();
+    }
+    host.stack.udp_connect(sockets[1], Some(at(PEER, 9))).unwrap();
+    assert_eq!(host.receive(&udp_to(OTHERS[1], 8, 7, b"no")), Err(DropReason::NoSocket));
+    assert_eq!(host.receive(&udp_to(OTHERS[1], 9, 7, b"yes")), Ok(None));
+}
+
+#[test]
+fn datagrams_to_several_peers_leave_in_order_with_their_headers() {
+    let mut host = Host::acquainted();
+    let other = Ipv4Addr::new(10, 0, 0, 9);
+    host.stack.add_neighbor(host.id, other.into(), MacAddr([2, 0, 0, 0, 0, 9])).unwrap();
+    let socket = host.stack.udp_bind(at(US, 7)).unwrap();
+    let to = |i: u16| at(if i % 5 < 3 { PEER } else { other }, 1_000 + i);
+    for i in 0..200u16 {
+        let payload = vec![i as u8; usize::from(i) % 70];
+        host.stack.udp_send_to(socket, &payload, Some(to(i))).unwrap();
+    }
+    // The ring is full in between.
+    let mut sent = Vec::new();
+    while sent.len() < 200 {
+        let _ = host.egress_some(7);
+        sent.extend(host.ring.sent.drain(..).map(|(frame, _)| frame));
+    }
+    assert!(host.egress().is_empty());
+    for (i, frame) in (0..200u16).zip(&sent) {
+        let (ip, _) = parse_ip(frame);
+        assert_eq!((ip.src, SocketAddr::new(ip.dst.into(), 1_000 + i), ip.ttl), (US, to(i), 64));
+        assert_eq!(parse_udp(frame), (7, 1_000 + i, &*vec![i as u8; usize::from(i) % 70]));
+    }
+    assert_eq!(host.stack.udp_stats(socket).unwrap().sent, 200);
+    assert_eq!((host.stack.counters().udp_tx, host.stack.counters().tx_frames), (200, 200));
+    assert_eq!(host.stack.counters().tx_bytes, sent.iter().map(|frame| frame.len() as u64).sum::<u64>());
 }
 
 #[test]
