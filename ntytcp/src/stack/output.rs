@@ -36,6 +36,10 @@ use crate::wire::{
 /// TTL of everything that the stack sends, unless a socket says otherwise (RFC 1700).
 pub(crate) const DEFAULT_TTL: u8 = 64;
 
+/// The largest packet, in bytes, that any link carries which there is in practice (RFC 791 asks for 68). A datagram up to this size
+/// goes out with DF and without an identification, which costs less; a larger one may be fragmented on its way.
+pub(crate) const ANY_LINK: usize = 552;
+
 /// What a connection remembers of the way to its peer. The default knows nothing.
 ///
 /// Valid while no route changed and the neighbor entry still exists; whoever holds one need not care, as
@@ -260,12 +264,17 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         let dst_mac = match target {
             Ok(mac) if fits => mac,
             Ok(_) | Err(Blocked::Unresolved { .. }) => {
-                let ident = (!fits).then(|| self.interface.next_ident(key.remote));
+                let whole = Ipv4Header::LEN + len <= ANY_LINK;
+                let ident = (!whole).then(|| self.interface.next_ident(key.remote));
                 return self.take_over(udp_datagram(key, ttl, head, reader, ident)?, target.err());
             }
             Err(blocked) => return Err(blocked),
         };
-        let ip = atomic_header(key.local, key.remote, IpProtocol::UDP, len, ttl)?;
+        let mut ip = atomic_header(key.local, key.remote, IpProtocol::UDP, len, ttl)?;
+        if usize::from(ip.total_len) > ANY_LINK {
+            // Nobody here remembers what a path carries, and the sender could not be asked to cut its datagram smaller either.
+            (ip.dont_fragment, ip.ident) = (false, self.interface.next_ident(key.remote));
+        }
         let link = self.interface.link_header(dst_mac, EtherType::IPV4);
         let offload = self.caps.tx_checksum;
         let Some((datagram, start)) = begin(&mut *self.queue, &link, &ip) else { return Err(self.full()) };
