@@ -9,6 +9,7 @@ use super::input::{Link, address_reply};
 use super::interface::{Interface, InterfaceId};
 use super::outbox::Datagram;
 use super::output::{ANY_LINK, DEFAULT_TTL, ipv4_header};
+use super::socket::SocketError;
 use super::transport::Packet;
 use super::udp::MAX_UDP_PAYLOAD;
 use crate::counters::DropReason;
@@ -263,8 +264,10 @@ impl Stack {
     /// Sends a packet that belongs to no socket, or counts why that is not possible.
     pub(super) fn send_or_count(&mut self, packet: Option<Vec<u8>>) {
         let Some(packet) = packet else { return self.counters.drop(DropReason::TooBig) };
-        if self.send_packet(Datagram::new(packet)).is_err() {
-            self.counters.drop(DropReason::NoRoute);
+        match self.send_packet(Datagram::new(packet)) {
+            Ok(()) => {}
+            Err(SocketError::WouldBlock) => self.counters.drop(DropReason::OutboxFull),
+            Err(_) => self.counters.drop(DropReason::NoRoute),
         }
     }
 }
