@@ -24,6 +24,7 @@ mod body;
 mod conditional;
 mod connection;
 mod content;
+mod files;
 mod outbox;
 mod path;
 mod range;
