@@ -10,7 +10,7 @@ use ntytcp::device::spec::{DeviceSpec, OpenOptions};
 use ntytcp::device::trace::Trace;
 use ntytcp::rng::{Seed, seed_from};
 use ntytcp::shard::{IdlePolicy, MonotonicClock, Shard};
-use ntytcp::stack::arp::{GuardConfig, GuardState};
+use ntytcp::stack::arp::{Defense, GuardConfig, GuardState};
 use ntytcp::stack::route::{InterfaceAddr, Prefix, Route};
 use ntytcp::stack::{InterfaceConfig, InterfaceId, Stack};
 use ntytcp::tcp::KeepAlive;
@@ -45,7 +45,9 @@ pub(super) fn open(config: &StackConfig) -> Result<Runtime, RunError> {
     let idle = if config.busy_poll { IdlePolicy::BUSY_POLL } else { IdlePolicy::default() };
     let mut shard = Shard::new(stack, MonotonicClock::new(), idle).map_err(RunError::System)?;
     let mac = config.mac.map_or_else(|| derived_mac(config), |mac| MacAddr(mac.0));
-    let interface = InterfaceConfig { mac, addrs, guard: GuardConfig::quick(), ..InterfaceConfig::default() };
+    // RFC 5227 2.4 (c): others rely on a server's address, which is not given up because a station somewhere has it too.
+    let guard = GuardConfig { defense: Defense::Always, ..GuardConfig::quick() };
+    let interface = InterfaceConfig { mac, addrs, guard, ..InterfaceConfig::default() };
     let id = shard.attach(device, interface)?;
     for &gateway in &config.gateways {
         shard.stack_mut().add_route(default_route(gateway, id)?)?;

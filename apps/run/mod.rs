@@ -13,7 +13,7 @@ use crate::cli::{App, Plan};
 use crate::{dns, echo, http, perf, ping};
 use nty_epoll::{Epoll, EpollError, Event, Events, Runtime, RuntimeError};
 use ntytcp::device::DeviceError;
-use ntytcp::stack::ConfigError;
+use ntytcp::stack::{ConfigError, InterfaceId, Stack};
 use ntytcp::wire::MacAddr;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use stats::StatsSocket;
@@ -78,6 +78,9 @@ pub enum RunError {
 /// What the events of the loop's own epoll are about; programs are counted from 0.
 const SIGNAL: u64 = u64::MAX;
 const STATS: u64 = u64::MAX - 1;
+
+/// How often the loop looks round at least, and how long it says nothing more about conflicts after it has.
+const WATCH: Duration = Duration::from_secs(10);
 
 /// How long connections may take to end in good order after a signal.
 const DRAIN: Duration = Duration::from_millis(300);
@@ -157,6 +160,7 @@ fn serve(
     stats: Option<&StatsSocket>,
 ) -> Result<End, RunError> {
     let mut events = [Event::default(); 16];
+    let mut conflicts = Conflicts::default();
     for program in programs.iter_mut() {
         program.ready(runtime, Instant::now())?;
     }
@@ -165,8 +169,10 @@ fn serve(
             return Ok(End::Finished);
         }
         let deadline = programs.iter().filter_map(|program| program.deadline()).min();
-        let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let n = match runtime.wait(epoll, &mut events, timeout) {
+        let timeout = deadline.map_or(WATCH, |at| at.saturating_duration_since(Instant::now()).min(WATCH));
+        let waited = runtime.wait(epoll, &mut events, Some(timeout));
+        conflicts.report(runtime.stack());
+        let n = match waited {
             Err(RuntimeError::Epoll(EpollError::Interrupted)) => continue,
             n => n?,
         };
@@ -184,6 +190,32 @@ fn serve(
         }
         for program in programs.iter_mut().filter(|p| p.deadline().is_some_and(|at| at <= now)) {
             program.ready(runtime, now)?;
+        }
+    }
+}
+
+/// What was said about other stations that use our addresses.
+#[derive(Default)]
+struct Conflicts {
+    seen: u64,
+    said: Option<Instant>,
+}
+
+impl Conflicts {
+    /// Says so when there was a conflict, at most once per [`WATCH`].
+    fn report(&mut self, stack: &Stack) {
+        let seen = stack.counters().address_conflicts;
+        if seen == self.seen || self.said.is_some_and(|at| at.elapsed() < WATCH) {
+            return;
+        }
+        (self.seen, self.said) = (seen, Some(Instant::now()));
+        if let Some((addr, other)) = stack.conflict(InterfaceId(0)) {
+            tracing::warn!(
+                target: "nty",
+                %addr,
+                %other,
+                "another station uses our address: stop it, or start this one with another --addr"
+            );
         }
     }
 }

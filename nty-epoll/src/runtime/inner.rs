@@ -4,7 +4,7 @@
 use super::mailbox::Mailbox;
 use crate::events::Events;
 use crate::socket::shared::{ABORTED, CONNECTED, DROPPED, conditions};
-use crate::socket::{READY, Shared, TcpListener, TcpStream, UdpSocket};
+use crate::socket::{READY, Shared, TcpListener, TcpStream, UdpSocket, reset};
 use crate::source::Waker;
 use crossbeam_queue::ArrayQueue;
 use ntytcp::fifo::{Consumer, Producer};
@@ -129,6 +129,8 @@ impl Inner<'_> {
                 let _ = self.stack.tcp_wake(self.now, id);
             }
             _ => {
+                // What was put there after the handle had looked.
+                entry.ready.as_deref().into_iter().for_each(reset);
                 self.table.remove(id);
                 let _ = if aborted {
                     self.stack.tcp_abort(self.now, id)

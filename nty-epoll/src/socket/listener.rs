@@ -63,6 +63,14 @@ impl AsPollable for TcpListener {
 
 impl Drop for TcpListener {
     fn drop(&mut self) {
+        reset(&self.ready);
         self.shared.abandon(0);
+    }
+}
+
+/// Ends connections that nobody will accept any more. Closing them would tell their peers that what they sent was read.
+pub(crate) fn reset(ready: &ArrayQueue<TcpStream>) {
+    while let Some(stream) = ready.pop() {
+        stream.abort();
     }
 }

@@ -13,7 +13,7 @@ pub(crate) mod shared;
 mod stream;
 
 pub use datagram::UdpSocket;
-pub(crate) use listener::READY;
 pub use listener::TcpListener;
+pub(crate) use listener::{READY, reset};
 pub(crate) use shared::Shared;
 pub use stream::TcpStream;

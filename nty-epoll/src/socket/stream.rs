@@ -6,7 +6,7 @@ use crate::events::Events;
 use crate::source::{AsPollable, Pollable};
 use ntytcp::fifo::{Consumer, Producer};
 use ntytcp::stack::{SocketError, SocketId, Stack};
-use ntytcp::tcp::KeepAlive;
+use ntytcp::tcp::{KeepAlive, TcpSocketOptions};
 use ntytcp::time::Instant;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -186,13 +186,23 @@ impl TcpStream {
     }
 
     /// Probes the peer when it is silent (SO_KEEPALIVE), from the shard's next turn on.
-    pub fn set_keepalive(&self, keepalive: Option<KeepAlive>) {
+    ///
+    /// # Errors
+    /// `Invalid` for times of zero.
+    pub fn set_keepalive(&self, keepalive: Option<KeepAlive>) -> Result<(), SocketError> {
+        check(TcpSocketOptions { keepalive, ..TcpSocketOptions::default() })?;
         self.option(move |stack, now, id| stack.tcp_set_keepalive(now, id, keepalive));
+        Ok(())
     }
 
     /// Gives up when data stays unacknowledged this long (TCP_USER_TIMEOUT), from the shard's next turn on.
-    pub fn set_user_timeout(&self, limit: Option<Duration>) {
+    ///
+    /// # Errors
+    /// `Invalid` for zero.
+    pub fn set_user_timeout(&self, limit: Option<Duration>) -> Result<(), SocketError> {
+        check(TcpSocketOptions { user_timeout: limit, ..TcpSocketOptions::default() })?;
         self.option(move |stack, _, id| stack.tcp_set_user_timeout(id, limit));
+        Ok(())
     }
 
     /// Ends the connection with a RST; what was not delivered is lost.
@@ -210,6 +220,11 @@ impl TcpStream {
             let _ = set(inner.stack, inner.now, id);
         }));
     }
+}
+
+/// Whether the shard will take these options.
+fn check(options: TcpSocketOptions) -> Result<(), SocketError> {
+    options.check().map_err(|_| SocketError::Invalid)
 }
 
 impl io::Read for TcpStream {

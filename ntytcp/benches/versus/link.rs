@@ -134,7 +134,11 @@ impl device::Device for Port {
         if count == 0 {
             return Ok(0);
         }
-        self.burst.extend((0..count).filter_map(|_| inbox.pop_front()));
+        for _ in 0..count {
+            if let Some(frame) = inbox.pop_front() {
+                self.burst.push(frame);
+            }
+        }
         let mut frames = ArrayVec::<RxFrame<'_>, BURST>::new();
         for Frame { bytes, len } in &mut self.burst {
             frames.push(RxFrame::new(bytes, 0, *len, RxMeta::default()));

@@ -45,6 +45,7 @@ impl Consumer {
     }
 
     /// How many bytes can be read, and whether no more will follow: the producer has closed the stream, or is gone.
+    #[inline]
     pub fn look(&self) -> (usize, bool) {
         let tail = self.shared.tail.load(Acquire);
         ((position(tail) - self.head) as usize, tail & (CLOSED | GONE) != 0)
@@ -72,6 +73,7 @@ impl Consumer {
     }
 
     /// Whether pages are attached.
+    #[inline]
     pub fn holds_pages(&self) -> bool {
         self.shared.tail.load(Relaxed) & STATE != DETACHED
     }
@@ -94,6 +96,26 @@ impl Consumer {
         }
     }
 
+    /// The bytes `offset .. offset + len` from the head on, if there are as many and they lie together where the last peek began:
+    /// nearly always.
+    #[inline(always)]
+    pub fn peek_whole(&mut self, offset: usize, len: usize) -> Option<&[u8]> {
+        // Without a byte to be read, the pages are the producer's.
+        if len == 0 || self.readable(offset.checked_add(len)?) < offset + len {
+            return None;
+        }
+        let (pos, _) = (self.head + offset as u64, self.first_page()?);
+        let page = self.cursor?;
+        // SAFETY: pages from the head's on are alive until we free them.
+        let header = unsafe { page.as_ref() };
+        if header.base() > pos || pos + len as u64 > header.end() {
+            return None;
+        }
+        // SAFETY: the page covers the positions; they are before the tail, so no one writes them any more, and the
+        // consumer, which is borrowed, consumes none. Initialised when the page was made.
+        Some(unsafe { slice::from_raw_parts(Page::bytes(page, pos, len), len) })
+    }
+
     /// Copies the bytes from `offset` beyond the head on into `to`, and says how many there were. Consumes nothing.
     #[inline]
     pub fn copy_to(&mut self, offset: usize, to: &mut [u8]) -> usize {
@@ -109,7 +131,14 @@ impl Consumer {
     /// Moves bytes into `to`, and says how many.
     #[inline]
     pub fn read(&mut self, to: &mut [u8]) -> usize {
-        let n = self.copy_to(0, to);
+        let n = self.len().min(to.len());
+        let n = match (self.peek_whole(0, n), to.get_mut(..n)) {
+            (Some(whole), Some(to)) => {
+                to.copy_from_slice(whole);
+                n
+            }
+            _ => self.copy_to(0, to),
+        };
         self.consume(n);
         n
     }
@@ -168,6 +197,15 @@ impl Consumer {
                 return unsafe { self.shared.pool.free_list(list) };
             }
         }
+    }
+
+    pub(super) fn is_half_of(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
+    }
+
+    /// The producer's word was changed while nothing could be read.
+    pub(super) fn look_again(&mut self) {
+        self.tail = self.shared.tail.load(Acquire);
     }
 
     /// How many of the first `want` bytes there are. Asks for the producer's position only if the last one seen does not do.

@@ -5,7 +5,7 @@ use super::sync::{
     Arc,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
-use super::{CLOSED, DETACHED, GONE, Home, IDLE, LEFT, SHIFT, STATE, Shared, WRITING, position};
+use super::{CLOSED, Consumer, DETACHED, GONE, Home, IDLE, LEFT, SHIFT, STATE, Shared, WRITING, position};
 use core::ptr::{self, NonNull};
 use core::slice;
 
@@ -301,7 +301,40 @@ impl Producer {
     /// Ends the stream after the last published byte; bytes stored beyond it are forgotten. Nothing can be written after.
     pub fn close(&mut self) {
         self.rollback();
-        self.word = self.shared.tail.fetch_or(CLOSED, AcqRel) | CLOSED;
+        self.mark(CLOSED);
+    }
+
+    /// Sets a bit of the word for good.
+    fn mark(&mut self, bit: u64) {
+        if matches!(self.word & STATE, DETACHED | WRITING) {
+            // The consumer changes nothing in these states, so that a plain store loses nothing of its.
+            self.word |= bit;
+            self.shared.tail.store(self.word, Release);
+        } else {
+            self.word = self.shared.tail.fetch_or(bit, AcqRel) | bit;
+        }
+    }
+
+    /// Makes the FIFO as good as new for another stream, with both its halves at hand: what was not read is gone, and no page
+    /// is attached. `false`, and nothing happens, when `consumer` is not the other half.
+    #[inline]
+    #[must_use]
+    pub fn restart(&mut self, consumer: &mut Consumer) -> bool {
+        if !consumer.is_half_of(&self.shared) {
+            return false;
+        }
+        if self.word & STATE != DETACHED {
+            self.rollback();
+            consumer.discard_all();
+            if self.enter() {
+                self.detach();
+            }
+        }
+        // DETACHED: there are no bytes, and the word is ours.
+        self.word &= !CLOSED;
+        self.shared.tail.store(self.word, Release);
+        consumer.look_again();
+        true
     }
 
     /// How many bytes the capacity allows; none for a consumer that is gone.
@@ -434,7 +467,7 @@ impl Drop for Producer {
                 self.shared.tail.store(self.word, Release);
             }
         }
-        self.shared.tail.fetch_or(GONE, Release);
+        self.mark(GONE);
     }
 }
 

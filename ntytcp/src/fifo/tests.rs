@@ -49,6 +49,35 @@ fn bytes_come_out_as_they_went_in_and_pages_go_back() {
 }
 
 #[test]
+fn a_restarted_fifo_is_as_good_as_new_whatever_was_left_in_it() {
+    for home in HOMES {
+        for (left, stored, closed) in
+            [(0, 0, false), (0, 0, true), (5, 0, true), (200, 0, false), (3, 100, true)]
+        {
+            let pool = small_pages(8);
+            let (mut tx, mut rx) = fifo(&pool, 300, home);
+            tx.write(b"first");
+            assert_eq!(rx.read(&mut [0; 5]), 5);
+            tx.write(&vec![1; left]);
+            tx.write_at(stored, &vec![2; stored]);
+            if closed {
+                tx.close();
+            }
+            let (mut other_tx, mut other_rx) = fifo(&pool, 300, home);
+            assert!(!tx.restart(&mut other_rx) && !other_tx.restart(&mut rx));
+            assert!(tx.restart(&mut rx));
+            assert_eq!((pool.pages_in_use(), rx.len(), tx.stored(), tx.free()), (0, 0, 0, 300));
+            assert!(!tx.is_closed() && !rx.is_closed() && !rx.is_finished() && tx.is_consumer_alive());
+            assert_eq!(tx.write(&[7; 150]), 150);
+            let mut out = [0; 200];
+            assert_eq!((rx.read(&mut out), &out[..150]), (150, &[7; 150][..]));
+            tx.close();
+            assert!(rx.is_finished());
+        }
+    }
+}
+
+#[test]
 fn an_idle_fifo_holds_no_page_and_few_words() {
     for home in HOMES {
         let pool = small_pages(8);

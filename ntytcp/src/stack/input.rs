@@ -9,13 +9,15 @@ use super::answer::{Answer, Question};
 use super::interface::{Interface, InterfaceId, is_host};
 use super::plain::{self, Plain, recognise};
 use super::transport::Packet;
-use super::{Stack, icmp};
+use super::{Cx, Stack, icmp};
 use crate::counters::DropReason;
-use crate::device::{RxFrame, TxMeta, Verdict};
+use crate::device::{RxChecksum, RxFrame, TxMeta, Verdict};
 use crate::stack::demux::FlowKey;
+use crate::tcp::{Foreseen, Lookup};
 use crate::time::Instant;
 use crate::wire::{
-    ArpPacket, EtherType, EthernetHeader, Ipv4Header, Ipv4Option, MacAddr, ParseError, VlanTags,
+    ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, Ipv4Option, MacAddr, ParseError, TcpHeader,
+    VlanTags,
 };
 
 /// What the rest needs to know of a frame's Ethernet header.
@@ -34,6 +36,20 @@ impl Stack {
     /// Takes a received frame. What it calls forth is either written in its place or noted for [`Stack::egress`]. The verdict
     /// is returned, not stored in the frame.
     pub fn ingress(&mut self, now: Instant, id: InterfaceId, frame: &mut RxFrame<'_>) -> Verdict {
+        let verdict = self.take(now, id, frame);
+        self.end_burst(now);
+        verdict
+    }
+
+    /// What was left to be done once for all frames of a burst.
+    #[inline]
+    fn end_burst(&mut self, now: Instant) {
+        let (counters, events) = (&mut self.counters, &mut self.events);
+        self.tcp.settle_burst(&mut Cx { now, counters, events });
+    }
+
+    /// As [`Stack::ingress`] for one frame of a burst.
+    fn take(&mut self, now: Instant, id: InterfaceId, frame: &mut RxFrame<'_>) -> Verdict {
         self.counters.rx_frames += 1;
         self.counters.rx_bytes += frame.len() as u64;
         let verdict = self.receive(now, id, frame);
@@ -57,8 +73,10 @@ impl Stack {
         }
         // 2. Take them in order.
         for frame in frames {
-            frame.verdict = self.ingress(now, id, frame);
+            frame.verdict = self.take(now, id, frame);
         }
+        // 3. Look after what they changed.
+        self.end_burst(now);
     }
 
     #[inline(always)]
@@ -82,6 +100,49 @@ impl Stack {
         plain: &Plain,
         frame: &mut RxFrame<'_>,
     ) -> Verdict {
+        self.counters.ip_rx += 1;
+        let bytes = frame.bytes().get(plain::HEADERS..plain.end).unwrap_or_default();
+        let mut slot = None;
+        if plain.protocol == IpProtocol::TCP
+            && let Some(&[s0, s1, d0, d1]) = bytes.first_chunk::<4>()
+        {
+            let key = FlowKey {
+                local: plain.dst.into(),
+                remote: plain.src.into(),
+                local_port: u16::from_be_bytes([d0, d1]),
+                remote_port: u16::from_be_bytes([s0, s1]),
+            };
+            let is_intact = || {
+                frame.meta.checksum != RxChecksum::Unknown
+                    || TcpHeader::verify(plain.src.into(), plain.dst.into(), bytes)
+            };
+            let (counters, events) = (&mut self.counters, &mut self.events);
+            match self.tcp.input_foreseen(&mut Cx { now, counters, events }, &key, bytes, is_intact) {
+                Foreseen::Taken => return Verdict::Done,
+                Foreseen::Dropped(found, reason) => {
+                    if !self.reclaim_pages() {
+                        return Verdict::Drop(reason);
+                    }
+                    // There is room now. What was taken of it is old by now. Counted again by what follows.
+                    self.counters.tcp_rx -= 1;
+                    slot = Some((key, found));
+                }
+                Foreseen::No(found) => slot = Some((key, found)),
+            }
+        }
+        self.plain_unforeseen(now, (id, mtu), plain, frame, slot)
+    }
+
+    /// A plain frame that is not simply the next segment of a connection.
+    #[inline(never)]
+    fn plain_unforeseen(
+        &mut self,
+        now: Instant,
+        (id, mtu): (InterfaceId, usize),
+        plain: &Plain,
+        frame: &mut RxFrame<'_>,
+        slot: Option<(FlowKey, Lookup)>,
+    ) -> Verdict {
         let bytes = frame.bytes();
         let packet = Packet {
             interface: id,
@@ -97,8 +158,11 @@ impl Stack {
             checksum: frame.meta.checksum,
             gso_size: frame.meta.gso_size,
         };
-        self.counters.ip_rx += 1;
-        match self.transport(now, &packet) {
+        let answer = match slot {
+            Some((key, slot)) => self.unforeseen_segment(now, &packet, key, slot),
+            None => self.transport(now, &packet),
+        };
+        match answer {
             Answer::Verdict(verdict) => verdict,
             answer => {
                 let question = Question::of(&packet);
@@ -151,6 +215,9 @@ impl Stack {
             (None, _) if input.useful => Verdict::Done,
             _ => Verdict::Drop(DropReason::ArpIgnored),
         };
+        if let Some(ip) = input.lost {
+            self.address_lost(now, ip.into());
+        }
         self.neighbor_outcomes(now, id);
         verdict
     }

@@ -10,7 +10,8 @@ use super::neighbor::{
     Evidence, Learned, Lookup, NeighborAction, NeighborCache, NeighborConfig, NeighborRef,
 };
 use super::outbox::{Datagram, Outbox};
-use super::route::InterfaceAddr;
+use super::route::{InterfaceAddr, RouteTable};
+use super::socket::SocketError;
 use crate::device::Caps;
 use crate::rng::Rng;
 use crate::time::{Instant, earlier};
@@ -98,6 +99,8 @@ pub(crate) struct ArpInput {
     pub reply: Option<ArpPacket>,
     /// Another station uses one of our addresses.
     pub conflict: bool,
+    /// This one was given up to it.
+    pub lost: Option<Ipv4Addr>,
     /// It told us something.
     pub useful: bool,
 }
@@ -113,6 +116,10 @@ pub(crate) struct Interface {
     pub addrs: Vec<Claim>,
     /// Those of `addrs` that may be used: what every packet is held against.
     usable: Vec<Ipv4Addr>,
+    /// Others of `addrs` may not be used.
+    some_unusable: bool,
+    /// The last conflict about one of `addrs`: with whom.
+    pub conflict: Option<(Ipv4Addr, MacAddr)>,
     /// The broadcast addresses of all networks.
     broadcasts: Vec<Ipv4Addr>,
     /// When the next step of a claim is due.
@@ -120,6 +127,8 @@ pub(crate) struct Interface {
     pub neighbors: NeighborCache,
     /// ARP packets to be sent, with their link destination.
     pub arp_queue: VecDeque<(MacAddr, ArpPacket)>,
+    /// How asking for next hops ended, where that came about in the middle of something else. Those who wait are not told yet.
+    outcomes: VecDeque<(IpAddr, NeighborOutcome)>,
     /// Whole packets to be sent.
     pub outbox: Outbox,
     pub idents: Idents,
@@ -152,10 +161,13 @@ impl Interface {
             vlan: config.vlan,
             addrs,
             usable: Vec::new(),
+            some_unusable: false,
+            conflict: None,
             next_claim: None,
             broadcasts,
             neighbors: NeighborCache::new(neighbors, rng),
             arp_queue: VecDeque::new(),
+            outcomes: VecDeque::new(),
             outbox: Outbox::new(config.outbox_bytes),
             idents: Idents::new(rng),
             tcp_first: false,
@@ -169,6 +181,13 @@ impl Interface {
     #[inline]
     pub(crate) fn owns(&self, ip: Ipv4Addr) -> bool {
         self.usable.contains(&ip)
+    }
+
+    /// Whether `ip` is one of the interface's addresses and may not be used, for now or because another station has it.
+    #[inline]
+    pub(crate) fn must_not_use(&self, ip: IpAddr) -> bool {
+        let mut guards = self.addrs.iter().filter_map(|claim| claim.guard.as_ref());
+        self.some_unusable && guards.any(|guard| IpAddr::V4(guard.ip()) == ip && !guard.is_usable())
     }
 
     /// Whether `ip` is the broadcast address of one of the interface's networks.
@@ -198,14 +217,34 @@ impl Interface {
         near.max_by_key(|(addr, _)| addr.prefix_len()).or_else(|| usable().next()).map(|(_, ip)| ip)
     }
 
+    /// The address to send to `dst` from, over this interface: the one that the route names, else the one nearest to the next hop.
+    pub(crate) fn source_to(&self, dst: IpAddr, routes: &RouteTable) -> Result<IpAddr, SocketError> {
+        let route = routes.lookup(dst).filter(|route| route.interface == self.id.0);
+        let named = route.and_then(|route| route.source);
+        if let Some(IpAddr::V4(source)) = named
+            && self.owns(source)
+        {
+            return Ok(source.into());
+        }
+        let IpAddr::V4(next_hop) = route.map_or(dst, |route| route.next_hop(dst)) else {
+            return Err(SocketError::FamilyNotSupported);
+        };
+        self.source_for(next_hop).map(IpAddr::V4).ok_or(SocketError::AddressNotAvailable)
+    }
+
     /// The addresses, and how far the claim to each has come.
     pub(crate) fn claims(&self) -> impl Iterator<Item = (InterfaceAddr, GuardState)> {
         self.addrs.iter().filter_map(|a| Some((a.addr, a.guard.as_ref()?.state())))
     }
 
-    /// Whether anything is to be sent that belongs to no socket.
+    /// Whether anything is to be sent that belongs to no socket, or somebody is to be told about a next hop.
     pub(crate) fn owes(&self) -> bool {
-        !self.arp_queue.is_empty() || !self.outbox.is_empty()
+        !self.arp_queue.is_empty() || !self.outbox.is_empty() || self.has_outcomes()
+    }
+
+    /// Whether [`Interface::next_outcome`] has something that nobody has asked for yet.
+    pub(crate) fn has_outcomes(&self) -> bool {
+        !self.outcomes.is_empty()
     }
 
     /// The Ethernet header of a frame to `dst`.
@@ -254,6 +293,9 @@ impl Interface {
 
     /// Does what has become due. [`Interface::next_outcome`] follows.
     pub(crate) fn on_timeout(&mut self, now: Instant) {
+        if self.next_deadline().is_none_or(|at| at > now) {
+            return;
+        }
         self.neighbors.on_timeout(now);
         self.addrs.iter_mut().filter_map(|a| a.guard.as_mut()).for_each(|guard| guard.on_timeout(now));
         self.queue_claims();
@@ -263,6 +305,7 @@ impl Interface {
     fn queue_claims(&mut self) {
         self.usable.clear();
         self.usable.extend(self.addrs.iter().filter_map(Claim::usable));
+        self.some_unusable = self.usable.len() < self.claims().count();
         for guard in self.addrs.iter_mut().filter_map(|a| a.guard.as_mut()) {
             while let Some(action) = guard.poll_action() {
                 // RFC 5227 2.1.1 and 2.3: both are requests for the address; an announcement has it as sender, too.
@@ -284,10 +327,12 @@ impl Interface {
         self.next_claim = self.addrs.iter().filter_map(|a| a.guard.as_ref()?.next_deadline()).min();
     }
 
-    /// Queues the questions that looking up a neighbor has raised.
+    /// Queues the questions that looking up a neighbor or setting one has raised, and keeps the outcomes for
+    /// [`Interface::next_outcome`].
     pub(crate) fn queue_questions(&mut self) {
-        // Outcomes are taken at once where they come about, so there are only questions here.
-        let _none = self.next_outcome();
+        while let Some(outcome) = self.poll_outcome() {
+            self.outcomes.push_back(outcome);
+        }
     }
 
     fn ask(&mut self, target: IpAddr, unicast: Option<MacAddr>) {
@@ -306,6 +351,10 @@ impl Interface {
     /// The next hop that became known or is given up, if there is one; its packets wait to be taken. Questions on the way are
     /// queued.
     pub(crate) fn next_outcome(&mut self) -> Option<(IpAddr, NeighborOutcome)> {
+        self.outcomes.pop_front().or_else(|| self.poll_outcome())
+    }
+
+    fn poll_outcome(&mut self) -> Option<(IpAddr, NeighborOutcome)> {
         loop {
             match self.neighbors.poll_action()? {
                 NeighborAction::Solicit { target, unicast } => self.ask(target, unicast),
@@ -317,17 +366,23 @@ impl Interface {
 
     /// Takes an ARP packet: RFC 826 with the checks of RFC 5227. [`Interface::next_outcome`] follows.
     pub(crate) fn on_arp(&mut self, now: Instant, packet: &ArpPacket) -> ArpInput {
-        let mut conflict = false;
+        let (mut conflict, mut lost) = (false, None);
         for guard in self.addrs.iter_mut().filter_map(|a| a.guard.as_mut()) {
-            conflict |= match guard.on_arp(now, packet, self.mac) {
-                ArpOutcome::Clear => false,
-                ArpOutcome::Defended | ArpOutcome::Tolerated | ArpOutcome::Lost => true,
-            };
+            match guard.on_arp(now, packet, self.mac) {
+                ArpOutcome::Clear => continue,
+                ArpOutcome::Defended | ArpOutcome::Tolerated => {}
+                ArpOutcome::Lost => lost = Some(guard.ip()),
+            }
+            conflict = true;
+            self.conflict = Some((guard.ip(), packet.sender_mac));
+        }
+        if let Some(ip) = lost {
+            self.arp_queue.retain(|(_, waiting)| waiting.sender_ip != ip);
         }
         self.queue_claims();
         // What we sent ourselves says nothing, and who claims our address is no neighbor.
         if conflict || packet.sender_mac == self.mac {
-            return ArpInput { reply: None, conflict, useful: conflict };
+            return ArpInput { reply: None, conflict, lost, useful: conflict };
         }
         let for_us = self.owns(packet.target_ip);
         let evidence = match packet.operation {
@@ -343,7 +398,7 @@ impl Interface {
             target_mac: packet.sender_mac,
             target_ip: packet.sender_ip,
         });
-        ArpInput { useful: reply.is_some() || learned != Learned::Ignored, reply, conflict }
+        ArpInput { useful: reply.is_some() || learned != Learned::Ignored, reply, conflict, lost }
     }
 }
 

@@ -49,7 +49,7 @@ mod udp_sockets;
 #[cfg(test)]
 mod tests;
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 
 pub(crate) use cx::{Cx, EventQueue};
 pub use echo::{EchoArrival, EchoOutcome, MAX_ECHO_PAYLOAD};
@@ -69,7 +69,7 @@ use crate::device::Verdict;
 use crate::fifo::PagePool;
 use crate::rng::{Rng, Seed};
 use crate::tcp::{Tcp, TcpConfig};
-use crate::time::{Instant, earlier};
+use crate::time::Instant;
 use crate::wire::MacAddr;
 use arp::GuardState;
 use echo::EchoTable;
@@ -86,7 +86,8 @@ use udp::UdpTable;
 /// Settings of a [`Stack`].
 #[derive(Clone, Debug)]
 pub struct StackConfig {
-    /// Pages of 16 KiB for payload that waits in sockets, made as they are needed. Default 16,384 (256 MiB); at least 1.
+    /// Pages of 16 KiB for payload that waits in sockets, made as they are needed. Default 16,384 (256 MiB); 1 to
+    /// 16,777,216.
     pub pages: usize,
     /// Ports for sockets that do not ask for one. Default 32768 to 60999.
     pub ephemeral_ports: PortRange,
@@ -158,12 +159,17 @@ pub enum ConfigError {
 
 impl StackConfig {
     fn check(&self) -> Result<(), ConfigError> {
+        const MAX_PAGES: usize = 1 << 24;
         const WHOLE: usize = MAX_UDP_PAYLOAD + 40;
         let at_least = |name, value, min, allowed| match value < min {
             true => Err(ConfigError::Range { name, value, allowed }),
             false => Ok(()),
         };
-        at_least("pages", self.pages, 1, "at least 1")?;
+        // The table of pages, eight bytes each, is made at once.
+        if !(1..=MAX_PAGES).contains(&self.pages) {
+            return Err(ConfigError::Range { name: "pages", value: self.pages, allowed: "1 to 16777216" });
+        }
+        self.tcp.check()?;
         at_least("udp_sockets", self.udp_sockets, 1, "at least 1")?;
         at_least("udp_rx_bytes", self.udp_rx_bytes, WHOLE, "at least 65547")?;
         at_least("udp_tx_bytes", self.udp_tx_bytes, WHOLE, "at least 65547")?;
@@ -270,12 +276,22 @@ impl Stack {
     /// [`ConfigError::Neighbor`], [`ConfigError::NoInterface`].
     pub fn add_neighbor(&mut self, id: InterfaceId, ip: IpAddr, mac: MacAddr) -> Result<(), ConfigError> {
         let interface = self.interfaces.get_mut(usize::from(id.0)).ok_or(ConfigError::NoInterface(id))?;
-        Ok(interface.neighbors.add_static(ip, mac)?)
+        interface.neighbors.add_static(ip, mac)?;
+        // Who waits for it is told by the next egress.
+        interface.queue_questions();
+        Ok(())
     }
 
     /// The addresses of an interface, and how far the claim to each has come.
     pub fn addresses(&self, id: InterfaceId) -> impl Iterator<Item = (InterfaceAddr, GuardState)> {
         self.interfaces.get(usize::from(id.0)).into_iter().flat_map(Interface::claims)
+    }
+
+    /// The last of our addresses on an interface that another station was seen to use (RFC 5227), and that station. `addresses`
+    /// tells whether the address was kept. A lost one is sent from no more, and its sockets report `AddressNotAvailable`; the other
+    /// station must be stopped, or this one given another address.
+    pub fn conflict(&self, id: InterfaceId) -> Option<(Ipv4Addr, MacAddr)> {
+        self.interfaces.get(usize::from(id.0))?.conflict
     }
 
     /// What the stack counted since it was made.
@@ -290,6 +306,7 @@ impl Stack {
 
     /// Sends over an interface what is owed there: ARP, whole packets, datagrams, segments, in this order.
     pub fn egress<Q: TxQueue + ?Sized>(&mut self, now: Instant, id: InterfaceId, ring: &mut Q) -> Pending {
+        self.tell_outcomes(now, id);
         let Some(interface) = self.interfaces.get_mut(usize::from(id.0)) else { return Pending::Clear };
         // The protocol that found the ring full comes first when there is room again.
         let tcp_first = core::mem::take(&mut interface.tcp_first);
@@ -301,7 +318,7 @@ impl Stack {
             tcp_full = self.tcp.egress(&mut out);
             full = tcp_full;
         }
-        full = full || self.udp.egress(&mut out);
+        full = full || (self.udp.has_pending(id) && self.udp.egress(&mut out));
         if !full && !tcp_first {
             tcp_full = self.tcp.egress(&mut out);
             full = tcp_full;
@@ -309,6 +326,7 @@ impl Stack {
         // Asking for a next hop that was missed just now need not wait for the next turn.
         full = full || out.send_owed().is_err();
         interface.tcp_first = full && !tcp_full;
+        self.tell_outcomes(now, id);
         if full { Pending::RingFull } else { Pending::Clear }
     }
 
@@ -335,11 +353,26 @@ impl Stack {
 
     /// When [`Stack::on_timeout`] wants to be called next, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        // Asked once per turn.
-        let interfaces = self.interfaces.iter().map(Interface::next_deadline);
-        let sockets = earlier(self.tcp.next_deadline(), self.udp.next_deadline());
-        let next = interfaces.fold(sockets, earlier);
-        earlier(next, self.reassembler.next_deadline())
+        let far = |at: Option<Instant>| at.unwrap_or(Instant::FAR_FUTURE);
+        let sockets = far(self.tcp.next_deadline()).min(far(self.udp.next_deadline()));
+        let next = self.interfaces.iter().fold(sockets, |next, i| next.min(far(i.next_deadline())));
+        Some(next.min(far(self.reassembler.next_deadline()))).filter(|&at| at != Instant::FAR_FUTURE)
+    }
+
+    /// As [`Stack::neighbor_outcomes`], about what came about while packets were sent or a neighbor was set by hand.
+    #[inline]
+    fn tell_outcomes(&mut self, now: Instant, id: InterfaceId) {
+        if self.interfaces.get(usize::from(id.0)).is_some_and(Interface::has_outcomes) {
+            self.neighbor_outcomes(now, id);
+        }
+    }
+
+    /// One of our addresses is another station's now. RFC 5227 2.4: the host "MUST immediately cease using this address".
+    fn address_lost(&mut self, now: Instant, ip: IpAddr) {
+        let (counters, events) = (&mut self.counters, &mut self.events);
+        let mut cx = Cx { now, counters, events };
+        self.tcp.on_address_lost(&mut cx, ip);
+        self.udp.on_address_lost(&mut cx, ip);
     }
 
     /// Tells everybody how asking for next hops on an interface ended.
@@ -406,23 +439,31 @@ impl Stack {
 
     /// The address and interface from which packets to `dst` go.
     pub(crate) fn select_source(&self, dst: IpAddr) -> Result<(IpAddr, InterfaceId), SocketError> {
-        let (id, next_hop) = self.route_to(dst, udp::unspecified(dst))?;
-        if let Some(source) = self.routes.lookup(dst).filter(|r| r.interface == id.0).and_then(|r| r.source) {
-            return Ok((source, id));
+        // As a rule the route itself says.
+        if let Some(route) = self.routes.find(dst).filter(|_| !is_group(dst))
+            && let Some(interface) = self.interfaces.get(usize::from(route.interface))
+            && let Some(IpAddr::V4(source)) = route.source
+            && interface.owns(source)
+        {
+            return Ok((source.into(), interface.id));
         }
+        let (id, _) = self.route_to(dst, udp::unspecified(dst))?;
         let interface = self.interfaces.get(usize::from(id.0)).ok_or(SocketError::NetworkUnreachable)?;
-        let IpAddr::V4(next_hop) = next_hop else { return Err(SocketError::FamilyNotSupported) };
-        let source = interface.source_for(next_hop).ok_or(SocketError::AddressNotAvailable)?;
-        Ok((source.into(), id))
+        Ok((interface.source_to(dst, &self.routes)?, id))
+    }
+
+    /// Whether `ip` is the broadcast address of one of our networks.
+    fn is_subnet_broadcast(&self, ip: IpAddr) -> bool {
+        matches!(ip, IpAddr::V4(ip) if self.interfaces.iter().any(|i| i.is_subnet_broadcast(ip)))
     }
 
     /// The interface and the next hop of packets to `dst`. Group addresses lead out of the interface that has the address
     /// `from`, or of the first.
     fn route_to(&self, dst: IpAddr, from: IpAddr) -> Result<(InterfaceId, IpAddr), SocketError> {
-        let (IpAddr::V4(dst4), IpAddr::V4(from)) = (dst, from) else {
+        let (IpAddr::V4(_), IpAddr::V4(from)) = (dst, from) else {
             return Err(SocketError::FamilyNotSupported);
         };
-        if dst4.is_broadcast() || dst4.is_multicast() {
+        if is_group(dst) {
             let interface = self.interfaces.iter().find(|i| i.owns(from)).or(self.interfaces.first());
             return interface.map(|i| (i.id, dst)).ok_or(SocketError::NetworkUnreachable);
         }
@@ -464,4 +505,9 @@ impl Stack {
         let interface = self.interfaces.get_mut(usize::from(id.0)).ok_or(SocketError::NetworkUnreachable)?;
         interface.outbox.push(datagram).map_err(|_| SocketError::WouldBlock)
     }
+}
+
+/// Whether packets to `dst` go to many stations.
+fn is_group(dst: IpAddr) -> bool {
+    dst.is_multicast() || matches!(dst, IpAddr::V4(dst) if dst.is_broadcast())
 }

@@ -29,7 +29,8 @@ use crate::counters::DropReason;
 use crate::device::{Caps, Gso, GsoKind, TxChecksum, TxMeta, TxQueue};
 use crate::fifo::{Chunks, Consumer};
 use crate::wire::{
-    ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, MacAddr, Sum, TcpHeader, UdpHeader,
+    ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, MacAddr, Sum, TcpFlags, TcpHeader,
+    UdpHeader, VlanTag, VlanTags,
 };
 
 /// TTL of everything that the stack sends, unless a socket says otherwise (RFC 1700).
@@ -54,8 +55,9 @@ pub(crate) struct PathCache {
 pub(crate) struct PathLimits {
     /// The largest IP packet that the link carries, in bytes.
     pub mtu: usize,
-    /// The largest IP packet that the device cuts into TCP segments by itself, in bytes; 0 when it cannot.
-    pub tso_max: usize,
+    /// The largest IP packet, in bytes, that a train of TCP segments may be before it is cut, by the device or by
+    /// [`Output::send_train`].
+    pub train_max: usize,
 }
 
 /// Why nothing was sent now.
@@ -126,20 +128,23 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     }
 
     /// Where segments of this flow go, and how large they may be. Costs one comparison and one look at the neighbor while
-    /// `path` is valid.
+    /// `path` is valid. `progress` says that the peer acknowledged something new since the last time, so that its next hop is
+    /// alive (RFC 4861 7.3.1).
     ///
     /// # Errors
     /// Why they cannot be sent now; never [`Blocked::RingFull`].
-    #[inline]
-    pub(crate) fn prepare(&mut self, key: &FlowKey, path: &mut PathCache) -> Result<Hop, Blocked> {
-        Ok(Hop { mac: self.link_target(key.remote, path)?, limits: self.limits() })
-    }
-
-    /// The peer at the other end of `path` acknowledged something new, so its next hop is alive (RFC 4861 7.3.1).
-    pub(crate) fn confirm(&mut self, path: &PathCache) {
-        if let Some(neighbor) = path.neighbor.filter(|_| path.interface == self.interface.id) {
+    #[inline(always)]
+    pub(crate) fn prepare(
+        &mut self,
+        key: &FlowKey,
+        path: &mut PathCache,
+        progress: bool,
+    ) -> Result<Hop, Blocked> {
+        let mac = self.link_target(key.remote, path)?;
+        if progress && let Some(neighbor) = path.neighbor {
             self.interface.neighbors.confirm(self.cx.now, neighbor);
         }
+        Ok(Hop { mac, limits: self.limits() })
     }
 
     /// The address that packets to `dst` are sent from, unless the sender has one.
@@ -147,23 +152,73 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     /// # Errors
     /// [`Blocked::OtherInterface`] or [`Blocked::Unreachable`].
     pub(crate) fn source_for(&self, dst: IpAddr) -> Result<IpAddr, Blocked> {
-        let next_hop = match self.route(dst)? {
-            Way::Group(_) => dst,
-            Way::Station { interface, next_hop } if interface == self.interface.id => next_hop,
-            Way::Station { interface, .. } => return Err(Blocked::OtherInterface(interface)),
-        };
-        let IpAddr::V4(next_hop) = next_hop else { return Err(NO_FAMILY) };
-        let source = self.interface.source_for(next_hop);
-        source.map(IpAddr::V4).ok_or(Blocked::Unreachable(SocketError::AddressNotAvailable))
+        if let Way::Station { interface, .. } = self.route(dst)?
+            && interface != self.interface.id
+        {
+            return Err(Blocked::OtherInterface(interface));
+        }
+        self.interface.source_to(dst, self.routes).map_err(Blocked::Unreachable)
     }
 
-    /// Sends one TCP segment with DF set to where [`Output::prepare`] said, or with `gso_size` a train of segments which each but
-    /// the last have that many payload bytes. Source, destination and ports on the wire are those of `key` and `header`.
+    /// Whether `ip` is an address of this interface that is not, or no longer, ours to send from.
+    #[inline]
+    pub(crate) fn must_not_use(&self, ip: IpAddr) -> bool {
+        self.interface.must_not_use(ip)
+    }
+
+    /// Sends one TCP segment with DF set to where [`Output::prepare`] said. Source, destination and ports on the wire are those of
+    /// `key` and `header`.
     ///
     /// # Errors
     /// Why it was not sent; then nothing has changed.
     #[inline(always)] // Of a header without options little is left.
     pub(crate) fn send_tcp(
+        &mut self,
+        hop: &Hop,
+        key: &FlowKey,
+        header: &TcpHeader,
+        payload: Option<Payload<'_>>,
+    ) -> Result<(), Blocked> {
+        self.send_segment(hop, key, header, payload, None)
+    }
+
+    /// Sends a train of segments, as [`Output::send_tcp`] does one, which each but the last have `size` payload bytes; FIN and PSH are
+    /// for the last. The device cuts it if it can. Answers how many bytes of payload went out: not all when the ring
+    /// became full on the way.
+    ///
+    /// # Errors
+    /// Why nothing was sent; then nothing has changed.
+    pub(crate) fn send_train(
+        &mut self,
+        hop: &Hop,
+        key: &FlowKey,
+        header: &TcpHeader,
+        payload: Payload<'_>,
+        size: u16,
+    ) -> Result<usize, Blocked> {
+        let Payload { fifo, offset, len } = payload;
+        if self.caps.tso_max > 0 {
+            let payload = Some(Payload { fifo, offset, len });
+            return self.send_segment(hop, key, header, payload, Some(size)).map(|()| len);
+        }
+        let (mut sent, mut piece) = (0, *header);
+        while sent < len {
+            let n = usize::from(size).min(len - sent);
+            piece.seq = header.seq + sent as u32;
+            piece.flags = if sent + n == len { header.flags } else { header.flags - FOR_THE_LAST };
+            let payload = Payload { fifo: &mut *fifo, offset: offset + sent, len: n };
+            match self.send_segment(hop, key, &piece, Some(payload), None) {
+                Ok(()) => sent += n,
+                Err(blocked) if sent == 0 => return Err(blocked),
+                // As if this much had been asked for; what blocks is found out again by the next attempt.
+                Err(_) => break,
+            }
+        }
+        Ok(sent)
+    }
+
+    #[inline(always)]
+    fn send_segment(
         &mut self,
         hop: &Hop,
         key: &FlowKey,
@@ -184,7 +239,13 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
                 copy(body, p.fifo.peek(p.offset, p.len));
             }
         } else {
-            let sum = payload.map_or(Sum::ZERO, |p| copy_and_sum(body, p.fifo.peek(p.offset, p.len)));
+            let sum = match payload {
+                Some(p) => match p.fifo.peek_whole(p.offset, p.len) {
+                    Some(whole) => Sum::copy(body, whole),
+                    None => copy_and_sum(body, p.fifo.peek(p.offset, p.len)),
+                },
+                None => Sum::ZERO,
+            };
             // The header's length is a multiple of 4, so the body begins at an even offset.
             header.emit_summed(head, pseudo.combine(sum)).ok_or(TOO_LONG)?;
         }
@@ -209,20 +270,20 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     ) -> Result<(&mut [u8], usize), Blocked> {
         let (IpAddr::V4(src), IpAddr::V4(dst)) = (src, dst) else { return Err(NO_FAMILY) };
         let total_len = u16::try_from(Ipv4Header::LEN + len).map_err(|_| TOO_LONG)?;
-        let started = if self.interface.vlan.is_some() {
-            let link = self.interface.link_header(mac, EtherType::IPV4);
-            begin(&mut *self.queue, &link, &ipv4_header(src, dst, protocol, total_len, ttl))
-        } else {
-            self.queue.reserve(plain::HEADERS + len).and_then(|frame| {
-                let (headers, rest) = frame.split_first_chunk_mut()?;
-                plain::emit(headers, (mac, self.interface.mac), (src, dst), protocol, total_len, ttl);
-                Some((rest, plain::HEADERS))
-            })
-        };
-        if started.is_none() {
-            self.cx.counters.tx_backpressure += 1;
+        let macs = (mac, self.interface.mac);
+        if let Some(vlan) = self.interface.vlan {
+            let ip = ipv4_header(src, dst, protocol, total_len, ttl);
+            let started = begin(&mut *self.queue, &tagged_header(macs, vlan), &ip);
+            self.cx.counters.tx_backpressure += u64::from(started.is_none());
+            return started.ok_or(Blocked::RingFull);
         }
-        started.ok_or(Blocked::RingFull)
+        let Some(frame) = self.queue.reserve(plain::HEADERS + len) else {
+            self.cx.counters.tx_backpressure += 1;
+            return Err(Blocked::RingFull);
+        };
+        let (headers, rest) = frame.split_first_chunk_mut().ok_or(TOO_LONG)?;
+        plain::emit(headers, macs, (src, dst), protocol, total_len, ttl);
+        Ok((rest, plain::HEADERS))
     }
 
     /// Sends the datagram at the head of a UDP socket's queue, from the address and port of `key` to those of the datagram. One that exceeds
@@ -303,6 +364,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
             if !self.interface.park(next_hop, datagram) {
                 self.cx.counters.drop(DropReason::NeighborQueueFull);
             }
+            self.count_displaced();
             return Ok(());
         }
         if self.interface.outbox.push(datagram).is_err() {
@@ -311,6 +373,13 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         // A ring that fills up here leaves the rest in the outbox, which is owed and looked at first next time.
         match self.send_outbox() {
             Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Counts the packets that gave way to others while they waited for a next hop.
+    fn count_displaced(&mut self) {
+        for _ in 0..self.interface.neighbors.take_displaced() {
+            self.cx.counters.drop(DropReason::NeighborQueueFull);
         }
     }
 
@@ -333,6 +402,9 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         let Ok((ip, payload)) = Ipv4Header::parse(&datagram.packet) else {
             return Err(Blocked::Unreachable(SocketError::Invalid));
         };
+        if self.must_not_use(ip.src.into()) {
+            return Err(Blocked::Unreachable(SocketError::AddressNotAvailable));
+        }
         let dst_mac = self.link_target(ip.dst.into(), &mut PathCache::default())?;
         let mtu = self.limits().mtu;
         let header_len = ip.header_len();
@@ -376,7 +448,8 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     }
 
     fn limits(&self) -> PathLimits {
-        PathLimits { mtu: self.caps.mtu.min(self.interface.mtu), tso_max: self.caps.tso_max }
+        let train_max = if self.caps.tso_max > 0 { self.caps.tso_max } else { usize::from(u16::MAX) };
+        PathLimits { mtu: self.caps.mtu.min(self.interface.mtu), train_max }
     }
 
     /// The station that packets to `dst` go to.
@@ -411,6 +484,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
             }
             Resolution::Pending => {
                 self.interface.queue_questions();
+                self.count_displaced();
                 Err(Blocked::Unresolved { next_hop })
             }
             Resolution::Failed => Err(Blocked::Unreachable(SocketError::HostUnreachable)),
@@ -453,6 +527,9 @@ enum Way {
     /// To the station with this address.
     Station { interface: InterfaceId, next_hop: IpAddr },
 }
+
+/// The flags that only the last segment of a train has.
+const FOR_THE_LAST: TcpFlags = TcpFlags::FIN.union(TcpFlags::PSH);
 
 const NO_FAMILY: Blocked = Blocked::Unreachable(SocketError::FamilyNotSupported);
 const TOO_LONG: Blocked = Blocked::Unreachable(SocketError::MessageTooLong);
@@ -521,6 +598,11 @@ fn begin_sized<'q, Q: TxQueue + ?Sized>(
     Some((frame.get_mut(start..start + payload)?, start))
 }
 
+/// The Ethernet header of an IPv4 packet in a VLAN.
+fn tagged_header((dst, src): (MacAddr, MacAddr), vlan: u16) -> EthernetHeader {
+    EthernetHeader { dst, src, vlan: VlanTags::single(VlanTag::new(vlan)), ethertype: EtherType::IPV4 }
+}
+
 fn partial_checksum(offload: bool, start: usize, offset: u16) -> TxChecksum {
     if offload { TxChecksum::Partial { start: start as u16, offset } } else { TxChecksum::Complete }
 }
@@ -582,7 +664,7 @@ fn copy(to: &mut [u8], chunks: Chunks<'_>) {
 }
 
 /// As [`copy`], with the sum of what was copied.
-#[inline]
+#[inline(never)]
 fn copy_and_sum(to: &mut [u8], mut chunks: Chunks<'_>) -> Sum {
     // Most often there is one piece.
     let Some(first) = chunks.next() else { return Sum::ZERO };

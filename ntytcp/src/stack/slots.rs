@@ -68,18 +68,6 @@ impl<T> Slots<T> {
         Some(value)
     }
 
-    /// Drops a value where it is, whichever use the slot is in.
-    pub(crate) fn clear_at(&mut self, index: u32) {
-        if let Some(slot) = self.slots.get_mut(index as usize)
-            && slot.value.is_some()
-        {
-            slot.value = None;
-            slot.generation = slot.generation.wrapping_add(1);
-            slot.next = core::mem::replace(&mut self.vacant, index);
-            self.len -= 1;
-        }
-    }
-
     /// The value under a name.
     #[inline]
     pub(crate) fn get(&self, index: u32, generation: u32) -> Option<&T> {
@@ -170,8 +158,7 @@ mod tests {
                         prop_assert_eq!(slots.remove(index, generation), None);
                     }
                     (1, Some((index, generation))) => {
-                        slots.clear_at(index);
-                        model.remove(&(index, generation));
+                        prop_assert_eq!(slots.remove_at(index), model.remove(&(index, generation)));
                         prop_assert_eq!(slots.named_mut(index), None);
                     }
                     _ => {

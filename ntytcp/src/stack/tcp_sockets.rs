@@ -15,7 +15,7 @@ impl Stack {
     /// Listens on an address and port; any address of ours when unspecified.
     ///
     /// # Errors
-    /// `AddressInUse`, `AddressNotAvailable` when the address is none of ours, `Invalid` for port 0.
+    /// `AddressInUse`, `AddressNotAvailable` when the address is none of ours, `Invalid` for port 0 and for options out of their ranges.
     pub fn tcp_listen(&mut self, local: SocketAddr, options: ListenOptions) -> Result<SocketId, SocketError> {
         if local.port() == 0 {
             return Err(SocketError::Invalid);
@@ -43,7 +43,7 @@ impl Stack {
     ///
     /// # Errors
     /// `NetworkUnreachable`, `AddressNotAvailable` when `local` is none of ours or no port is left, `AddressInUse`,
-    /// `NoBufferSpace`, `Invalid` for a remote that no connection can have.
+    /// `NoBufferSpace`, `Invalid` for a remote that no connection can have and for options out of their ranges.
     pub fn tcp_connect(
         &mut self,
         now: Instant,
@@ -51,7 +51,9 @@ impl Stack {
         remote: SocketAddr,
         options: Option<TcpSocketOptions>,
     ) -> Result<SocketId, SocketError> {
-        if remote.port() == 0 || !is_unicast(remote.ip()) {
+        // RFC 1122 4.2.3.10: "A TCP implementation MUST reject as an error a local OPEN call for an invalid remote IP address (e.g., a
+        // broadcast or multicast address)."
+        if remote.port() == 0 || !is_unicast(remote.ip()) || self.is_subnet_broadcast(remote.ip()) {
             return Err(SocketError::Invalid);
         }
         let (source, interface) = self.select_source(remote.ip())?;
@@ -216,7 +218,7 @@ impl Stack {
     /// SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT in one.
     ///
     /// # Errors
-    /// `BadSocket`.
+    /// `BadSocket`, `Invalid` for times of zero.
     pub fn tcp_set_keepalive(
         &mut self,
         now: Instant,
@@ -230,7 +232,7 @@ impl Stack {
     /// TCP_USER_TIMEOUT (RFC 5482): how long data may stay unacknowledged.
     ///
     /// # Errors
-    /// `BadSocket`.
+    /// `BadSocket`, `Invalid` for zero.
     pub fn tcp_set_user_timeout(&mut self, id: SocketId, limit: Option<Duration>) -> Result<(), SocketError> {
         self.tcp.set_user_timeout(id, limit)
     }

@@ -55,7 +55,6 @@ impl Packet<'_> {
 
 impl Stack {
     /// Hands a packet to whoever it is for.
-    #[inline]
     pub(super) fn transport(&mut self, now: Instant, packet: &Packet<'_>) -> Answer {
         match packet.protocol {
             IpProtocol::TCP => self.tcp_segment(now, packet),
@@ -69,7 +68,6 @@ impl Stack {
         }
     }
 
-    #[inline]
     fn tcp_segment(&mut self, now: Instant, packet: &Packet<'_>) -> Answer {
         // RFC 9293 3.10.7.2 and RFC 1122 4.2.3.10: "A TCP implementation MUST silently discard an incoming SYN segment that is
         // addressed to a broadcast or multicast address."
@@ -80,28 +78,13 @@ impl Stack {
             return Answer::drop(DropReason::Truncated);
         };
         let key = packet.flow(u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
-        let is_intact = || {
-            packet.checksum != RxChecksum::Unknown
-                || TcpHeader::verify(packet.src.into(), packet.dst.into(), packet.payload)
-        };
-        let (counters, events) = (&mut self.counters, &mut self.events);
-        let mut cx = Cx { now, counters, events };
-        match self.tcp.input_predicted(&mut cx, &key, packet.payload, is_intact) {
-            (Some(TcpAction::Done), _) => Answer::Verdict(Verdict::Done),
-            (Some(action), slot) if self.reclaim_pages() => {
-                // It was dropped for want of pages. What was taken of it is old now. Counted again by what follows.
-                debug_assert_eq!(action, TcpAction::Drop(DropReason::SocketFull));
-                self.counters.tcp_rx -= 1;
-                self.unforeseen_segment(now, packet, key, slot)
-            }
-            (Some(action), _) => Answer::from(action),
-            (None, slot) => self.unforeseen_segment(now, packet, key, slot),
-        }
+        let slot = self.tcp.demux(&key);
+        self.unforeseen_segment(now, packet, key, slot)
     }
 
     /// A segment that is not what its connection expects next, or that belongs to none.
     #[inline(never)]
-    fn unforeseen_segment(
+    pub(super) fn unforeseen_segment(
         &mut self,
         now: Instant,
         packet: &Packet<'_>,

@@ -321,6 +321,18 @@ impl UdpTable {
         true
     }
 
+    /// One of our addresses was given up to another station: nothing comes to it any more, and nothing goes out.
+    pub(super) fn on_address_lost(&mut self, cx: &mut Cx<'_>, ip: IpAddr) {
+        let lost: Vec<u32> =
+            self.bound.iter().filter(|(local, _)| local.ip() == ip).map(|(_, &i)| i).collect();
+        for index in lost {
+            if let Some(socket) = self.sockets.at_mut(index) {
+                socket.error = Some(SocketError::AddressNotAvailable);
+                socket.raise(cx.events, Readiness::ERROR | Readiness::READABLE | Readiness::WRITABLE);
+            }
+        }
+    }
+
     /// What happened at a socket, which is thereby told.
     pub(super) fn take_ready(&mut self, id: SocketId) -> Readiness {
         self.get_mut(id).map_or(Readiness::empty(), |socket| socket.pending.take())
@@ -426,6 +438,9 @@ impl UdpSocket {
             (_, bound) if !bound.is_unspecified() => bound,
             _ => out.source_for(remote)?,
         };
+        if out.must_not_use(local) {
+            return Err(Blocked::Unreachable(SocketError::AddressNotAvailable));
+        }
         let key = self.flow(head.remote, local);
         out.send_udp(&key, &mut self.path, self.ttl, head, &mut self.tx)
     }

@@ -42,7 +42,7 @@ impl Tcb {
         if handshake {
             // RFC 6928 2: an initial window larger than one segment is not for a SYN that was lost.
             self.cc.on_idle(mss);
-        } else {
+        } else if flight > 0 {
             self.cc.on_timeout(flight, mss, repeat);
         }
         self.recovery.on_timeout(self.snd.max);
@@ -51,6 +51,17 @@ impl Tcb {
         self.flags.output = true;
         // Armed already here: even if the segment cannot leave (no neighbor), the count goes on to its end.
         self.timers.arm(TimerKind::Retransmit, self.rtt.deadline(now, config.max_rto));
+    }
+
+    /// What was to be sent could not leave. With nothing in flight no timer runs, and nobody but the application would ever try
+    /// again. RFC 1122 4.2.3.9: "TCP MUST NOT abort the connection"; after R2 it ends as one whose peer is silent.
+    pub(crate) fn retry_later(&mut self, now: Instant, config: &TcpConfig) {
+        let fin = matches!(self.state, State::FinWait1 | State::Closing | State::LastAck);
+        let waiting = self.state.is_synchronized() && (fin || !self.tx.is_empty());
+        let timed = self.timers.is_armed(TimerKind::Retransmit) || self.timers.is_armed(TimerKind::Persist);
+        if waiting && !timed {
+            self.timers.arm(TimerKind::Retransmit, self.rtt.deadline(now, config.max_rto));
+        }
     }
 
     fn persist_timeout(&mut self, now: Instant, config: &TcpConfig, counters: &mut Counters) {

@@ -7,9 +7,9 @@ use super::Arrival;
 use super::TcpAction;
 use super::config::{TcpConfig, TcpSocketOptions};
 use super::isn::Origin;
+use super::pipes::Pipes;
 use super::tcb::{Opening, State, Tcb, mss_for, timestamp, window_shift};
 use crate::counters::DropReason;
-use crate::fifo::PagePool;
 use crate::stack::InterfaceId;
 use crate::stack::demux::FlowKey;
 use crate::time::{Duration, Instant};
@@ -179,11 +179,11 @@ impl SynEntry {
         now: Instant,
         config: &TcpConfig,
         options: TcpSocketOptions,
-        pool: &PagePool,
+        pipes: Pipes,
     ) -> Tcb {
         let Self { key, tag, listener, interface, mtu, origin, irs, offer, .. } = self;
         let opening = Opening { key, tag, interface, mtu: mtu.into(), origin, options };
-        let mut tcb = Tcb::connect(now, opening, config, pool);
+        let mut tcb = Tcb::connect(now, opening, config, pipes);
         tcb.take_syn(now, irs, &offer, config);
         tcb.state = State::SynReceived;
         tcb.snd.nxt = origin.iss + 1;

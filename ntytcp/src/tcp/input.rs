@@ -12,8 +12,6 @@ use crate::stack::{Cx, Readiness, SocketError};
 use crate::time::{Duration, Instant};
 use crate::wire::{Seq, TcpFlags, TcpHeader, Timestamps};
 
-/// RFC 7323 5.5: "an age of 24 days" makes TS.Recent void.
-const TS_RECENT_LIFETIME: Duration = Duration::from_secs(24 * 86_400);
 /// A connection sends at most one challenge ACK per this time (RFC 5961 7 asks for a limit; Linux uses the same).
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -118,12 +116,12 @@ impl Tcb {
         cx: &mut Cx<'_>,
         config: &TcpConfig,
         Predicted(seg): &Predicted<'_>,
-    ) -> TcpAction {
+    ) -> Result<(), DropReason> {
         cx.counters.tcp_fast_path += 1;
         self.heard(cx.now);
         self.update_ts_recent(cx.now, seg);
         self.process_ack(cx, config, seg);
-        if seg.text.is_empty() { TcpAction::Done } else { self.take_text_in_order(cx, config, seg.text) }
+        if seg.text.is_empty() { Ok(()) } else { self.take_text_in_order(cx, config, seg.text) }
     }
 
     /// RFC 9293 3.10.7.4, all synchronized states and SYN-RECEIVED.
@@ -138,10 +136,10 @@ impl Tcb {
             seg.flags.remove(TcpFlags::SYN);
             seg.seq += 1;
         }
+        self.check_syn(cx, seg)?;
         self.check_timestamp(cx, seg)?;
         self.check_sequence(cx, seg)?;
         self.check_rst(cx, seg)?;
-        self.check_syn(cx, seg)?;
         self.heard(cx.now);
         self.update_ts_recent(cx.now, seg);
         self.check_ack(cx, config, seg)?;
@@ -161,8 +159,7 @@ impl Tcb {
             // RFC 7323 3.2: "If a non-<RST> segment is received without a TSopt, a TCP SHOULD silently drop the segment."
             return Err(TcpAction::Drop(DropReason::TcpPaws));
         };
-        let void = cx.now.since(state.recent_at) > TS_RECENT_LIFETIME;
-        if Seq(ts.value).before(Seq(state.recent)) && !void {
+        if Seq(ts.value).before(Seq(state.recent)) && !state.is_void(cx.now) {
             // "... send an acknowledgment in reply ... and drop the segment"
             self.acknowledge_unacceptable(cx, seg);
             return Err(TcpAction::Drop(DropReason::TcpPaws));
@@ -191,7 +188,10 @@ impl Tcb {
             }
             return Err(TcpAction::Drop(DropReason::TcpOutOfWindow));
         }
-        self.trim(seg, nxt, wnd);
+        // A RST is not cut: RFC 5961 3.2 wants its own sequence number to be exact, and text must not help it there.
+        if !seg.has(TcpFlags::RST) {
+            self.trim(seg, nxt, wnd);
+        }
         Ok(())
     }
 
@@ -243,10 +243,11 @@ impl Tcb {
         Err(TcpAction::Done)
     }
 
-    /// Fourth, check the SYN bit (RFC 5961 4.2): a SYN in a synchronized state is answered with a challenge, whatever its
-    /// sequence number.
+    /// Fourth, check the SYN bit, but before all else. RFC 5961 4.2: "If the SYN bit is set, irrespective of the sequence number, TCP
+    /// MUST send an ACK (also referred to as challenge ACK) to the remote peer". A peer that has lost its state knows of no
+    /// timestamps either.
     fn check_syn(&mut self, cx: &mut Cx<'_>, seg: &Segment<'_>) -> Result<(), Refused> {
-        if !seg.has(TcpFlags::SYN) {
+        if !seg.has(TcpFlags::SYN) || seg.has(TcpFlags::RST) {
             return Ok(());
         }
         self.challenge(cx);
@@ -302,6 +303,7 @@ impl Tcb {
     }
 
     /// What every state does with an ACK: SND.UNA, the window, the congestion state and the timers.
+    #[inline]
     fn process_ack(&mut self, cx: &mut Cx<'_>, config: &TcpConfig, seg: &Segment<'_>) {
         let window_before = self.snd.wnd;
         // "If (SND.WL1 < SEG.SEQ or (SND.WL1 = SEG.SEQ and SND.WL2 =< SEG.ACK)), set SND.WND <- SEG.WND, ..." What acknowledges
@@ -335,6 +337,7 @@ impl Tcb {
     }
 
     /// SEG.ACK moves SND.UNA forward.
+    #[inline]
     fn process_new_ack(&mut self, cx: &mut Cx<'_>, config: &TcpConfig, ack: Seq, ts: Option<Timestamps>) {
         let acked = ack.since(self.snd.una);
         self.take_rtt_sample(cx, config, ack, ts);
@@ -387,6 +390,7 @@ impl Tcb {
     }
 
     /// RFC 6298 and Karn: the timed segment, or the echoed timestamp when it was sent more than once.
+    #[inline]
     fn take_rtt_sample(&mut self, cx: &Cx<'_>, config: &TcpConfig, ack: Seq, ts: Option<Timestamps>) {
         let timed = self.timing.filter(|(end, _)| ack.after_eq(*end));
         let sample = match (timed, ts) {
@@ -460,8 +464,7 @@ impl Tcb {
             return Err(TcpAction::Drop(DropReason::TcpDataAfterClose));
         }
         if seg.seq == self.rcv.nxt {
-            let action = self.take_text_in_order(cx, config, seg.text);
-            return if action == TcpAction::Done { Ok(()) } else { Err(action) };
+            return self.take_text_in_order(cx, config, seg.text).map_err(TcpAction::Drop);
         }
         cx.counters.tcp_out_of_order += 1;
         self.ack = AckDue::Now;
@@ -479,7 +482,13 @@ impl Tcb {
     }
 
     /// Text that starts at RCV.NXT goes to the application, together with what it joins up.
-    fn take_text_in_order(&mut self, cx: &mut Cx<'_>, config: &TcpConfig, text: &[u8]) -> TcpAction {
+    #[inline]
+    fn take_text_in_order(
+        &mut self,
+        cx: &mut Cx<'_>,
+        config: &TcpConfig,
+        text: &[u8],
+    ) -> Result<(), DropReason> {
         let taken = if self.assembly.is_empty() {
             let taken = self.rx.write(text);
             self.rcv.nxt += taken as u32;
@@ -498,7 +507,7 @@ impl Tcb {
         if taken < text.len() {
             self.ack = AckDue::Now;
             self.flags.output = true;
-            return TcpAction::Drop(DropReason::SocketFull);
+            return Err(DropReason::SocketFull);
         }
         // RFC 9293 3.8.6.3: "an ACK SHOULD be generated for at least every second full-sized segment"
         if self.ack != AckDue::Now {
@@ -511,7 +520,7 @@ impl Tcb {
             };
         }
         self.flags.output |= self.ack == AckDue::Now;
-        TcpAction::Done
+        Ok(())
     }
 
     /// Eighth, check the FIN bit.
@@ -594,7 +603,7 @@ impl Tcb {
     /// RFC 7323 4.3: TS.Recent follows the segment that the last ACK was waiting for.
     fn update_ts_recent(&mut self, now: Instant, seg: &Segment<'_>) {
         if let (Some(state), Some(ts)) = (&mut self.timestamps, seg.timestamps)
-            && !Seq(ts.value).before(Seq(state.recent))
+            && (!Seq(ts.value).before(Seq(state.recent)) || state.is_void(now))
             && seg.seq.before_eq(self.last_ack_sent)
         {
             state.recent = ts.value;

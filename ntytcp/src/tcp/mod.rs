@@ -22,6 +22,7 @@ mod input;
 mod isn;
 mod listener;
 mod output;
+mod pipes;
 mod recovery;
 mod rtt;
 mod sockets;
@@ -33,7 +34,7 @@ mod timers;
 pub use config::{KeepAlive, TcpConfig, TcpSocketOptions};
 pub use listener::ListenOptions;
 pub use sockets::TcpInfo;
-pub(crate) use table::{Lookup, Tcp};
+pub(crate) use table::{Foreseen, Lookup, Tcp};
 pub use tcb::State;
 
 use crate::counters::DropReason;

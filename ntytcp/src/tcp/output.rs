@@ -38,7 +38,7 @@ pub(crate) struct Transmit {
     /// Once it is sent, there is nothing more to be sent now.
     pub(crate) last: bool,
     purpose: Purpose,
-    /// The payload of each segment when the device is to cut it.
+    /// The payload of each segment when it is a train of them.
     pub(crate) gso: Option<u16>,
     /// Payload: this many bytes into the tx FIFO ...
     pub(crate) offset: usize,
@@ -52,6 +52,19 @@ impl Transmit {
         (self.len > 0).then_some(Payload { fifo, offset: self.offset, len: self.len })
     }
 
+    /// What of a train is left when only its first `sent` bytes went out.
+    pub(crate) fn cut(self, sent: usize) -> Self {
+        if sent == self.len {
+            return self;
+        }
+        Self { len: sent, last: false, flags: self.flags - (TcpFlags::FIN | TcpFlags::PSH), ..self }
+    }
+
+    /// How many segments it is on the wire.
+    pub(crate) fn count(&self) -> usize {
+        self.gso.map_or(1, |size| self.len.div_ceil(usize::from(size)))
+    }
+
     /// The sequence number after this segment.
     fn end(&self) -> Seq {
         let control =
@@ -61,6 +74,44 @@ impl Transmit {
 }
 
 impl Tcb {
+    /// The one segment that takes all there is to be sent now, without options, in ESTABLISHED with nothing special going on;
+    /// `None` says nothing about what [`Tcb::next_segment`] finds.
+    #[inline(always)]
+    pub(crate) fn only_segment(&self, limits: PathLimits) -> Option<Transmit> {
+        let flags = &self.flags;
+        let special = flags.reset | flags.keepalive | flags.probe | self.recovery.is_active();
+        let (queued, closed) = self.tx.look();
+        let (una, nxt) = (self.snd.una, self.snd.nxt);
+        let offset = nxt.since(self.tx_base) as usize;
+        let regular = self.state == State::Established
+            && !special
+            && !closed
+            && nxt == self.snd.max
+            && self.timestamps.is_none()
+            && self.assembly.is_empty();
+        if !regular || offset > queued {
+            return None;
+        }
+        let len = queued - offset;
+        if len == 0 {
+            return self.next_ack();
+        }
+        let flight = nxt.since(una);
+        let fits = len <= usize::from(self.payload_mss(limits))
+            && len <= self.snd.wnd.min(self.cc.cwnd()).saturating_sub(flight) as usize;
+        // RFC 9293 3.7.4, Nagle: what is less than a full segment waits for what is in flight.
+        let segment = Transmit {
+            seq: nxt,
+            flags: TcpFlags::ACK | TcpFlags::PSH,
+            last: true,
+            purpose: Purpose::Next,
+            gso: None,
+            offset,
+            len,
+        };
+        (fits && (flight == 0 || self.options.nodelay)).then_some(segment)
+    }
+
     /// The next segment to send, if any. Call it again after [`Tcb::on_sent`], unless it is said to be the last.
     #[inline]
     pub(crate) fn next_segment(&mut self, limits: PathLimits) -> Option<Transmit> {
@@ -175,10 +226,7 @@ impl Tcb {
         let len = available.min(usable);
         if len >= mss {
             // Full segments only; what is left over is decided by itself.
-            if limits.tso_max == 0 {
-                return mss;
-            }
-            let most = limits.tso_max.saturating_sub(MAX_HEADERS).min(len).max(mss);
+            let most = limits.train_max.saturating_sub(MAX_HEADERS).min(len).max(mss);
             return most - most % mss;
         }
         if len == 0 {
@@ -222,13 +270,7 @@ impl Tcb {
         self.assembly.sack_blocks(if self.timestamps.is_some() { 3 } else { 4 })
     }
 
-    /// Whether the header of a segment needs no options.
-    #[inline]
-    pub(crate) fn is_bare(&self, segment: &Transmit) -> bool {
-        self.timestamps.is_none() && self.assembly.is_empty() && !segment.flags.intersects(TcpFlags::SYN)
-    }
-
-    /// The header of a segment that [`Tcb::next_segment`] wants sent, if [`Tcb::is_bare`].
+    /// The header of a segment that needs no options.
     #[inline(always)]
     pub(crate) fn bare_header(&self, segment: &Transmit) -> TcpHeader {
         TcpHeader {
@@ -358,7 +400,9 @@ impl Tcb {
             // Karn: a segment that was sent twice gives no sample.
             self.timing = None;
         } else if self.timing.is_none() && self.timeouts == 0 {
-            self.timing = Some((end, now));
+            // Of a train, the first segment: the others wait behind it.
+            let first = sent.gso.map_or(end, |size| end.min(sent.seq + u32::from(size)));
+            self.timing = Some((first, now));
         }
         if sent.purpose == Purpose::Resend {
             self.recovery.on_resent();
@@ -367,6 +411,11 @@ impl Tcb {
             self.snd.nxt = end;
         }
         self.snd.max = self.snd.max.max(end);
+        if sent.flags.intersects(TcpFlags::FIN) {
+            // The FIN is in the FIFO, so it may leave before the word that the application has closed arrives. RFC 9293 3.10.4:
+            // "form a FIN segment and send it; ... enter FIN-WAIT-1 state", or LAST-ACK.
+            self.on_app_closed();
+        }
         self.last_sent = now;
         self.flags.probe = false;
         self.timers.stop(TimerKind::Persist);
@@ -417,5 +466,5 @@ fn text_flags(fin: bool, push: bool) -> TcpFlags {
     flags
 }
 
-/// Ethernet is not counted in `tso_max`; the largest IP and TCP headers are.
+/// Ethernet is not counted in `train_max`; the largest IP and TCP headers are.
 const MAX_HEADERS: usize = 40 + 60;

@@ -1,6 +1,6 @@
 //! What an application does with TCP sockets: the user calls of RFC 9293 3.10.1 to 3.10.6.
 
-use super::config::{KeepAlive, TcpSocketOptions};
+use super::config::{KeepAlive, TcpSocketOptions, check_user_timeout};
 use super::listener::{ListenOptions, Listener};
 use super::table::{Slot, Tcp};
 use super::tcb::{Opening, State, Tcb};
@@ -51,13 +51,15 @@ impl Tcp {
     /// LISTEN on a port of one address, or of all.
     ///
     /// # Errors
-    /// `AddressInUse` when another listener has the port.
+    /// `AddressInUse` when another listener has the port, `Invalid` for options out of their ranges.
     pub(crate) fn listen(
         &mut self,
         local: Option<IpAddr>,
         port: u16,
         options: ListenOptions,
     ) -> Result<SocketId, SocketError> {
+        let socket = options.socket.unwrap_or(self.config.socket);
+        socket.check().map_err(|_| SocketError::Invalid)?;
         if self.bound.is_taken(local, port) {
             return Err(SocketError::AddressInUse);
         }
@@ -65,7 +67,7 @@ impl Tcp {
             local,
             port,
             backlog: options.backlog.max(1),
-            socket: options.socket.unwrap_or(self.config.socket),
+            socket,
             half_open: 0,
             accept: VecDeque::new(),
             pending: Pending::default(),
@@ -96,7 +98,7 @@ impl Tcp {
     /// OPEN, active: sends a SYN on the next egress. `tag` is what [`Tcp::vacancy`] gave for the flow.
     ///
     /// # Errors
-    /// `NoBufferSpace` at the limit of connections.
+    /// `NoBufferSpace` at the limit of connections, `Invalid` for options out of their ranges.
     pub(crate) fn connect(
         &mut self,
         cx: &mut Cx<'_>,
@@ -109,13 +111,20 @@ impl Tcp {
             return Err(SocketError::NoBufferSpace);
         }
         let origin = self.isn.origin(cx.now, &key);
+        // The stack's own were checked when it was made.
+        if options.is_some_and(|options| options.check().is_err()) {
+            return Err(SocketError::Invalid);
+        }
         let options = options.unwrap_or(self.config.socket);
         let opening = Opening { key, tag, interface, mtu, origin, options };
-        let conn = self.conns.insert_with(|_, _| Tcb::connect(cx.now, opening, &self.config, &self.pool));
+        let pipes = self.pipes.take(options.send_buffer, options.recv_buffer);
+        let conn = self.conns.insert_with(|_, _| Tcb::connect(cx.now, opening, &self.config, pipes));
         self.flows.insert(tag, Slot::Conn(conn).pack());
-        self.recent = conn;
-        let Some((tcb, generation)) = self.conns.named_mut(conn) else { return Err(SocketError::BadSocket) };
-        tcb.flags.in_demux = true;
+        let generation = self.begin(conn);
+        if let Some(tcb) = self.conns.at_mut(conn) {
+            // Whether or not the SYN can leave now, trying ends some time.
+            tcb.timers.arm(TimerKind::Retransmit, tcb.rtt.deadline(cx.now, self.config.max_rto));
+        }
         self.settle(cx, conn);
         Ok(SocketId { kind: SocketKind::Stream, index: conn, generation })
     }
@@ -144,7 +153,9 @@ impl Tcp {
             return Err(SocketError::WouldBlock);
         }
         tcb.flags.output = true;
-        self.settle(cx, id.index);
+        if !(tcb.flags.dirty && tcb.flags.warm) {
+            self.settle(cx, id.index);
+        }
         Ok(written)
     }
 
@@ -163,7 +174,10 @@ impl Tcp {
         let read = rx.read(buf);
         if read > 0 {
             tcb.on_app_read();
-            self.settle(cx, id.index);
+            // As a rule reading changes nothing for others.
+            if tcb.flags.output || !tcb.flags.warm {
+                self.settle(cx, id.index);
+            }
             return Ok(read);
         }
         if buf.is_empty() {
@@ -219,9 +233,10 @@ impl Tcp {
         }
         let delay = self.config.fin_wait_2;
         let tcb = self.conn(id)?;
-        tcb.flags.orphan = true;
-        let unread = tcb.rx.unread() > 0 && tcb.state.may_receive();
-        tcb.half = None;
+        // RFC 1122 4.2.2.13: "If such a host issues a CLOSE call while received data is still pending in TCP, ... its TCP SHOULD send a
+        // RST to show that data was lost", whether or not the peer has closed meanwhile.
+        let unread = tcb.rx.unread() > 0;
+        tcb.hang_up();
         match tcb.state {
             State::SynSent => tcb.finish(None),
             State::Closed | State::TimeWait => {}
@@ -263,8 +278,7 @@ impl Tcp {
         for (conn, generation) in listener.accept {
             if let Some(tcb) = self.conns.get_mut(conn, generation) {
                 tcb.flags.unaccepted = false;
-                tcb.flags.orphan = true;
-                tcb.half = None;
+                tcb.hang_up();
                 tcb.abort(None);
                 self.settle(cx, conn);
             }
@@ -347,13 +361,16 @@ impl Tcp {
     /// SO_KEEPALIVE with its times.
     ///
     /// # Errors
-    /// `BadSocket`.
+    /// `BadSocket`, `Invalid` for times of zero.
     pub(crate) fn set_keepalive(
         &mut self,
         cx: &mut Cx<'_>,
         id: SocketId,
         keepalive: Option<KeepAlive>,
     ) -> Result<(), SocketError> {
+        if keepalive.is_some_and(|times| times.check().is_err()) {
+            return Err(SocketError::Invalid);
+        }
         let tcb = self.conn(id)?;
         tcb.options.keepalive = keepalive;
         tcb.start_keepalive();
@@ -364,16 +381,18 @@ impl Tcp {
     /// TCP_USER_TIMEOUT.
     ///
     /// # Errors
-    /// `BadSocket`.
+    /// `BadSocket`, `Invalid` for zero.
     pub(crate) fn set_user_timeout(
         &mut self,
         id: SocketId,
         limit: Option<Duration>,
     ) -> Result<(), SocketError> {
+        check_user_timeout(limit).map_err(|_| SocketError::Invalid)?;
         self.conn(id)?.options.user_timeout = limit;
         Ok(())
     }
 
+    #[inline]
     fn conn(&mut self, id: SocketId) -> Result<&mut Tcb, SocketError> {
         let tcb = self.conns.get_mut(id.index, id.generation).filter(|_| id.kind == SocketKind::Stream);
         tcb.filter(|tcb| !tcb.flags.unaccepted).ok_or(SocketError::BadSocket)

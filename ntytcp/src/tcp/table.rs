@@ -7,7 +7,7 @@
 use super::handshake::{SynEntry, SynOutcome};
 use super::isn::IsnGenerator;
 use super::listener::{Bindings, Listener};
-use super::output::Transmit;
+use super::pipes::PipeStock;
 use super::tcb::{AckDue, State, Tcb};
 use super::time_wait::{TimeWait, TimeWaitOutcome, TimeWaits};
 use super::{Arrival, TcpAction, TcpConfig, reset_segment};
@@ -30,6 +30,9 @@ use std::collections::VecDeque;
 
 /// Segments that one connection may send before the others get their turn.
 const SEGMENTS_PER_TURN: usize = 64;
+
+/// No slot.
+const NOBODY: u32 = u32::MAX;
 
 /// What a flow is at the moment; packed into the flow table's 32-bit value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,18 +66,30 @@ impl Slot {
 /// What there is of a flow: its slot, or the tag under which it would be entered.
 pub(crate) type Lookup = Result<Slot, u32>;
 
+/// What [`Tcp::input_foreseen`] made of a segment.
+pub(crate) enum Foreseen {
+    /// It was as foreseen, and all of it was taken.
+    Taken,
+    /// It was as foreseen, but not all of it found room.
+    Dropped(Lookup, DropReason),
+    /// It was not as foreseen, or is damaged: [`Tcp::input`] must see it.
+    No(Lookup),
+}
+
 /// All TCP of one shard. See the module documentation.
 #[derive(Debug)]
 pub(crate) struct Tcp {
     pub(super) config: TcpConfig,
-    pub(super) pool: PagePool,
+    pub(super) pipes: PipeStock,
     pub(super) hasher: FlowHasher,
     pub(super) flows: FlowTable,
     pub(super) conns: Slots<Tcb>,
     pub(super) syns: Slots<SynEntry>,
     pub(super) waits: TimeWaits,
     /// The connection that the last segment was for. The next is often for it too, and then is found without a hash.
-    pub(super) recent: u32,
+    recent: u32,
+    /// The connection that foreseen segments came for and that was not settled since; [`NOBODY`] between bursts.
+    unsettled: u32,
     pub(super) listeners: Slots<Listener>,
     pub(super) bound: Bindings,
     /// By connection. What a slot was armed for stays when the connection goes: the next to use the slot, as a rule soon and for
@@ -98,13 +113,14 @@ impl Tcp {
     pub(crate) fn new(config: TcpConfig, pool: PagePool, rng: &mut Rng) -> Self {
         Self {
             config,
-            pool,
+            pipes: PipeStock::new(pool),
             hasher: FlowHasher::new(rng.key()),
             flows: FlowTable::new(),
             conns: Slots::default(),
             syns: Slots::default(),
             waits: TimeWaits::default(),
             recent: 0,
+            unsettled: NOBODY,
             listeners: Slots::default(),
             bound: Bindings::default(),
             wheel: Wheel::new(Instant::ZERO),
@@ -133,7 +149,7 @@ impl Tcp {
 
     /// What a segment is for, or the tag of a flow that there is not.
     #[inline(always)]
-    fn demux(&mut self, key: &FlowKey) -> Lookup {
+    pub(crate) fn demux(&mut self, key: &FlowKey) -> Lookup {
         if self.is_recent(key) {
             return Ok(Slot::Conn(self.recent));
         }
@@ -160,24 +176,39 @@ impl Tcp {
         self.flows.find(tag, same).map(Slot::unpack)
     }
 
-    /// A segment of a flow arrived, `bytes` long in all and with `is_intact` to look at its checksum. `None` when it is not
-    /// what its connection expects next, or is damaged: then [`Tcp::input`] must see it, with the slot that is returned beside.
+    /// Takes the whole segment `bytes` if it is what its connection expects next, and `is_intact` says that its checksum is
+    /// right.
     #[inline(always)]
-    pub(crate) fn input_predicted(
+    pub(crate) fn input_foreseen(
         &mut self,
         cx: &mut Cx<'_>,
         key: &FlowKey,
         bytes: &[u8],
         is_intact: impl FnOnce() -> bool,
-    ) -> (Option<TcpAction>, Lookup) {
+    ) -> Foreseen {
         let slot = self.demux(key);
-        let Ok(Slot::Conn(conn)) = slot else { return (None, slot) };
-        let Some(tcb) = self.conns.at_mut(conn) else { return (None, slot) };
-        let Some(predicted) = tcb.predict(bytes).filter(|_| is_intact()) else { return (None, slot) };
+        let Ok(Slot::Conn(conn)) = slot else { return Foreseen::No(slot) };
+        let Some(tcb) = self.conns.at_mut(conn) else { return Foreseen::No(slot) };
+        let Some(predicted) = tcb.predict(bytes) else { return Foreseen::No(slot) };
+        if !is_intact() {
+            return Foreseen::No(slot);
+        }
         cx.counters.tcp_rx += 1;
-        let action = tcb.take_predicted(cx, &self.config, &predicted);
-        self.settle(cx, conn);
-        (Some(action), slot)
+        let taken = tcb.take_predicted(cx, &self.config, &predicted);
+        if self.unsettled != conn {
+            self.settle_burst(cx);
+            self.unsettled = conn;
+        }
+        taken.map_or_else(|reason| Foreseen::Dropped(slot, reason), |()| Foreseen::Taken)
+    }
+
+    /// A run of foreseen segments of one connection is over: what they changed around it is brought in line, once.
+    #[inline]
+    pub(crate) fn settle_burst(&mut self, cx: &mut Cx<'_>) {
+        let conn = core::mem::replace(&mut self.unsettled, NOBODY);
+        if conn != NOBODY {
+            self.settle(cx, conn);
+        }
     }
 
     /// A segment with a correct checksum arrived for what is in `slot`.
@@ -311,11 +342,11 @@ impl Tcp {
         let options = socket.socket;
         let Some(entry) = self.take_half_open(slot) else { return TcpAction::Done };
         let tag = entry.tag;
-        let conn = self.conns.insert_with(|_, _| entry.into_tcb(cx.now, &self.config, options, &self.pool));
+        let pipes = self.pipes.take(options.send_buffer, options.recv_buffer);
+        let conn = self.conns.insert_with(|_, _| entry.into_tcb(cx.now, &self.config, options, pipes));
         self.flows.replace(tag, Slot::Syn(slot).pack(), Slot::Conn(conn).pack());
-        self.recent = conn;
-        let Some((tcb, generation)) = self.conns.named_mut(conn) else { return TcpAction::Done };
-        tcb.flags.in_demux = true;
+        let generation = self.begin(conn);
+        let Some(tcb) = self.conns.at_mut(conn) else { return TcpAction::Done };
         let action = tcb.segment_arrives(cx, &self.config, seg, text);
         if let Some((socket, generation_of_listener)) = self.listeners.named_mut(listener) {
             socket.accept.push_back((conn, generation));
@@ -325,6 +356,15 @@ impl Tcp {
         }
         self.settle(cx, conn);
         action
+    }
+
+    /// A TCB begins whose flow was entered. Its generation.
+    pub(super) fn begin(&mut self, conn: u32) -> u32 {
+        self.recent = conn;
+        let Some((tcb, generation)) = self.conns.named_mut(conn) else { return 0 };
+        tcb.flags.in_demux = true;
+        tcb.timers.take_over(self.wheel.deadline(conn));
+        generation
     }
 
     /// Takes a half-open connection off its listener; the flow is still in the table.
@@ -380,7 +420,7 @@ impl Tcp {
     #[inline]
     pub(super) fn settle(&mut self, cx: &mut Cx<'_>, conn: u32) {
         let Some((tcb, generation)) = self.conns.named_mut(conn) else { return };
-        if let Some(at) = tcb.timers.to_arm() {
+        if let Some(at) = tcb.timers.moved_forward() {
             self.wheel.arm(conn, at);
         }
         if tcb.flags.output && !tcb.flags.dirty {
@@ -422,7 +462,7 @@ impl Tcp {
         let slot = self.waits.push(TimeWait::new(tcb, now + self.config.msl.saturating_mul(2)));
         self.flows.replace(tcb.tag, Slot::Conn(conn).pack(), Slot::Wait(slot).pack());
         if tcb.flags.orphan {
-            self.conns.clear_at(conn);
+            self.free(conn);
         }
     }
 
@@ -433,7 +473,14 @@ impl Tcp {
             self.flows.remove(tcb.tag, Slot::Conn(conn).pack());
         }
         if tcb.flags.orphan {
-            self.conns.clear_at(conn);
+            self.free(conn);
+        }
+    }
+
+    /// Nobody needs a TCB any more. Its FIFOs may serve another.
+    fn free(&mut self, conn: u32) {
+        if let Some(pipes) = self.conns.remove_at(conn).and_then(Tcb::into_pipes) {
+            self.pipes.give_back(pipes);
         }
     }
 
@@ -453,32 +500,49 @@ impl Tcp {
     }
 
     /// Sends what is owed on the interface of `out`. `true` when the ring was full and more is owed.
+    #[inline]
     pub(crate) fn egress<Q: TxQueue + ?Sized>(&mut self, out: &mut Output<'_, Q>) -> bool {
         let interface = usize::from(out.interface().0);
         let turns = self.dirty.get(interface).map_or(0, VecDeque::len);
-        for _ in 0..turns {
-            let Some(entry) = self.dirty.get_mut(interface).and_then(VecDeque::pop_front) else { break };
-            let blocked = match Slot::unpack(entry.0) {
-                Slot::Conn(i) => self.egress_conn(out, i, entry.1),
-                Slot::Syn(i) if self.syns.generation(i) == entry.1 => self.egress_syn_ack(out, i),
-                Slot::Syn(_) | Slot::Wait(_) => continue,
-            };
-            match blocked {
-                Ok(()) => {}
-                Err(Blocked::RingFull) => {
-                    if let Some(queue) = self.dirty.get_mut(interface) {
-                        queue.push_front(entry);
-                    }
-                    return true;
+        (0..turns).any(|_| self.egress_next(out, interface))
+    }
+
+    /// Sends what the first in the list of an interface owes. `true` when the ring was full.
+    fn egress_next<Q: TxQueue + ?Sized>(&mut self, out: &mut Output<'_, Q>, interface: usize) -> bool {
+        let Some(queue) = self.dirty.get_mut(interface) else { return false };
+        let Some(entry) = queue.pop_front() else { return false };
+        let sent = match Slot::unpack(entry.0) {
+            Slot::Conn(i) => self.egress_conn(out, i, entry.1),
+            Slot::Syn(i) if self.syns.generation(i) == entry.1 => self.egress_syn_ack(out, i),
+            Slot::Syn(_) | Slot::Wait(_) => Ok(()),
+        };
+        sent.is_err_and(|blocked| self.blocked(out, interface, entry, blocked))
+    }
+
+    /// An entry of the list could not send all that it owes. Whether the reason is a full ring.
+    #[cold]
+    fn blocked<Q: TxQueue + ?Sized>(
+        &mut self,
+        out: &mut Output<'_, Q>,
+        interface: usize,
+        entry: (u32, u32),
+        blocked: Blocked,
+    ) -> bool {
+        match blocked {
+            Blocked::RingFull => {
+                if let Some(queue) = self.dirty.get_mut(interface) {
+                    queue.push_front(entry);
                 }
-                Err(Blocked::Unresolved { next_hop }) => self.parked.push((next_hop, entry.0, entry.1)),
-                Err(Blocked::OtherInterface(other)) => self.move_to(other, entry),
-                Err(Blocked::Unreachable(error)) => self.unreachable(&mut out.cx, entry.0, error),
+                return true;
             }
+            Blocked::Unresolved { next_hop } => self.parked.push((next_hop, entry.0, entry.1)),
+            Blocked::OtherInterface(other) => self.move_to(other, entry),
+            Blocked::Unreachable(error) => self.unreachable(&mut out.cx, entry.0, error),
         }
         false
     }
 
+    #[inline(always)]
     fn egress_conn<Q: TxQueue + ?Sized>(
         &mut self,
         out: &mut Output<'_, Q>,
@@ -486,29 +550,18 @@ impl Tcp {
         generation: u32,
     ) -> Result<(), Blocked> {
         let Some(tcb) = self.conns.get_mut(conn, generation) else { return Ok(()) };
-        let hop = out.prepare(&tcb.key, &mut tcb.path)?;
-        let now = out.cx.now;
-        if core::mem::take(&mut tcb.flags.progress) {
-            out.confirm(&tcb.path);
-        }
-        tcb.before_output(now, &self.config);
-        for _ in 0..SEGMENTS_PER_TURN {
-            let Some(segment) = tcb.next_segment(hop.limits) else {
-                tcb.after_output(now, &self.config);
-                break;
-            };
-            let window = if tcb.is_bare(&segment) {
+        let progress = core::mem::take(&mut tcb.flags.progress);
+        let hop = out.prepare(&tcb.key, &mut tcb.path, progress)?;
+        tcb.before_output(out.cx.now, &self.config);
+        // A conversation sends one segment at a time, with all that there is.
+        match tcb.only_segment(hop.limits) {
+            Some(segment) => {
                 let header = tcb.bare_header(&segment);
-                out.send_tcp(&hop, &tcb.key, &header, segment.payload(&mut tcb.tx), segment.gso)?;
-                header.window
-            } else {
-                send_with_options(out, &hop, tcb, &segment)?
-            };
-            tcb.on_sent(now, &self.config, &segment, window, out.cx.counters);
-            if segment.last {
-                tcb.after_output(now, &self.config);
-                break;
+                out.send_tcp(&hop, &tcb.key, &header, segment.payload(&mut tcb.tx))?;
+                tcb.on_sent(out.cx.now, &self.config, &segment, header.window, out.cx.counters);
+                (tcb.flags.output, tcb.flags.cwnd_limited) = (false, false);
             }
+            None => send_all(out, &hop, tcb, &self.config)?,
         }
         tcb.flags.dirty = false;
         self.settle(&mut out.cx, conn);
@@ -523,8 +576,8 @@ impl Tcp {
         let Some(entry) = self.syns.at_mut(slot) else { return Ok(()) };
         let Some(listener) = self.listeners.at(entry.listener) else { return Ok(()) };
         let header = entry.syn_ack(out.cx.now, &self.config, &listener.socket);
-        let hop = out.prepare(&entry.key, &mut PathCache::default())?;
-        out.send_tcp(&hop, &entry.key, &header, None, None)?;
+        let hop = out.prepare(&entry.key, &mut PathCache::default(), false)?;
+        out.send_tcp(&hop, &entry.key, &header, None)?;
         entry.dirty = false;
         out.cx.counters.tcp_retransmits += 1;
         Ok(())
@@ -551,6 +604,7 @@ impl Tcp {
                     tcb.flags.dirty = false;
                     tcb.flags.output = false;
                     tcb.on_unreachable(error);
+                    tcb.retry_later(cx.now, &self.config);
                     self.settle(cx, i);
                 }
             }
@@ -560,6 +614,21 @@ impl Tcp {
                 }
             }
             Slot::Wait(_) => {}
+        }
+    }
+
+    /// One of our addresses was given up to another station. RFC 5227 2.4: "Before abandoning an address due to a conflict, hosts SHOULD
+    /// actively attempt to reset any existing connections using that address."
+    pub(crate) fn on_address_lost(&mut self, cx: &mut Cx<'_>, ip: IpAddr) {
+        let half_open: Vec<u32> =
+            self.syns.iter().filter(|(_, s)| s.key.local == ip).map(|(i, _)| i).collect();
+        half_open.into_iter().for_each(|slot| self.remove_half_open(slot));
+        let conns: Vec<u32> = self.conns.iter().filter(|(_, c)| c.key.local == ip).map(|(i, _)| i).collect();
+        for conn in conns {
+            if let Some(tcb) = self.conns.at_mut(conn).filter(|tcb| tcb.flags.in_demux) {
+                tcb.abort(Some(SocketError::AddressNotAvailable));
+                self.settle(cx, conn);
+            }
         }
     }
 
@@ -675,17 +744,36 @@ impl Tcp {
     }
 }
 
-/// Sends a segment whose header is more than twenty bytes long, and tells which window it announces.
+/// Sends all that a connection may send now, up to its share of the turn.
 #[inline(never)]
-fn send_with_options<Q: TxQueue + ?Sized>(
+fn send_all<Q: TxQueue + ?Sized>(
     out: &mut Output<'_, Q>,
     hop: &Hop,
     tcb: &mut Tcb,
-    segment: &Transmit,
-) -> Result<u16, Blocked> {
-    let header = tcb.header(out.cx.now, segment);
-    out.send_tcp(hop, &tcb.key, &header, segment.payload(&mut tcb.tx), segment.gso)?;
-    Ok(header.window)
+    config: &TcpConfig,
+) -> Result<(), Blocked> {
+    let now = out.cx.now;
+    let mut count = 0;
+    while count < SEGMENTS_PER_TURN {
+        let Some(segment) = tcb.next_segment(hop.limits) else {
+            tcb.after_output(now, config);
+            break;
+        };
+        let header = tcb.header(now, &segment);
+        let sent = match (segment.payload(&mut tcb.tx), segment.gso) {
+            (Some(payload), Some(size)) => {
+                segment.cut(out.send_train(hop, &tcb.key, &header, payload, size)?)
+            }
+            (payload, _) => out.send_tcp(hop, &tcb.key, &header, payload).map(|()| segment)?,
+        };
+        tcb.on_sent(now, config, &sent, header.window, out.cx.counters);
+        if sent.last {
+            tcb.after_output(now, config);
+            break;
+        }
+        count += sent.count();
+    }
+    Ok(())
 }
 
 fn push_dirty(dirty: &mut Vec<VecDeque<(u32, u32)>>, interface: InterfaceId, entry: (u32, u32)) {

@@ -17,10 +17,11 @@ use super::config::{TcpConfig, TcpSocketOptions};
 use super::congestion::CongestionControl;
 use super::handshake::Offer;
 use super::isn::Origin;
+use super::pipes::Pipes;
 use super::recovery::Recovery;
 use super::rtt::RttEstimator;
 use super::timers::{TimerKind, TimerTable};
-use crate::fifo::{Consumer, Home, PagePool, Producer, fifo};
+use crate::fifo::{Consumer, Producer};
 use crate::stack::cx::Pending;
 use crate::stack::demux::FlowKey;
 use crate::stack::output::PathCache;
@@ -133,8 +134,16 @@ impl ReceiveSequence {
 pub(crate) struct TimestampState {
     /// TS.Recent.
     pub(crate) recent: u32,
-    /// When TS.Recent was set; after 24 days without it is void.
+    /// When TS.Recent was set.
     pub(crate) recent_at: Instant,
+}
+
+impl TimestampState {
+    /// RFC 7323 5.5: "a TS.Recent value ... is invalidated if it is not updated for 24 days": then any timestamp is good, and
+    /// takes its place.
+    pub(crate) fn is_void(&self, now: Instant) -> bool {
+        now.since(self.recent_at) > Duration::from_secs(24 * 86_400)
+    }
 }
 
 /// Whether an acknowledgment is owed.
@@ -255,11 +264,10 @@ pub(crate) struct Opening {
 impl Tcb {
     /// A TCB in SYN-SENT that owes its SYN.
     #[inline]
-    pub(crate) fn connect(now: Instant, opening: Opening, config: &TcpConfig, pool: &PagePool) -> Self {
+    pub(crate) fn connect(now: Instant, opening: Opening, config: &TcpConfig, pipes: Pipes) -> Self {
         let Opening { key, tag, interface, mtu, origin, options } = opening;
         let Origin { iss, timestamp_offset } = origin;
-        let (app_tx, tx) = fifo(pool, options.send_buffer, Home::Consumer);
-        let (rx, app_rx) = fifo(pool, options.recv_buffer, Home::Producer);
+        let Pipes { tx, rx, half } = pipes;
         let mss = mss_for(mtu, &key);
         Self {
             key,
@@ -289,7 +297,7 @@ impl Tcb {
             },
             tx,
             rx,
-            half: Some((app_tx, app_rx)),
+            half: Some(half),
             tx_base: iss + 1,
             timestamps: None,
             timestamp_offset,
@@ -368,6 +376,22 @@ impl Tcb {
         (self.rx.capacity() as u32).min(u32::from(u16::MAX))
     }
 
+    /// The FIFOs of a connection that is over, if the application never took its ends.
+    #[inline]
+    pub(crate) fn into_pipes(self) -> Option<Pipes> {
+        let Self { tx, rx, half, .. } = self;
+        Some(Pipes { tx, rx, half: half? })
+    }
+
+    /// The application is gone: no more is sent after what was written, and nobody reads what arrived.
+    pub(crate) fn hang_up(&mut self) {
+        self.flags.orphan = true;
+        if let Some((tx, rx)) = &mut self.half {
+            tx.close();
+            rx.discard_all();
+        }
+    }
+
     /// Bytes of sequence space that were sent and not acknowledged.
     pub(crate) fn flight(&self) -> u32 {
         self.snd.max.since(self.snd.una)
@@ -417,9 +441,10 @@ impl Tcb {
     /// Acts on the application having closed its sending side (RFC 9293 3.10.4).
     pub(crate) fn on_app_closed(&mut self) {
         self.state = match self.state {
-            State::Established | State::SynReceived => State::FinWait1,
+            State::Established => State::FinWait1,
             State::CloseWait => State::LastAck,
-            // In SYN-SENT the FIN waits for the connection to be made.
+            // RFC 9293 3.10.4, SYN-SENT and SYN-RECEIVED: "queue for processing after entering ESTABLISHED state". That is done
+            // without data to send too: the FIN would take the place of a SYN that is to be sent again.
             other => other,
         };
     }

@@ -1,6 +1,6 @@
 //! Closing: each order of FINs, half-close, resets, TIME-WAIT.
 
-use crate::accepted;
+use crate::{accepted, script};
 
 #[test]
 fn active_close_ends_in_time_wait() {
@@ -302,6 +302,102 @@ fn an_older_syn_in_time_wait_is_only_acknowledged() {
         < S 0:0(0) win 65535
         > . 2:2(0) ack 2
         population 0 0 1
+        ",
+    );
+}
+
+#[test]
+fn a_fin_that_leaves_before_the_shard_is_woken_is_known_to_be_sent() {
+    accepted(
+        "
+        split
+        < F. 1:1(0) ack 1 win 65535
+        > . 1:1(0) ack 2
+        write 6
+        wake
+        > P. 1:7(6) ack 2
+        // Other output takes the FIN along before the word of the application's arrives.
+        end
+        < . 2:2(0) ack 7 win 65535
+        > F. 7:7(0) ack 2
+        state LAST-ACK
+        < . 2:2(0) ack 8 win 65535
+        state CLOSED
+        wake
+        close
+        population 0 0 0
+        +600 at-rest
+        ",
+    );
+}
+
+#[test]
+fn a_fin_that_leaves_before_the_shard_is_woken_opens_fin_wait_1() {
+    accepted(
+        "
+        split
+        write 6
+        wake
+        > P. 1:7(6) ack 1
+        end
+        < . 1:1(0) ack 7 win 65535
+        > F. 7:7(0) ack 1
+        state FIN-WAIT-1
+        < . 1:1(0) ack 8 win 65535
+        state FIN-WAIT-2
+        wake
+        state FIN-WAIT-2
+        close
+        population 0 1 0
+        +61 wait
+        population 0 0 0
+        ",
+    );
+}
+
+#[test]
+fn close_in_close_wait_with_unread_data_resets() {
+    accepted(
+        "
+        < P. 1:101(100) ack 1 win 65535
+        < F. 101:101(0) ack 1 win 65535
+        > . 1:1(0) ack 102
+        close
+        > R. 1:1(0) ack 102
+        population 0 0 0
+        ",
+    );
+}
+
+#[test]
+fn close_in_syn_received_waits_for_the_acknowledgment_of_our_syn() {
+    script(
+        "
+        connect
+        > S 0:0(0)
+        < S 0:0(0) win 65535 <mss 1000>
+        > S. 0:0(0) ack 1
+        close
+        // It was lost. Without it no FIN means anything to the peer.
+        +1 > S. 0:0(0) ack 1
+        < . 1:1(0) ack 1 win 65535
+        > F. 1:1(0) ack 1
+        < . 1:1(0) ack 2 win 65535
+        +61 wait
+        population 0 0 0
+        ",
+    );
+}
+
+#[test]
+fn a_reset_with_text_must_hit_rcv_nxt_with_its_own_sequence_number() {
+    accepted(
+        "
+        < P. 1:101(100) ack 1 win 65535
+        +0.04 > . 1:1(0) ack 101
+        < R 51:151(100)
+        > . 1:1(0) ack 101
+        state ESTABLISHED
         ",
     );
 }

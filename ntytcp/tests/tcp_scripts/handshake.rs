@@ -284,3 +284,30 @@ fn a_syn_in_an_established_connection_is_challenged() {
         ",
     );
 }
+
+#[test]
+fn a_syn_without_timestamps_is_challenged_where_they_are_in_use() {
+    script(
+        "
+        listen
+        < S 0:0(0) win 65535 <mss 1012,TS val 1000 ecr 0>
+        > S. 0:0(0) ack 1 <mss 1460,TS ecr 1000>
+        < . 1:1(0) ack 1 win 65535 <TS val 1010 ecr last>
+        accept
+        < S 500:500(0) win 1000
+        > . 1:1(0) ack 1 <TS ecr 1010>
+        state ESTABLISHED
+        ",
+    );
+}
+
+#[test]
+fn a_syn_that_hides_in_front_of_new_text_is_challenged() {
+    accepted(
+        "
+        < S. 0:100(100) ack 1 win 1000
+        > . 1:1(0) ack 1
+        recv error WouldBlock
+        ",
+    );
+}

@@ -6,7 +6,7 @@
 //! < SEGMENT        the peer sends          > SEGMENT     the stack must send this now, and nothing else before
 //! listen [backlog N] · accept [nothing] · connect · send N · recv N · recv end · shutdown · close · abort
 //! send|recv error NAME · error NAME · state NAME · event NAME.. · nodelay · keepalive IDLE INTERVAL COUNT
-//! user-timeout SECONDS · population HALF-OPEN CONNECTIONS TIME-WAIT · ring full|free · pages N (held by sockets) · at-rest (no
+//! split (then: write N · end · wake) · user-timeout SECONDS · population HALF-OPEN CONNECTIONS TIME-WAIT · ring full|free · pages N (held by sockets) · at-rest (no
 //! timer runs) · wait
 //! ```
 //!

@@ -2,6 +2,7 @@
 
 use crate::packet::{self, Packet};
 use ntytcp::device::{Caps, RxFrame, RxMeta, TxMeta, TxQueue, Verdict};
+use ntytcp::fifo::{Consumer, Producer};
 use ntytcp::rng::seed_from;
 use ntytcp::stack::{
     InterfaceConfig, InterfaceId, Readiness, SocketError, SocketId, SocketKind, Stack, StackConfig,
@@ -58,6 +59,8 @@ pub(crate) struct Script {
     sent: VecDeque<(Instant, Packet)>,
     listener: Option<SocketId>,
     socket: Option<SocketId>,
+    /// The application's halves, once split off.
+    halves: Option<(Producer, Consumer)>,
     events: Readiness,
     our_isn: Option<Seq>,
     our_port: u16,
@@ -107,6 +110,7 @@ impl Script {
             sent: VecDeque::new(),
             listener: None,
             socket: None,
+            halves: None,
             events: Readiness::empty(),
             our_isn: None,
             our_port: OUR_PORT,
@@ -346,6 +350,10 @@ impl Script {
                 self.check_error(result.map(|_| ()), name);
             }
             ["recv", n] => self.recv(self.number(n)),
+            ["split"] => self.halves = self.stack.tcp_split(self.socket()),
+            ["write", n] => self.write(self.number(n)),
+            ["end"] => self.halves.as_mut().unwrap().0.close(),
+            ["wake"] => self.stack.tcp_wake(now, self.socket()).unwrap(),
             ["shutdown"] => self.stack.tcp_shutdown(now, self.socket()).unwrap(),
             ["close"] => self.stack.tcp_close(now, self.socket()).unwrap(),
             ["abort"] => self.stack.tcp_abort(now, self.socket()).unwrap(),
@@ -423,6 +431,13 @@ impl Script {
     fn send(&mut self, n: usize) {
         let data: Vec<u8> = (0..n).map(|i| byte_at(self.written + i)).collect();
         assert_eq!(self.stack.tcp_send(self.now, self.socket(), &data), Ok(n), "line `{}`", self.line);
+        self.written += n;
+    }
+
+    /// Writes into the split half, of which the stack hears nothing.
+    fn write(&mut self, n: usize) {
+        let data: Vec<u8> = (0..n).map(|i| byte_at(self.written + i)).collect();
+        assert_eq!(self.halves.as_mut().unwrap().0.write(&data), n, "line `{}`", self.line);
         self.written += n;
     }
 

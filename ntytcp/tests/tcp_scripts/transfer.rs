@@ -274,3 +274,15 @@ fn urgent_data_stays_in_line() {
         ",
     );
 }
+
+#[test]
+fn ts_recent_of_24_idle_days_is_void_and_replaced() {
+    script(&format!(
+        "{TIMESTAMPS}
+        +2160000 < P. 1:11(10) ack 1 win 65535 <TS val 900 ecr last>
+        +0.04 > . 1:1(0) ack 11 <TS ecr 900>
+        < P. 11:21(10) ack 1 win 65535 <TS val 901 ecr last>
+        +0.04 > . 1:1(0) ack 21 <TS ecr 901>
+        "
+    ));
+}

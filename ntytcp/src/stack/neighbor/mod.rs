@@ -35,11 +35,12 @@ mod table;
 mod tests;
 
 use core::net::IpAddr;
+use std::collections::VecDeque;
 
 use table::{Entry, Owed, Table};
 
 use crate::rng::Rng;
-use crate::time::{Duration, Instant};
+use crate::time::{self, Duration, Instant};
 use crate::wire::MacAddr;
 
 /// Bounds and times of a [`NeighborCache`]. The defaults are the protocol constants of RFC 4861 10, the
@@ -168,7 +169,7 @@ pub enum NeighborAction {
         /// Its address.
         mac: MacAddr,
     },
-    /// `ip` did not answer: fail the `dropped` packets that waited for it ([`NeighborCache::take_packet`]).
+    /// `ip` did not answer, or had to give way to others while it was being asked for: fail the `dropped` packets that waited for it ([`NeighborCache::take_packet`]).
     Failed {
         /// The neighbor.
         ip: IpAddr,
@@ -209,11 +210,15 @@ pub struct NeighborInfo {
 #[derive(Debug)]
 pub struct NeighborCache {
     cfg: NeighborConfig,
+    /// Nanoseconds before its end from which on a confirmation is worth being renewed.
+    renew_before: u64,
     table: Table,
     /// Bytes of all packets that wait.
     waiting_bytes: usize,
     /// Packets that the cache dropped by itself since it was last asked.
     displaced: usize,
+    /// Who was removed while being asked for: somebody may wait for the outcome.
+    given_up: VecDeque<IpAddr>,
 }
 
 /// States that give way to what we look up, in this order.
@@ -238,7 +243,14 @@ impl NeighborCache {
             solicitations: cfg.solicitations.max(1),
             ..cfg
         };
-        Self { cfg, table: Table::new(cfg.capacity, rng), waiting_bytes: 0, displaced: 0 }
+        Self {
+            cfg,
+            renew_before: time::nanos(cfg.reachable_time / 2),
+            table: Table::new(cfg.capacity, rng),
+            waiting_bytes: 0,
+            displaced: 0,
+            given_up: VecDeque::new(),
+        }
     }
 
     /// The address of `ip`, which is a neighbor on this link and neither multicast nor broadcast. An unknown
@@ -274,10 +286,20 @@ impl NeighborCache {
     /// The upper layer made progress with the help of this neighbor (RFC 4861 7.3.1), which confirms it as a
     /// reply would. Cheap enough for every ACK: it does something only in the second half of a confirmation's
     /// life.
+    #[inline]
     pub fn confirm(&mut self, now: Instant, neighbor: NeighborRef) {
         let Some(entry) = self.entry(neighbor) else { return };
+        if entry.state == NeighborState::Reachable && now.after_nanos(self.renew_before) < entry.deadline {
+            return;
+        }
+        self.renew(now, neighbor);
+    }
+
+    /// A neighbor was confirmed that is no longer fresh.
+    #[cold]
+    fn renew(&mut self, now: Instant, neighbor: NeighborRef) {
+        let Some(entry) = self.entry(neighbor) else { return };
         match entry.state {
-            NeighborState::Reachable if now + self.cfg.reachable_time / 2 < entry.deadline => {}
             NeighborState::Reachable | NeighborState::Stale | NeighborState::Delay | NeighborState::Probe => {
                 self.table.set_state(neighbor.index, NeighborState::Reachable, now + self.cfg.reachable_time);
             }
@@ -400,7 +422,8 @@ impl NeighborCache {
         Ok(())
     }
 
-    /// Forgets `ip`, static or not, and drops what waits for it; `false` when it is unknown.
+    /// Forgets `ip`, static or not, and drops what waits for it; `false` when it is unknown. If it was being asked for,
+    /// [`NeighborAction::Failed`] follows.
     pub fn remove(&mut self, ip: IpAddr) -> bool {
         let found = self.table.find(ip);
         if let Some(index) = found {
@@ -438,6 +461,9 @@ impl NeighborCache {
     /// What is to be done next; call it until it has nothing more. Requests that were not taken yet are
     /// merged, so that there is at most one action per entry.
     pub fn poll_action(&mut self) -> Option<NeighborAction> {
+        if let Some(ip) = self.given_up.pop_front() {
+            return Some(NeighborAction::Failed { ip, dropped: 0 });
+        }
         loop {
             let index = self.table.next_owed()?;
             let Some(entry) = self.table.get_mut(index) else { continue };
@@ -597,6 +623,13 @@ impl NeighborCache {
 
     /// Removes an entry and what waits for it.
     fn discard(&mut self, index: u32) {
+        if let Some(entry) = self.table.get(index).filter(|entry| entry.state == NeighborState::Incomplete) {
+            // An owner that never polls cares for none of them.
+            if self.given_up.len() >= self.cfg.capacity {
+                self.given_up.pop_front();
+            }
+            self.given_up.push_back(entry.ip);
+        }
         self.displaced += self.drop_queue(index);
         self.table.remove(index);
     }

@@ -3,7 +3,7 @@ use crate::counters::DropReason;
 use crate::stack::SocketError;
 use crate::stack::arp::{GuardConfig, GuardState};
 use crate::time::Duration;
-use crate::wire::{ArpOperation, MacAddr};
+use crate::wire::{ArpOperation, MacAddr, Seq, TcpFlags, TcpHeader};
 use crate::{device::Caps, stack::route::InterfaceAddr};
 use core::net::Ipv4Addr;
 
@@ -104,4 +104,46 @@ fn an_address_in_use_is_defended() {
     assert!(parse_arp(&host.egress()[0]).1.is_announcement());
     assert_eq!(host.stack.counters().address_conflicts, 1);
     assert!(host.receive(&arp(ArpOperation::Request, (PEER_MAC, PEER), US)).unwrap().is_some());
+}
+
+/// Another station insists on our address.
+fn lose_our_address(host: &mut Host) {
+    for _ in 0..2 {
+        host.receive(&arp(ArpOperation::Reply, (PEER_MAC, US), US)).unwrap();
+    }
+    let states: Vec<_> = host.stack.addresses(host.id).map(|(_, state)| state).collect();
+    assert_eq!(states, [GuardState::Lost(PEER_MAC)]);
+}
+
+#[test]
+fn nothing_is_sent_from_an_address_that_was_lost_but_the_resets_of_its_connections() {
+    let mut host = Host::acquainted();
+    let (conn, half_open) = (host.established(80), host.stack.tcp_connections().half_open);
+    host.receive(&tcp(80, (Seq(7), Seq(0)), TcpFlags::SYN, b"")).ok();
+    let bound = host.stack.udp_bind(at(US, 7)).unwrap();
+    let any = host.stack.udp_bind(at(Ipv4Addr::UNSPECIFIED, 8)).unwrap();
+    let ping = host.stack.echo_open().unwrap();
+    host.pass(Duration::from_secs(20));
+    for socket in [bound, any] {
+        host.stack.udp_send_to(socket, b"late", Some(at(PEER, 9))).unwrap();
+    }
+    host.stack.echo_send(ping, PEER.into(), 1, b"").unwrap();
+    lose_our_address(&mut host);
+    // RFC 5227 2.4: "hosts SHOULD actively attempt to reset any existing connections using that address".
+    let sent = host.pass(Duration::from_secs(600));
+    let resets: Vec<_> =
+        sent.iter().map(|frame| TcpHeader::parse(parse_ip(frame).1).unwrap().0.flags).collect();
+    assert_eq!(resets, [TcpFlags::RST | TcpFlags::ACK]);
+    assert_eq!(host.stack.tcp_take_error(conn), Some(SocketError::AddressNotAvailable));
+    assert_eq!(host.stack.udp_take_error(bound), Ok(Some(SocketError::AddressNotAvailable)));
+    assert_eq!((host.stack.tcp_connections().half_open, half_open), (0, 0));
+    // And nobody begins to.
+    for socket in [bound, any] {
+        let _ = host.stack.udp_send_to(socket, b"later", Some(at(PEER, 9)));
+    }
+    let error = Err(SocketError::AddressNotAvailable);
+    assert_eq!(host.stack.tcp_connect(host.now, None, at(PEER, 80), None), error);
+    assert_eq!(host.stack.echo_send(ping, PEER.into(), 2, b""), error.map(drop));
+    assert!(host.pass(Duration::from_secs(600)).is_empty());
+    assert_eq!(host.stack.conflict(host.id), Some((US, PEER_MAC)));
 }

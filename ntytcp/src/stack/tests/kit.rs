@@ -7,11 +7,12 @@ use crate::device::{Caps, RxFrame, RxMeta, TxMeta, TxQueue, Verdict};
 use crate::rng::seed_from;
 use crate::stack::arp::GuardConfig;
 use crate::stack::route::InterfaceAddr;
-use crate::stack::{InterfaceConfig, InterfaceId, Pending, Stack, StackConfig};
+use crate::stack::{InterfaceConfig, InterfaceId, Pending, SocketId, Stack, StackConfig};
+use crate::tcp::ListenOptions;
 use crate::time::{Duration, Instant};
 use crate::wire::{
-    ArpOperation, ArpPacket, EtherType, EthernetHeader, Icmpv4Message, IpProtocol, Ipv4Header, MacAddr,
-    UdpHeader, VlanTags,
+    ArpOperation, ArpPacket, EtherType, EthernetHeader, Icmpv4Message, IpProtocol, Ipv4Header, MacAddr, Seq,
+    TcpFlags, TcpHeader, TcpOptions, UdpHeader, VlanTags,
 };
 
 pub(super) const OUR_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -68,7 +69,8 @@ impl Host {
         Self::of(StackConfig::default(), caps, change)
     }
 
-    fn of(stack: StackConfig, caps: Caps, change: impl FnOnce(&mut InterfaceConfig)) -> Self {
+    /// As [`Host::with`], in a stack of its own settings.
+    pub(super) fn of(stack: StackConfig, caps: Caps, change: impl FnOnce(&mut InterfaceConfig)) -> Self {
         let mut stack = Stack::new(stack, seed_from(1)).unwrap();
         let addr = InterfaceAddr::new(US.into(), 24).unwrap();
         let guard = GuardConfig { announcements: 0, ..GuardConfig::immediate() };
@@ -132,6 +134,15 @@ impl Host {
         }
         self.now = end;
         sent
+    }
+
+    /// A connection that the peer has opened to a new listener on `port`, from port 1,000; the peer's sequence numbers begin at 0.
+    pub(super) fn established(&mut self, port: u16) -> SocketId {
+        let listener = self.stack.tcp_listen(at(US, port), ListenOptions::default()).unwrap();
+        let syn_ack = self.receive(&tcp(port, (Seq(0), Seq(0)), TcpFlags::SYN, b"")).unwrap().unwrap();
+        let iss = TcpHeader::parse(parse_ip(&syn_ack).1).unwrap().0.seq;
+        self.receive(&tcp(port, (Seq(1), iss + 1), TcpFlags::ACK, b"")).unwrap();
+        self.stack.tcp_accept(self.now, listener).unwrap().0
     }
 
     pub(super) fn dropped(&self, reason: DropReason) -> u64 {
@@ -205,6 +216,27 @@ pub(super) fn udp_bytes(
     bytes.extend_from_slice(payload);
     UdpHeader::fill_checksum(src.into(), dst.into(), &mut bytes).unwrap();
     bytes
+}
+
+/// A segment from port 1,000 of the peer.
+pub(super) fn tcp(dst_port: u16, (seq, ack): (Seq, Seq), flags: TcpFlags, text: &[u8]) -> Vec<u8> {
+    let options = TcpOptions::NONE;
+    let seg = TcpHeader {
+        src_port: 1_000,
+        dst_port,
+        seq,
+        ack,
+        flags,
+        window: 65_535,
+        checksum: 0,
+        urgent: 0,
+        options,
+    };
+    let mut bytes = vec![0; seg.header_len()];
+    seg.emit(&mut bytes).unwrap();
+    bytes.extend_from_slice(text);
+    TcpHeader::fill_checksum(PEER.into(), US.into(), &mut bytes).unwrap();
+    packet(header(US, IpProtocol::TCP, bytes.len()), &bytes)
 }
 
 pub(super) fn icmp(message: &Icmpv4Message<'_>) -> Vec<u8> {

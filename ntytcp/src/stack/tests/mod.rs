@@ -7,5 +7,6 @@ mod icmp;
 mod idle;
 mod kit;
 mod smoltcp;
+mod tcp;
 mod tcp_output;
 mod udp;

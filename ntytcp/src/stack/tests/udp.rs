@@ -1,6 +1,7 @@
 use super::kit::*;
 use crate::counters::DropReason;
 use crate::device::{Caps, RxChecksum, RxMeta, TxChecksum};
+use crate::stack::route::Route;
 use crate::stack::{Event, Pending, Readiness, Responder, SocketError};
 use crate::wire::{EthernetHeader, Icmpv4Message, IpProtocol, Ipv4Header, MacAddr, Sum};
 use core::net::{Ipv4Addr, SocketAddr};
@@ -311,4 +312,27 @@ fn a_broadcast_request_is_answered_from_our_own_address() {
     let (ip, _) = parse_ip(&reply);
     assert_eq!(ip.src, US);
     assert_eq!(parse_udp(&reply).2, [2, 1]);
+}
+
+#[test]
+fn connected_or_not_datagrams_come_from_the_address_that_the_route_names() {
+    let mut host = Host::with(Caps::plain(1500), |config| config.addrs.push("10.0.0.9/32".parse().unwrap()));
+    host.stack.add_neighbor(host.id, PEER.into(), PEER_MAC).unwrap();
+    let far = Ipv4Addr::new(192, 0, 2, 1);
+    let route = Route {
+        prefix: "192.0.2.0/24".parse().unwrap(),
+        interface: 0,
+        gateway: Some(PEER.into()),
+        source: Some(Ipv4Addr::new(10, 0, 0, 9).into()),
+        metric: 0,
+    };
+    host.stack.add_route(route).unwrap();
+    for (port, connect) in [(7, false), (8, true)] {
+        let socket = host.stack.udp_bind(at(Ipv4Addr::UNSPECIFIED, port)).unwrap();
+        if connect {
+            host.stack.udp_connect(socket, Some(at(far, 9))).unwrap();
+        }
+        host.stack.udp_send_to(socket, b"x", (!connect).then_some(at(far, 9))).unwrap();
+        assert_eq!(parse_ip(&host.egress()[0]).0.src, Ipv4Addr::new(10, 0, 0, 9), "connected: {connect}");
+    }
 }
