@@ -37,7 +37,8 @@ impl Session {
         now: time::Instant,
     ) -> (Transfer, Self) {
         // Who connects and then vanishes is not kept for ever.
-        let _ = stream.set_keepalive(Some(KeepAlive { idle: Duration::from_secs(60), ..KeepAlive::default() }));
+        let _ =
+            stream.set_keepalive(Some(KeepAlive { idle: Duration::from_secs(60), ..KeepAlive::default() }));
         let meter = |direction| Meter::new(direction, interval, now);
         let session = Self { peer, sent: meter(Direction::Sent), received: meter(Direction::Received) };
         (Transfer::asked(stream), session)
