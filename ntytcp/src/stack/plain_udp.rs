@@ -46,7 +46,7 @@ impl Stack {
         let (socket, idle) = self.udp.listener_v4(source, plain.dst, (header >> 32) as u16)?;
         let intact = frame.meta.checksum != RxChecksum::Unknown
             || header as u16 == 0
-            || Sum::pseudo_header(plain.src.into(), plain.dst.into(), IpProtocol::UDP, length.into())
+            || Sum::pseudo_header_v4(plain.src, plain.dst, IpProtocol::UDP, length.into())
                 .add(datagram)
                 .verify();
         if !intact {
@@ -90,7 +90,7 @@ impl Stack {
             let _shorter = frame.set_len(whole);
             return Some(self.respond_apart(id, plain, request, socket, frame));
         }
-        let (offload, mac) = (interface.caps.tx_checksum, interface.mac);
+        let (offload, mac) = (interface.caps.tx_checksum, interface.mac_bits);
         let written = frame
             .set_len(PAYLOAD + answer)
             .then(|| write_answer(frame.bytes_mut(), plain, request, mac, offload))
@@ -134,27 +134,21 @@ fn write_answer(
     frame: &mut [u8],
     plain: &Plain,
     request: &UdpHeader,
-    mac: MacAddr,
+    mac: u64,
     offload: bool,
 ) -> Option<TxMeta> {
     let (headers, datagram) = frame.split_first_chunk_mut::<{ plain::HEADERS }>()?;
     let length = u16::try_from(datagram.len()).ok()?;
     let total_len = length.checked_add(Ipv4Header::LEN as u16)?;
     let [_, _, _, _, _, _, a, b, c, d, e, f, ..] = *headers;
+    let to = MacAddr([a, b, c, d, e, f]).to_bits();
     let (src, dst) = (plain.dst, plain.src);
-    plain::emit(
-        headers,
-        (MacAddr([a, b, c, d, e, f]), mac),
-        (src, dst),
-        IpProtocol::UDP,
-        total_len,
-        DEFAULT_TTL,
-    );
+    plain::emit(headers, (to, mac), (src, dst), IpProtocol::UDP, total_len, DEFAULT_TTL);
 
     let (udp, payload) = datagram.split_first_chunk_mut::<{ UdpHeader::LEN }>()?;
     let (src_port, dst_port) = (request.dst_port, request.src_port);
     let header = UdpHeader { src_port, dst_port, length, checksum: 0 };
-    let pseudo = Sum::pseudo_header(src.into(), dst.into(), IpProtocol::UDP, length.into());
+    let pseudo = Sum::pseudo_header_v4(src, dst, IpProtocol::UDP, length.into());
     if offload {
         *udp = UdpHeader { checksum: pseudo.fold(), ..header }.to_bytes();
         let start = plain::HEADERS as u16;

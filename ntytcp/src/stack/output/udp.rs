@@ -6,7 +6,7 @@ use super::super::demux::FlowKey;
 use super::super::outbox::Datagram;
 use super::super::plain;
 use super::super::records::{RecordHeader, RecordReader, RecordV4};
-use super::{Blocked, Hop, Output, TOO_LONG, atomic_header, copy, copy_and_sum, partial_checksum};
+use super::{Blocked, Hop, NO_FAMILY, Output, TOO_LONG, atomic_header, copy, copy_and_sum, partial_checksum};
 use crate::device::{TxChecksum, TxMeta, TxQueue};
 use crate::fifo::Chunks;
 use crate::wire::{IpProtocol, Ipv4Header, Sum, UdpHeader};
@@ -76,12 +76,12 @@ impl<Q: TxQueue + ?Sized> Output<'_, Q> {
         let (IpAddr::V4(src), IpAddr::V4(dst)) = (key.local, key.remote) else { return None };
         let room = hop.limits.mtu.min(usize::from(u16::MAX)).checked_sub(UDP_HEADERS)?;
         let mut headers = [0; plain::HEADERS];
-        plain::emit(&mut headers, (hop.mac, self.interface.mac), (src, dst), IpProtocol::UDP, 0, ttl);
+        plain::emit(&mut headers, (hop.mac, self.interface.mac_bits), (src, dst), IpProtocol::UDP, 0, ttl);
         Some(Run {
             addresses: head.addresses_v4()?,
             headers,
             ip_sum: !u16::from_be_bytes([headers[24], headers[25]]),
-            pseudo: Sum::pseudo_header(key.local, key.remote, IpProtocol::UDP, 0),
+            pseudo: Sum::pseudo_header_v4(src, dst, IpProtocol::UDP, 0),
             src_port: key.local_port,
             room,
             offload: self.caps.tx_checksum,
@@ -133,9 +133,9 @@ impl<Q: TxQueue + ?Sized> Output<'_, Q> {
             Ok(hop) if Ipv4Header::LEN + len <= hop.limits.mtu => hop,
             _ => return self.send_udp_apart(hop.err(), key, ttl, payload),
         };
+        let (IpAddr::V4(src), IpAddr::V4(dst)) = (key.local, key.remote) else { return Err(NO_FAMILY) };
         let offload = self.caps.tx_checksum;
-        let (datagram, start) =
-            self.begin_packet(hop.mac, (key.local, key.remote), IpProtocol::UDP, len, ttl)?;
+        let (datagram, start) = self.begin_packet(hop.mac, (src, dst), IpProtocol::UDP, len, ttl)?;
         write_udp(datagram, key, payload, offload).ok_or(TOO_LONG)?;
         self.cx.counters.udp_tx += 1;
         self.commit(TxMeta { checksum: partial_checksum(offload, start, 6), gso: None }, start + len);
