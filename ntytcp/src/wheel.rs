@@ -63,6 +63,8 @@ pub struct Wheel {
     falling: Option<usize>,
     /// Which slots of each level hold entries.
     occupied: [u64; LEVELS],
+    /// What [`Wheel::next`] answers: it is asked far more often than it changes.
+    next: Option<Instant>,
     /// The first entry of each slot.
     heads: [u32; LISTS],
     /// By key.
@@ -77,6 +79,7 @@ impl Wheel {
             current: now.as_nanos() >> TICK_SHIFT,
             falling: None,
             occupied: [0; LEVELS],
+            next: None,
             heads: [NONE; LISTS],
             entries: Vec::new(),
             armed: 0,
@@ -116,6 +119,7 @@ impl Wheel {
             self.unlink(key);
         }
         self.link(key, tick, list);
+        self.note_next();
     }
 
     /// Disarms `key`. Whether it was armed.
@@ -124,6 +128,7 @@ impl Wheel {
         if was_armed {
             self.unlink(key);
             self.armed -= 1;
+            self.note_next();
         }
         was_armed
     }
@@ -137,19 +142,31 @@ impl Wheel {
     /// When to call [`Wheel::pop`] again: never later than the earliest [`Wheel::deadline`], and exactly that when it
     /// is less than 64 ticks (half a millisecond) away within its level; else possibly earlier, because entries have
     /// to be moved to a lower level then. `None` when nothing is armed.
+    #[inline]
     pub fn next(&self) -> Option<Instant> {
-        if self.armed == 0 && self.falling.is_none() {
-            return None;
-        }
-        if self.falling.is_some() {
-            return Some(start_of(self.current));
-        }
-        self.next_slot().map(|(tick, _)| start_of(tick))
+        self.next
+    }
+
+    fn note_next(&mut self) {
+        let tick =
+            if self.falling.is_some() { Some(self.current) } else { self.next_slot().map(|(tick, _)| tick) };
+        self.next = tick.map(start_of);
     }
 
     /// Takes out a key that is due at `now`, in the order of their ticks and, within a tick that was reached step by step,
     /// of arming. `None` when none is, or when more entries must be moved first than one call may: [`Wheel::next`] tells.
     pub fn pop(&mut self, now: Instant) -> Option<u32> {
+        if self.next.is_none_or(|at| at > now) {
+            // No occupied slot lies between, so every entry stays where it belongs.
+            self.current = self.current.max(now.as_nanos() >> TICK_SHIFT);
+            return None;
+        }
+        let key = self.pop_due(now);
+        self.note_next();
+        key
+    }
+
+    fn pop_due(&mut self, now: Instant) -> Option<u32> {
         let target = now.as_nanos() >> TICK_SHIFT;
         let mut portion = PORTION;
         loop {
@@ -169,7 +186,7 @@ impl Wheel {
                     self.falling = Some(list);
                 }
                 _ => {
-                    // No occupied slot lies between, so every entry stays where it belongs.
+                    // As above.
                     self.current = self.current.max(target);
                     return None;
                 }

@@ -321,17 +321,20 @@ impl Producer {
 
     /// Makes the FIFO as good as new for another stream, with both its halves at hand: what was not read is gone, and no page
     /// is attached. `false`, and nothing happens, when `consumer` is not the other half.
+    #[inline]
     #[must_use]
     pub fn restart(&mut self, consumer: &mut Consumer) -> bool {
         if !consumer.is_half_of(&self.shared) {
             return false;
         }
-        self.rollback();
-        consumer.discard_all();
-        if self.enter() {
-            self.detach();
+        if self.word & STATE != DETACHED {
+            self.rollback();
+            consumer.discard_all();
+            if self.enter() {
+                self.detach();
+            }
         }
-        // DETACHED: the word is ours.
+        // DETACHED: there are no bytes, and the word is ours.
         self.word &= !CLOSED;
         self.shared.tail.store(self.word, Release);
         consumer.look_again();

@@ -36,6 +36,20 @@ impl Stack {
     /// Takes a received frame. What it calls forth is either written in its place or noted for [`Stack::egress`]. The verdict
     /// is returned, not stored in the frame.
     pub fn ingress(&mut self, now: Instant, id: InterfaceId, frame: &mut RxFrame<'_>) -> Verdict {
+        let verdict = self.take(now, id, frame);
+        self.end_burst(now);
+        verdict
+    }
+
+    /// What was left to be done once for all frames of a burst.
+    #[inline]
+    fn end_burst(&mut self, now: Instant) {
+        let (counters, events) = (&mut self.counters, &mut self.events);
+        self.tcp.settle_burst(&mut Cx { now, counters, events });
+    }
+
+    /// As [`Stack::ingress`] for one frame of a burst.
+    fn take(&mut self, now: Instant, id: InterfaceId, frame: &mut RxFrame<'_>) -> Verdict {
         self.counters.rx_frames += 1;
         self.counters.rx_bytes += frame.len() as u64;
         let verdict = self.receive(now, id, frame);
@@ -59,8 +73,10 @@ impl Stack {
         }
         // 2. Take them in order.
         for frame in frames {
-            frame.verdict = self.ingress(now, id, frame);
+            frame.verdict = self.take(now, id, frame);
         }
+        // 3. Look after what they changed.
+        self.end_burst(now);
     }
 
     #[inline(always)]

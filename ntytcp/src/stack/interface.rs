@@ -298,6 +298,9 @@ impl Interface {
 
     /// Does what has become due. [`Interface::next_outcome`] follows.
     pub(crate) fn on_timeout(&mut self, now: Instant) {
+        if self.next_deadline().is_none_or(|at| at > now) {
+            return;
+        }
         self.neighbors.on_timeout(now);
         self.addrs.iter_mut().filter_map(|a| a.guard.as_mut()).for_each(|guard| guard.on_timeout(now));
         self.queue_claims();

@@ -441,6 +441,14 @@ impl Stack {
 
     /// The address and interface from which packets to `dst` go.
     pub(crate) fn select_source(&self, dst: IpAddr) -> Result<(IpAddr, InterfaceId), SocketError> {
+        // As a rule the route itself says.
+        if let Some(route) = self.routes.find(dst).filter(|_| !is_group(dst))
+            && let Some(interface) = self.interfaces.get(usize::from(route.interface))
+            && let Some(IpAddr::V4(source)) = route.source
+            && interface.owns(source)
+        {
+            return Ok((source.into(), interface.id));
+        }
         let (id, _) = self.route_to(dst, udp::unspecified(dst))?;
         let interface = self.interfaces.get(usize::from(id.0)).ok_or(SocketError::NetworkUnreachable)?;
         Ok((interface.source_to(dst, &self.routes)?, id))
@@ -454,10 +462,10 @@ impl Stack {
     /// The interface and the next hop of packets to `dst`. Group addresses lead out of the interface that has the address
     /// `from`, or of the first.
     fn route_to(&self, dst: IpAddr, from: IpAddr) -> Result<(InterfaceId, IpAddr), SocketError> {
-        let (IpAddr::V4(dst4), IpAddr::V4(from)) = (dst, from) else {
+        let (IpAddr::V4(_), IpAddr::V4(from)) = (dst, from) else {
             return Err(SocketError::FamilyNotSupported);
         };
-        if dst4.is_broadcast() || dst4.is_multicast() {
+        if is_group(dst) {
             let interface = self.interfaces.iter().find(|i| i.owns(from)).or(self.interfaces.first());
             return interface.map(|i| (i.id, dst)).ok_or(SocketError::NetworkUnreachable);
         }
@@ -499,4 +507,9 @@ impl Stack {
         let interface = self.interfaces.get_mut(usize::from(id.0)).ok_or(SocketError::NetworkUnreachable)?;
         interface.outbox.push(datagram).map_err(|_| SocketError::WouldBlock)
     }
+}
+
+/// Whether packets to `dst` go to many stations.
+fn is_group(dst: IpAddr) -> bool {
+    dst.is_multicast() || matches!(dst, IpAddr::V4(dst) if dst.is_broadcast())
 }

@@ -30,7 +30,8 @@ use crate::counters::DropReason;
 use crate::device::{Caps, Gso, GsoKind, TxChecksum, TxMeta, TxQueue};
 use crate::fifo::{Chunks, Consumer};
 use crate::wire::{
-    ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, MacAddr, Sum, TcpHeader, VlanTag, VlanTags,
+    ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, MacAddr, Sum, TcpFlags, TcpHeader, VlanTag,
+    VlanTags,
 };
 
 /// TTL of everything that the stack sends, unless a socket says otherwise (RFC 1700).
@@ -59,8 +60,9 @@ pub(crate) struct PathCache {
 pub(crate) struct PathLimits {
     /// The largest IP packet that the link carries, in bytes.
     pub mtu: usize,
-    /// The largest IP packet that the device cuts into TCP segments by itself, in bytes; 0 when it cannot.
-    pub tso_max: usize,
+    /// The largest IP packet, in bytes, that a train of TCP segments may be before it is cut, by the device or by
+    /// [`Output::send_train`].
+    pub train_max: usize,
 }
 
 /// Why nothing was sent now.
@@ -180,13 +182,59 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         self.interface.must_not_use(ip)
     }
 
-    /// Sends one TCP segment with DF set to where [`Output::prepare`] said, or with `gso_size` a train of segments which each but
-    /// the last have that many payload bytes. Source, destination and ports on the wire are those of `key` and `header`.
+    /// Sends one TCP segment with DF set to where [`Output::prepare`] said. Source, destination and ports on the wire are those of
+    /// `key` and `header`.
     ///
     /// # Errors
     /// Why it was not sent; then nothing has changed.
     #[inline(always)] // Of a header without options little is left.
     pub(crate) fn send_tcp(
+        &mut self,
+        hop: &Hop,
+        key: &FlowKey,
+        header: &TcpHeader,
+        payload: Option<Payload<'_>>,
+    ) -> Result<(), Blocked> {
+        self.send_segment(hop, key, header, payload, None)
+    }
+
+    /// Sends a train of segments, as [`Output::send_tcp`] does one, which each but the last have `size` payload bytes; FIN and PSH are
+    /// for the last. The device cuts it if it can. Answers how many bytes of payload went out: not all when the ring
+    /// became full on the way.
+    ///
+    /// # Errors
+    /// Why nothing was sent; then nothing has changed.
+    pub(crate) fn send_train(
+        &mut self,
+        hop: &Hop,
+        key: &FlowKey,
+        header: &TcpHeader,
+        payload: Payload<'_>,
+        size: u16,
+    ) -> Result<usize, Blocked> {
+        let Payload { fifo, offset, len } = payload;
+        if self.caps.tso_max > 0 {
+            let payload = Some(Payload { fifo, offset, len });
+            return self.send_segment(hop, key, header, payload, Some(size)).map(|()| len);
+        }
+        let (mut sent, mut piece) = (0, *header);
+        while sent < len {
+            let n = usize::from(size).min(len - sent);
+            piece.seq = header.seq + sent as u32;
+            piece.flags = if sent + n == len { header.flags } else { header.flags - FOR_THE_LAST };
+            let payload = Payload { fifo: &mut *fifo, offset: offset + sent, len: n };
+            match self.send_segment(hop, key, &piece, Some(payload), None) {
+                Ok(()) => sent += n,
+                Err(blocked) if sent == 0 => return Err(blocked),
+                // As if this much had been asked for; what blocks is found out again by the next attempt.
+                Err(_) => break,
+            }
+        }
+        Ok(sent)
+    }
+
+    #[inline(always)]
+    fn send_segment(
         &mut self,
         hop: &Hop,
         key: &FlowKey,
@@ -382,7 +430,8 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     }
 
     fn limits(&self) -> PathLimits {
-        PathLimits { mtu: self.caps.mtu.min(self.interface.mtu), tso_max: self.caps.tso_max }
+        let train_max = if self.caps.tso_max > 0 { self.caps.tso_max } else { usize::from(u16::MAX) };
+        PathLimits { mtu: self.caps.mtu.min(self.interface.mtu), train_max }
     }
 
     /// The station that packets to `dst` go to.
@@ -460,6 +509,9 @@ enum Way {
     /// To the station with this address.
     Station { interface: InterfaceId, next_hop: IpAddr },
 }
+
+/// The flags that only the last segment of a train has.
+const FOR_THE_LAST: TcpFlags = TcpFlags::FIN.union(TcpFlags::PSH);
 
 const NO_FAMILY: Blocked = Blocked::Unreachable(SocketError::FamilyNotSupported);
 const TOO_LONG: Blocked = Blocked::Unreachable(SocketError::MessageTooLong);

@@ -46,7 +46,7 @@ impl Stack {
         let (socket, idle) = self.udp.listener_v4(source, plain.dst, (header >> 32) as u16)?;
         let intact = frame.meta.checksum != RxChecksum::Unknown
             || header as u16 == 0
-            || Sum::pseudo_header(plain.src.into(), plain.dst.into(), IpProtocol::UDP, length.into())
+            || Sum::pseudo_header_v4(plain.src, plain.dst, IpProtocol::UDP, length.into())
                 .add(datagram)
                 .verify();
         if !intact {
@@ -150,7 +150,7 @@ fn write_answer(
     let (udp, payload) = datagram.split_first_chunk_mut::<{ UdpHeader::LEN }>()?;
     let (src_port, dst_port) = (request.dst_port, request.src_port);
     let header = UdpHeader { src_port, dst_port, length, checksum: 0 };
-    let pseudo = Sum::pseudo_header(src.into(), dst.into(), IpProtocol::UDP, length.into());
+    let pseudo = Sum::pseudo_header_v4(src, dst, IpProtocol::UDP, length.into());
     if offload {
         *udp = UdpHeader { checksum: pseudo.fold(), ..header }.to_bytes();
         let start = plain::HEADERS as u16;

@@ -38,7 +38,7 @@ pub(crate) struct Transmit {
     /// Once it is sent, there is nothing more to be sent now.
     pub(crate) last: bool,
     purpose: Purpose,
-    /// The payload of each segment when the device is to cut it.
+    /// The payload of each segment when it is a train of them.
     pub(crate) gso: Option<u16>,
     /// Payload: this many bytes into the tx FIFO ...
     pub(crate) offset: usize,
@@ -50,6 +50,19 @@ impl Transmit {
     /// Its piece of the tx FIFO.
     pub(crate) fn payload<'a>(&self, fifo: &'a mut Consumer) -> Option<Payload<'a>> {
         (self.len > 0).then_some(Payload { fifo, offset: self.offset, len: self.len })
+    }
+
+    /// What of a train is left when only its first `sent` bytes went out.
+    pub(crate) fn cut(self, sent: usize) -> Self {
+        if sent == self.len {
+            return self;
+        }
+        Self { len: sent, last: false, flags: self.flags - (TcpFlags::FIN | TcpFlags::PSH), ..self }
+    }
+
+    /// How many segments it is on the wire.
+    pub(crate) fn count(&self) -> usize {
+        self.gso.map_or(1, |size| self.len.div_ceil(usize::from(size)))
     }
 
     /// The sequence number after this segment.
@@ -213,10 +226,7 @@ impl Tcb {
         let len = available.min(usable);
         if len >= mss {
             // Full segments only; what is left over is decided by itself.
-            if limits.tso_max == 0 {
-                return mss;
-            }
-            let most = limits.tso_max.saturating_sub(MAX_HEADERS).min(len).max(mss);
+            let most = limits.train_max.saturating_sub(MAX_HEADERS).min(len).max(mss);
             return most - most % mss;
         }
         if len == 0 {
@@ -260,13 +270,7 @@ impl Tcb {
         self.assembly.sack_blocks(if self.timestamps.is_some() { 3 } else { 4 })
     }
 
-    /// Whether the header of a segment needs no options.
-    #[inline]
-    pub(crate) fn is_bare(&self, segment: &Transmit) -> bool {
-        self.timestamps.is_none() && self.assembly.is_empty() && !segment.flags.intersects(TcpFlags::SYN)
-    }
-
-    /// The header of a segment that [`Tcb::next_segment`] wants sent, if [`Tcb::is_bare`].
+    /// The header of a segment that needs no options.
     #[inline(always)]
     pub(crate) fn bare_header(&self, segment: &Transmit) -> TcpHeader {
         TcpHeader {
@@ -396,7 +400,9 @@ impl Tcb {
             // Karn: a segment that was sent twice gives no sample.
             self.timing = None;
         } else if self.timing.is_none() && self.timeouts == 0 {
-            self.timing = Some((end, now));
+            // Of a train, the first segment: the others wait behind it.
+            let first = sent.gso.map_or(end, |size| end.min(sent.seq + u32::from(size)));
+            self.timing = Some((first, now));
         }
         if sent.purpose == Purpose::Resend {
             self.recovery.on_resent();
@@ -461,5 +467,5 @@ fn text_flags(fin: bool, push: bool) -> TcpFlags {
     flags
 }
 
-/// Ethernet is not counted in `tso_max`; the largest IP and TCP headers are.
+/// Ethernet is not counted in `train_max`; the largest IP and TCP headers are.
 const MAX_HEADERS: usize = 40 + 60;

@@ -7,7 +7,6 @@
 use super::handshake::{SynEntry, SynOutcome};
 use super::isn::IsnGenerator;
 use super::listener::{Bindings, Listener};
-use super::output::Transmit;
 use super::pipes::PipeStock;
 use super::tcb::{AckDue, State, Tcb};
 use super::time_wait::{TimeWait, TimeWaitOutcome, TimeWaits};
@@ -31,6 +30,9 @@ use std::collections::VecDeque;
 
 /// Segments that one connection may send before the others get their turn.
 const SEGMENTS_PER_TURN: usize = 64;
+
+/// No slot.
+const NOBODY: u32 = u32::MAX;
 
 /// What a flow is at the moment; packed into the flow table's 32-bit value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,6 +88,8 @@ pub(crate) struct Tcp {
     pub(super) waits: TimeWaits,
     /// The connection that the last segment was for. The next is often for it too, and then is found without a hash.
     recent: u32,
+    /// The connection that foreseen segments came for and that was not settled since; [`NOBODY`] between bursts.
+    unsettled: u32,
     pub(super) listeners: Slots<Listener>,
     pub(super) bound: Bindings,
     /// By connection. What a slot was armed for stays when the connection goes: the next to use the slot, as a rule soon and for
@@ -116,6 +120,7 @@ impl Tcp {
             syns: Slots::default(),
             waits: TimeWaits::default(),
             recent: 0,
+            unsettled: NOBODY,
             listeners: Slots::default(),
             bound: Bindings::default(),
             wheel: Wheel::new(Instant::ZERO),
@@ -190,8 +195,20 @@ impl Tcp {
         }
         cx.counters.tcp_rx += 1;
         let taken = tcb.take_predicted(cx, &self.config, &predicted);
-        self.settle(cx, conn);
+        if self.unsettled != conn {
+            self.settle_burst(cx);
+            self.unsettled = conn;
+        }
         taken.map_or_else(|reason| Foreseen::Dropped(slot, reason), |()| Foreseen::Taken)
+    }
+
+    /// A run of foreseen segments of one connection is over: what they changed around it is brought in line, once.
+    #[inline]
+    pub(crate) fn settle_burst(&mut self, cx: &mut Cx<'_>) {
+        let conn = core::mem::replace(&mut self.unsettled, NOBODY);
+        if conn != NOBODY {
+            self.settle(cx, conn);
+        }
     }
 
     /// A segment with a correct checksum arrived for what is in `slot`.
@@ -417,7 +434,7 @@ impl Tcp {
     #[inline]
     pub(super) fn settle(&mut self, cx: &mut Cx<'_>, conn: u32) {
         let Some((tcb, generation)) = self.conns.named_mut(conn) else { return };
-        if let Some(at) = tcb.timers.to_arm() {
+        if let Some(at) = tcb.timers.moved_forward() {
             self.wheel.arm(conn, at);
         }
         if tcb.flags.output && !tcb.flags.dirty {
@@ -554,7 +571,7 @@ impl Tcp {
         match tcb.only_segment(hop.limits) {
             Some(segment) => {
                 let header = tcb.bare_header(&segment);
-                out.send_tcp(&hop, &tcb.key, &header, segment.payload(&mut tcb.tx), None)?;
+                out.send_tcp(&hop, &tcb.key, &header, segment.payload(&mut tcb.tx))?;
                 tcb.on_sent(out.cx.now, &self.config, &segment, header.window, out.cx.counters);
                 (tcb.flags.output, tcb.flags.cwnd_limited) = (false, false);
             }
@@ -574,7 +591,7 @@ impl Tcp {
         let Some(listener) = self.listeners.at(entry.listener) else { return Ok(()) };
         let header = entry.syn_ack(out.cx.now, &self.config, &listener.socket);
         let hop = out.prepare(&entry.key, &mut PathCache::default(), false)?;
-        out.send_tcp(&hop, &entry.key, &header, None, None)?;
+        out.send_tcp(&hop, &entry.key, &header, None)?;
         entry.dirty = false;
         out.cx.counters.tcp_retransmits += 1;
         Ok(())
@@ -750,38 +767,27 @@ fn send_all<Q: TxQueue + ?Sized>(
     config: &TcpConfig,
 ) -> Result<(), Blocked> {
     let now = out.cx.now;
-    for _ in 0..SEGMENTS_PER_TURN {
+    let mut count = 0;
+    while count < SEGMENTS_PER_TURN {
         let Some(segment) = tcb.next_segment(hop.limits) else {
             tcb.after_output(now, config);
             break;
         };
-        let window = if tcb.is_bare(&segment) {
-            let header = tcb.bare_header(&segment);
-            out.send_tcp(hop, &tcb.key, &header, segment.payload(&mut tcb.tx), segment.gso)?;
-            header.window
-        } else {
-            send_with_options(out, hop, tcb, &segment)?
+        let header = tcb.header(now, &segment);
+        let sent = match (segment.payload(&mut tcb.tx), segment.gso) {
+            (Some(payload), Some(size)) => {
+                segment.cut(out.send_train(hop, &tcb.key, &header, payload, size)?)
+            }
+            (payload, _) => out.send_tcp(hop, &tcb.key, &header, payload).map(|()| segment)?,
         };
-        tcb.on_sent(now, config, &segment, window, out.cx.counters);
-        if segment.last {
+        tcb.on_sent(now, config, &sent, header.window, out.cx.counters);
+        if sent.last {
             tcb.after_output(now, config);
             break;
         }
+        count += sent.count();
     }
     Ok(())
-}
-
-/// Sends a segment whose header is more than twenty bytes long, and tells which window it announces.
-#[inline(never)]
-fn send_with_options<Q: TxQueue + ?Sized>(
-    out: &mut Output<'_, Q>,
-    hop: &Hop,
-    tcb: &mut Tcb,
-    segment: &Transmit,
-) -> Result<u16, Blocked> {
-    let header = tcb.header(out.cx.now, segment);
-    out.send_tcp(hop, &tcb.key, &header, segment.payload(&mut tcb.tx), segment.gso)?;
-    Ok(header.window)
 }
 
 fn push_dirty(dirty: &mut Vec<VecDeque<(u32, u32)>>, interface: InterfaceId, entry: (u32, u32)) {

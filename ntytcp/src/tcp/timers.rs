@@ -26,10 +26,10 @@ impl TimerKind {
 }
 
 /// The deadlines of one TCB, and what the shard's wheel knows of them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct TimerTable {
     deadlines: [Instant; TimerKind::ALL.len()],
-    /// What the TCB's entry in the wheel is armed for; never later than the earliest deadline once [`TimerTable::to_arm`]
+    /// What the TCB's entry in the wheel is armed for; never later than the earliest deadline once [`TimerTable::moved_forward`]
     /// was obeyed.
     entry: Instant,
     /// A deadline was armed that the entry is too late for.
@@ -64,7 +64,7 @@ impl TimerTable {
 
     /// What the wheel must arm the TCB's entry for, if that moved forward since it was asked last.
     #[inline]
-    pub(crate) fn to_arm(&mut self) -> Option<Instant> {
+    pub(crate) fn moved_forward(&mut self) -> Option<Instant> {
         if !core::mem::take(&mut self.early) {
             return None;
         }

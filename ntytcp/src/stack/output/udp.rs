@@ -84,7 +84,7 @@ impl<Q: TxQueue + ?Sized> Output<'_, Q> {
             addresses: head.addresses_v4()?,
             headers,
             ip_sum: !u16::from_be_bytes([headers[24], headers[25]]),
-            pseudo: Sum::pseudo_header(key.local, key.remote, IpProtocol::UDP, 0),
+            pseudo: Sum::pseudo_header_v4(src, dst, IpProtocol::UDP, 0),
             src_port: key.local_port,
             room,
             offload: self.caps.tx_checksum,
@@ -136,8 +136,8 @@ impl<Q: TxQueue + ?Sized> Output<'_, Q> {
             Ok(hop) if Ipv4Header::LEN + len <= hop.limits.mtu => hop,
             _ => return self.send_udp_apart(hop.err(), key, ttl, payload),
         };
-        let offload = self.caps.tx_checksum;
         let (IpAddr::V4(src), IpAddr::V4(dst)) = (key.local, key.remote) else { return Err(NO_FAMILY) };
+        let offload = self.caps.tx_checksum;
         // Nobody here remembers what a path carries, and the sender could not be asked to cut its datagram smaller either.
         let large = Ipv4Header::LEN + len > ANY_LINK;
         let ident = large.then(|| self.interface.next_ident(key.remote));

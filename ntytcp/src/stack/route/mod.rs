@@ -89,8 +89,22 @@ impl RouteTable {
 
     /// The best route to `dst`: of the longest prefix that contains it, the one with the lowest metric, of
     /// equals the oldest. No allocation.
+    #[inline]
     pub fn lookup(&self, dst: IpAddr) -> Option<Route> {
-        self.matches(dst).next().copied()
+        self.find(dst).copied()
+    }
+
+    /// As [`RouteTable::lookup`], where it stands.
+    pub(crate) fn find(&self, dst: IpAddr) -> Option<&Route> {
+        let (family, key) = (if dst.is_ipv4() { &self.v4 } else { &self.v6 }, key(dst));
+        for group in &family.groups {
+            let network = key & mask(group.len);
+            let first = group.entries.partition_point(|(k, _)| *k < network);
+            if let Some((_, route)) = group.entries.get(first).filter(|(k, _)| *k == network) {
+                return Some(route);
+            }
+        }
+        None
     }
 
     /// Adds a route. Allocates.

@@ -46,7 +46,11 @@ fn send_first(
     gso: Option<u16>,
 ) -> Result<PathLimits, Blocked> {
     let hop = out.prepare(&key(dst), &mut PathCache::default(), false)?;
-    out.send_tcp(&hop, &key(dst), &segment(), payload, gso).map(|()| hop.limits)
+    let sent = match (payload, gso) {
+        (Some(payload), Some(size)) => out.send_train(&hop, &key(dst), &segment(), payload, size).map(drop),
+        (payload, _) => out.send_tcp(&hop, &key(dst), &segment(), payload),
+    };
+    sent.map(|()| hop.limits)
 }
 
 #[test]
@@ -82,7 +86,7 @@ fn a_train_is_left_to_a_device_that_cuts_it() {
     producer.write(&data);
     let payload = Payload { fifo: &mut consumer, offset: 0, len: 60_000 };
     let (limits, _) = with_output(&mut host, |out| send_first(out, PEER, Some(payload), Some(1_448)));
-    assert_eq!(limits, Ok(PathLimits { mtu: 1_500, tso_max: 65_535 }));
+    assert_eq!(limits, Ok(PathLimits { mtu: 1_500, train_max: 65_535 }));
     let (frame, meta) = host.ring.sent.pop().unwrap();
     assert_eq!(meta.checksum, TxChecksum::Partial { start: 34, offset: 16 });
     assert_eq!(meta.gso, Some(Gso { kind: GsoKind::TcpV4, size: 1_448, header_len: 14 + 20 + 32 }));
@@ -90,6 +94,34 @@ fn a_train_is_left_to_a_device_that_cuts_it() {
     assert_eq!(sent, data);
     let pseudo = Sum::pseudo_header(US.into(), PEER.into(), IpProtocol::TCP, 60_032);
     assert_eq!(header.checksum, pseudo.fold());
+}
+
+#[test]
+fn a_train_is_cut_here_for_a_device_that_does_not_and_ends_where_the_ring_is_full() {
+    let mut host = Host::acquainted();
+    let (mut producer, mut consumer) = fifo(&PagePool::new(100), 100_000, Home::Consumer);
+    let data = pattern(4_000);
+    producer.write(&data);
+    for (room, sent) in [(9, 4_000), (2, 2_896)] {
+        host.ring.room = room;
+        let payload = Payload { fifo: &mut consumer, offset: 0, len: 4_000 };
+        let (result, _) = with_output(&mut host, |out| {
+            let hop = out.prepare(&key(PEER), &mut PathCache::default(), false).unwrap();
+            out.send_train(&hop, &key(PEER), &segment(), payload, 1_448)
+        });
+        assert_eq!(result, Ok(sent));
+        let mut at = 0;
+        for (frame, meta) in host.ring.sent.drain(..) {
+            assert_eq!(meta.gso, None);
+            let bytes = parse_ip(&frame).1;
+            assert!(TcpHeader::verify(US.into(), PEER.into(), bytes));
+            let (header, text) = TcpHeader::parse(bytes).unwrap();
+            assert_eq!((header.seq, text), (segment().seq + at as u32, &data[at..at + text.len()]));
+            at += text.len();
+            assert_eq!(header.flags.contains(TcpFlags::PSH), at == 4_000);
+        }
+        assert_eq!(at, sent);
+    }
 }
 
 #[test]
