@@ -136,8 +136,8 @@ impl<Q: TxQueue + ?Sized> Output<'_, Q> {
             Ok(hop) if Ipv4Header::LEN + len <= hop.limits.mtu => hop,
             _ => return self.send_udp_apart(hop.err(), key, ttl, payload),
         };
-        let (IpAddr::V4(src), IpAddr::V4(dst)) = (key.local, key.remote) else { return Err(NO_FAMILY) };
         let offload = self.caps.tx_checksum;
+        let (IpAddr::V4(src), IpAddr::V4(dst)) = (key.local, key.remote) else { return Err(NO_FAMILY) };
         // Nobody here remembers what a path carries, and the sender could not be asked to cut its datagram smaller either.
         let large = Ipv4Header::LEN + len > ANY_LINK;
         let ident = large.then(|| self.interface.next_ident(key.remote));
