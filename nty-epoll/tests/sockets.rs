@@ -4,10 +4,14 @@
 mod net;
 
 use net::{Net, SERVER, collect, listen_options, server};
-use nty_epoll::{Epoll, Event, Events, TcpStream};
-use ntytcp::stack::SocketError;
+use nty_epoll::{Epoll, Event, Events, Runtime, TcpStream};
+use ntytcp::rng::seed_from;
+use ntytcp::shard::{IdlePolicy, Shard};
+use ntytcp::stack::{SocketError, Stack, StackConfig};
+use ntytcp::time::{Clock, Duration, Instant};
 use std::collections::HashMap;
 use std::net::Shutdown;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A client's stream and the server's, connected.
 fn connected(net: &mut Net) -> (TcpStream, TcpStream) {
@@ -333,4 +337,25 @@ fn sockets_outlive_their_runtime_as_failures() {
     assert_eq!(client.read(&mut [0; 8]), Err(SocketError::ConnectionAborted));
     assert_eq!(handle.connect(None, server(7), None).unwrap_err(), SocketError::BadSocket);
     drop((client, stream));
+}
+
+/// Goes on by a minute each time that it is read.
+#[derive(Default)]
+struct Stepping(AtomicU64);
+
+impl Clock for Stepping {
+    fn now(&self) -> Instant {
+        Instant::from_millis(60_000 * self.0.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+#[test]
+fn a_wait_lasts_as_long_as_the_clock_of_the_shard_says() {
+    let stack = Stack::new(StackConfig::default(), seed_from(1)).unwrap();
+    let shard = Shard::new(stack, Stepping::default(), IdlePolicy::BUSY_POLL).unwrap();
+    let mut runtime = Runtime::new(shard).unwrap();
+    let epoll = Epoll::new().unwrap();
+    let hour = Some(Duration::from_secs(3_600));
+    assert_eq!(runtime.wait(&epoll, &mut [Event::default()], hour).unwrap(), 0);
+    assert!(runtime.shard().now() >= Instant::from_millis(3_600_000));
 }

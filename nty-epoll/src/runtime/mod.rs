@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Why a runtime cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -96,14 +96,17 @@ impl<C: Clock> Runtime<C> {
         events: &mut [Event],
         timeout: Option<Duration>,
     ) -> Result<usize, RuntimeError> {
-        let start = timeout.map(|_| Instant::now());
+        // The time is the shard's, as each turn reads it.
+        let mut start = None;
         loop {
             self.turn()?;
+            let now = self.shard.now();
+            let start = *start.get_or_insert(now);
             let n = epoll.poll(events)?;
             if n > 0 {
                 return Ok(n);
             }
-            let left = timeout.zip(start).map(|(limit, start)| limit.saturating_sub(start.elapsed()));
+            let left = timeout.map(|limit| limit.saturating_sub(now.since(start)));
             if left == Some(Duration::ZERO) {
                 return Ok(0);
             }
