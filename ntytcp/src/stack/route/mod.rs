@@ -46,7 +46,7 @@ pub enum RouteError {
     #[error("a route to {0} cannot name {1}: the address family differs")]
     FamilyDiffers(Prefix, IpAddr),
     /// The gateway is no address of a host.
-    #[error("{0} cannot be a gateway")]
+    #[error("{0} cannot be a gateway: give the address of one router on a connected network")]
     BadGateway(IpAddr),
     /// No connected route of the interface leads to the gateway.
     #[error(
