@@ -76,6 +76,10 @@ impl Answer<'_> {
         for (name, value) in fields {
             let _ = write!(self.out, "{name}: {value}\r\n");
         }
+        if status == Status::ServiceUnavailable {
+            // RFC 9110 10.2.3: in seconds.
+            self.out.push(b"Retry-After: 1\r\n");
+        }
         if status.is_bodiless() {
             self.out.push(b"\r\n");
             return;
@@ -122,7 +126,8 @@ impl Answer<'_> {
     /// GET and HEAD of a path.
     fn read(&mut self, request: &Request<'_>) -> Next {
         let Content::Tree(tree) = self.site.content() else { return Next::Nothing };
-        let found = SitePath::parse(request.target).and_then(|path| Ok((tree.find(&path)?, path)));
+        let found = SitePath::parse(request.target)
+            .and_then(|path| Ok((tree.find(&path, self.site.files.permit()?)?, path)));
         match found {
             Ok((Found::File(open), path)) => return self.file(request, open, mime_of(&path)),
             Ok((Found::Directory, path)) => {
@@ -242,7 +247,7 @@ impl Answer<'_> {
         if matches!(request.framing, super::request::Framing::Length(n) if n > limit) {
             return Err(Status::ContentTooLarge);
         }
-        let target = Target::find(tree, &SitePath::parse(request.target)?)?;
+        let target = Target::find(tree, &SitePath::parse(request.target)?, self.site.files.permit()?)?;
         if conditional::evaluate(request, target.existing.as_ref()) != Outcome::Proceed {
             return Err(Status::PreconditionFailed);
         }

@@ -32,6 +32,25 @@ const CHUNK: usize = 32 * 1024;
 /// How long a connection that was closed by us goes on reading, so that no RST destroys the last answer on its way.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// Bytes a second that a peer has to take of an answer, or send of a body: over the time that it may keep us waiting, so that it
+/// may pause, but not live on a byte now and then.
+const MIN_RATE: u64 = 1_000;
+
+/// How far a peer is in taking or sending what it must.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// Until here it has done its duty; never ahead of the time.
+    paid: Instant,
+}
+
+impl Pace {
+    /// So many bytes went through at `now`.
+    fn add(&mut self, now: Instant, bytes: usize) {
+        let worth = Duration::from_millis((bytes as u64).saturating_mul(1_000) / MIN_RATE);
+        self.paid = now.min(self.paid + worth);
+    }
+}
+
 /// What a server connection must be told to do by its owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Close {
@@ -52,6 +71,7 @@ pub struct Connection {
     held: Vec<u8>,
     out: Outbox,
     content: Option<FileContent>,
+    pace: Pace,
     deadline: Instant,
     /// The peer sends no more.
     ended: bool,
@@ -83,6 +103,7 @@ impl Connection {
             held: Vec::new(),
             out: Outbox::default(),
             content: None,
+            pace: Pace { paid: now },
             deadline: now + site.idle_timeout,
             ended: false,
             shut: false,
@@ -98,7 +119,8 @@ impl Connection {
     /// Takes what the peer sent. Does file operations for an upload and for opening what is asked for.
     pub fn receive(&mut self, site: &Site, now: Instant, input: &[u8]) {
         if matches!(self.phase, Phase::Store { .. } | Phase::Discard(_)) {
-            self.deadline = now + site.idle_timeout;
+            self.pace.add(now, input.len());
+            self.deadline = self.pace.paid + site.idle_timeout;
         }
         if !self.held.is_empty() {
             self.held.extend_from_slice(input);
@@ -296,11 +318,12 @@ impl Connection {
         let (http11, keep_alive, head_only) =
             (request.http11, request.keep_alive, request.method == Method::Head);
         let manner = Manner { http11, keep_alive, head_only };
+        let was_done = self.is_output_done();
         let mut answer = Answer { out: &mut self.out, site, manner };
         let next = answer.request(&request);
         let manner = answer.manner;
         tracing::debug!(target: "nty::http", method = ?request.method, target = request.target, "request");
-        self.deadline = now + site.idle_timeout;
+        self.begin_pace(site, now, was_done);
         let body = Body::new(request.framing);
         if let Next::Store(upload) = next {
             self.phase = Phase::Store { body, upload, manner };
@@ -316,6 +339,14 @@ impl Connection {
         } else if request.has_body() {
             self.phase = Phase::Discard(body);
         }
+    }
+
+    /// An answer is begun, or a body: all the time for it, unless the peer was behind with an earlier one.
+    fn begin_pace(&mut self, site: &Site, now: Instant, was_done: bool) {
+        if was_done {
+            self.pace.paid = now;
+        }
+        self.deadline = self.pace.paid + site.idle_timeout;
     }
 
     /// Throws away a body.
@@ -359,6 +390,7 @@ impl Connection {
 
     /// Answers with `status`, the last thing said on this connection.
     fn refuse(&mut self, site: &Site, now: Instant, status: Status) {
+        self.begin_pace(site, now, self.is_output_done());
         Answer { out: &mut self.out, site, manner: Manner::LAST }.text(status, &[]);
         self.begin_closing(site, now);
     }
@@ -368,7 +400,7 @@ impl Connection {
         self.phase = Phase::Closing;
         self.head = Vec::new();
         // The answer is still to be taken; the time to linger begins behind its last byte.
-        self.deadline = now + site.idle_timeout;
+        self.begin_pace(site, now, self.is_output_done());
     }
 
     /// Nothing can be said any more: a part of an answer is out, and the rest cannot be had.
@@ -396,10 +428,13 @@ impl Connection {
         if n == 0 {
             return;
         }
-        let closing = matches!(self.phase, Phase::Closing) && self.is_output_done();
-        self.deadline = now + if closing { LINGER } else { site.idle_timeout };
-        if self.is_output_done() {
-            self.out.shrink();
+        self.pace.add(now, n);
+        if !self.is_output_done() {
+            self.deadline = self.pace.paid + site.idle_timeout;
+            return;
         }
+        let closing = matches!(self.phase, Phase::Closing);
+        self.deadline = now + if closing { LINGER } else { site.idle_timeout };
+        self.out.shrink();
     }
 }

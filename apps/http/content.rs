@@ -1,5 +1,6 @@
 //! The bytes of a file on their way into an answer: all of them, one range, or several as `multipart/byteranges`.
 
+use super::files::Permit;
 use super::outbox::Outbox;
 use super::site::OpenFile;
 use std::fs::File;
@@ -12,6 +13,7 @@ use std::vec;
 #[derive(Debug)]
 pub(super) struct FileContent {
     file: File,
+    _permit: Permit,
     /// What is left of the current range.
     range: Range<u64>,
     parts: Option<Parts>,
@@ -66,13 +68,13 @@ impl Frame {
 impl FileContent {
     /// One range of a file, which may be the whole.
     pub(super) fn range(open: OpenFile, range: Range<u64>) -> Self {
-        Self { file: open.file, range, parts: None }
+        Self { file: open.file, _permit: open.permit, range, parts: None }
     }
 
     /// Several ranges, each as a part.
     pub(super) fn multipart(open: OpenFile, ranges: Vec<Range<u64>>, frame: Frame) -> Self {
         let parts = Parts { ranges: ranges.into_iter(), frame, closed: false };
-        Self { file: open.file, range: 0..0, parts: Some(parts) }
+        Self { file: open.file, _permit: open.permit, range: 0..0, parts: Some(parts) }
     }
 
     /// Reads on in the current range; 0 when it is over, or `into` has no room.

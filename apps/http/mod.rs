@@ -24,6 +24,7 @@ mod body;
 mod conditional;
 mod connection;
 mod content;
+mod files;
 mod outbox;
 mod path;
 mod range;
@@ -63,7 +64,7 @@ pub struct Options {
     /// Largest file that may be stored
     #[arg(long, value_name = "SIZE", default_value = "1G", requires = "upload")]
     pub max_upload: Size,
-    /// Close a connection when its client keeps us waiting for so long
+    /// Close a connection when its client keeps us waiting for so long, or moves less than 1 kB/s over that time
     #[arg(long, value_name = "TIME", default_value = "60s")]
     pub idle_timeout: Span,
 }

@@ -8,6 +8,7 @@
 //! a slow network file system.
 
 use super::Options;
+use super::files::{OpenFiles, Permit};
 use super::path::SitePath;
 use super::status::Status;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -52,6 +53,7 @@ pub struct Site {
     pub(super) max_upload: Option<u64>,
     /// How long a peer may keep us waiting.
     pub(super) idle_timeout: Duration,
+    pub(super) files: OpenFiles,
     key: RandomState,
     date: [u8; DATE_LEN],
     date_secs: u64,
@@ -84,6 +86,7 @@ impl Site {
             content,
             max_upload: options.upload.then_some(options.max_upload.bytes()),
             idle_timeout: options.idle_timeout.duration(),
+            files: OpenFiles::of_process(),
             key: RandomState::new(),
             date: [b' '; DATE_LEN],
             date_secs: u64::MAX,
@@ -169,6 +172,7 @@ pub(super) enum Found {
 pub(super) struct OpenFile {
     pub(super) file: File,
     pub(super) meta: FileMeta,
+    pub(super) permit: Permit,
 }
 
 /// What identifies one state of a file.
@@ -205,7 +209,7 @@ impl Tree {
     }
 
     /// Opens what `path` names; a directory counts as its `index.html` if the path ends in `/`.
-    pub(super) fn find(&self, path: &SitePath) -> Result<Found, Status> {
+    pub(super) fn find(&self, path: &SitePath, permit: Permit) -> Result<Found, Status> {
         let name = match (path.as_str(), path.is_dir()) {
             ("", _) => "index.html".to_owned(),
             (folder, true) => format!("{folder}/index.html"),
@@ -217,7 +221,7 @@ impl Tree {
         let stat = rustix::fs::fstat(&fd).map_err(status_of)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
-                Ok(Found::File(OpenFile { file: File::from(fd), meta: FileMeta::new(&stat) }))
+                Ok(Found::File(OpenFile { file: File::from(fd), meta: FileMeta::new(&stat), permit }))
             }
             FileType::Directory if !path.is_dir() => Ok(Found::Directory),
             _ => Err(Status::NotFound),
@@ -265,6 +269,8 @@ pub(super) fn status_of(errno: Errno) -> Status {
     match errno {
         Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::NXIO | Errno::NODEV => Status::NotFound,
         Errno::ACCESS | Errno::PERM | Errno::XDEV | Errno::LOOP => Status::Forbidden,
+        // The bound on open files is ours; what the other programs of the system do is not.
+        Errno::MFILE | Errno::NFILE => Status::ServiceUnavailable,
         Errno::NOSPC | Errno::DQUOT | Errno::FBIG => Status::InsufficientStorage,
         _ => Status::InternalError,
     }
@@ -308,7 +314,7 @@ mod tests {
     }
 
     fn find(tree: &Tree, target: &str) -> Result<Found, Status> {
-        tree.find(&SitePath::parse(target).unwrap())
+        tree.find(&SitePath::parse(target).unwrap(), OpenFiles::at_most(1).permit().unwrap())
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub enum Status {
     InternalError = 500,
     /// Unknown method or transfer coding.
     NotImplemented = 501,
+    /// As many files are open as may be; `Retry-After` says when to ask again.
+    ServiceUnavailable = 503,
     /// Neither HTTP/1.0 nor HTTP/1.1.
     VersionNotSupported = 505,
     /// The disk is full.
@@ -79,6 +81,7 @@ impl Status {
             Self::FieldsTooLarge => "Request Header Fields Too Large",
             Self::InternalError => "Internal Server Error",
             Self::NotImplemented => "Not Implemented",
+            Self::ServiceUnavailable => "Service Unavailable",
             Self::VersionNotSupported => "HTTP Version Not Supported",
             Self::InsufficientStorage => "Insufficient Storage",
         }

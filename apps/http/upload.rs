@@ -3,6 +3,7 @@
 //! A reader sees the old file or the new one, never a part. What is not completed is removed. The data is handed to
 //! the kernel, not forced to the disk: a power cut may lose an upload that was answered.
 
+use super::files::Permit;
 use super::path::SitePath;
 use super::site::{FileMeta, Tree, state_of, status_of};
 use super::status::Status;
@@ -19,6 +20,7 @@ pub(super) struct Upload {
     temporary: String,
     name: String,
     file: File,
+    _permit: Permit,
     /// How many more bytes are allowed.
     budget: u64,
     replaces: bool,
@@ -29,6 +31,7 @@ pub(super) struct Upload {
 #[derive(Debug)]
 pub(super) struct Target {
     folder: OwnedFd,
+    permit: Permit,
     name: String,
     /// The file that is there now.
     pub(super) existing: Option<FileMeta>,
@@ -39,19 +42,19 @@ impl Target {
     ///
     /// # Errors
     /// 409 when the folder does not exist or the name is no file's; others as for reading.
-    pub(super) fn find(tree: &Tree, path: &SitePath) -> Result<Self, Status> {
+    pub(super) fn find(tree: &Tree, path: &SitePath, permit: Permit) -> Result<Self, Status> {
         let (folder, name) = path.split().filter(|_| !path.is_dir()).ok_or(Status::Conflict)?;
         let folder = tree.folder(folder).map_err(|errno| match errno {
             Errno::NOENT | Errno::NOTDIR => Status::Conflict,
             other => status_of(other),
         })?;
         let existing = state_of(&folder, name)?;
-        Ok(Self { folder, name: name.to_owned(), existing })
+        Ok(Self { folder, permit, name: name.to_owned(), existing })
     }
 
     /// Makes the temporary file. `tag` should differ between uploads; `limit` is the most bytes to accept.
     pub(super) fn begin(self, tag: u64, limit: u64) -> Result<Upload, Status> {
-        let Self { folder, name, existing } = self;
+        let Self { folder, permit, name, existing } = self;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o644);
         let mut tries = 0_u64;
@@ -64,7 +67,9 @@ impl Target {
             }
         };
         let replaces = existing.is_some();
-        Ok(Upload { folder, temporary, name, file: File::from(fd), budget: limit, replaces, finished: false })
+        let file = File::from(fd);
+        let (_permit, budget) = (permit, limit);
+        Ok(Upload { folder, temporary, name, file, _permit, budget, replaces, finished: false })
     }
 }
 

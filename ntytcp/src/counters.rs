@@ -66,6 +66,8 @@ reasons! {
     NeighborFailed = "neighbor-failed",
     /// Too many packets wait for the next hop's address.
     NeighborQueueFull = "neighbor-queue-full",
+    /// Too many packets of the stack's own wait for room in the ring.
+    OutboxFull = "outbox-full",
     /// The packet is larger than the MTU and must not be fragmented.
     TooBig = "too-big",
     /// A TCP segment outside the receive window.
@@ -90,6 +92,16 @@ reasons! {
     ConnectionLimit = "connection-limit",
 }
 
+/// One count per reason.
+#[derive(Clone, Debug)]
+struct Drops([u64; DropReason::ALL.len()]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
+}
+
 /// Declares the counters of one shard.
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)+) => {
@@ -97,7 +109,7 @@ macro_rules! counters {
         #[derive(Clone, Debug, Default)]
         pub struct Counters {
             $($(#[$doc])* pub $name: u64,)+
-            drops: [u64; DropReason::ALL.len()],
+            drops: Drops,
         }
 
         impl Counters {
@@ -181,14 +193,14 @@ counters! {
 impl Counters {
     /// Counts one drop.
     pub fn drop(&mut self, reason: DropReason) {
-        if let Some(n) = self.drops.get_mut(reason as usize) {
+        if let Some(n) = self.drops.0.get_mut(reason as usize) {
             *n += 1;
         }
     }
 
     /// Drops for one reason.
     pub fn dropped(&self, reason: DropReason) -> u64 {
-        self.drops.get(reason as usize).copied().unwrap_or(0)
+        self.drops.0.get(reason as usize).copied().unwrap_or(0)
     }
 
     /// Every drop reason that has happened, with its count.

@@ -1,6 +1,7 @@
 //! Reading: types, conditions, ranges, directories, and what is not served.
 
 use super::*;
+use crate::http::files::OpenFiles;
 
 const DATES: &str = "Server: nty\r\nDate: Sun, 09 Sep 2001 01:46:40 GMT\r\n";
 const VALIDATORS: &str =
@@ -210,6 +211,27 @@ fn several_ranges_come_as_parts() {
         assert!(body == want, "by {write_size}");
         assert!(client.close.is_none());
     }
+}
+
+#[test]
+fn beyond_the_bound_on_open_files_the_answer_is_to_come_back_later() {
+    let mut world = World::with(|o| o.upload = true);
+    world.site.files = OpenFiles::at_most(1);
+    let get = b"GET /large.bin HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut first = Connection::new(&world.site, Instant::ZERO);
+    first.receive(&world.site, Instant::ZERO, get);
+    for request in [
+        &get[..],
+        b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"PUT /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+    ] {
+        let answer = world.ask(request);
+        assert_eq!(code(&answer), 503);
+        assert!(String::from_utf8(answer).unwrap().contains("\r\nRetry-After: 1\r\n"));
+    }
+    drop(first);
+    assert_eq!(code(&world.ask(get)), 200);
+    assert_eq!(code(&world.ask(get)), 200, "what was sent is closed");
 }
 
 #[test]

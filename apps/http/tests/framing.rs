@@ -224,12 +224,42 @@ fn client_that_does_not_take_its_answer_is_left() {
     let mut now = Instant::ZERO;
     for _ in 0..3 {
         now += Duration::from_secs(59);
-        assert_eq!(connection.transmit(&world.site, now, &mut [0; 1_000]), 1_000);
+        assert_eq!(connection.transmit(&world.site, now, &mut [0; 59_000]), 59_000);
         connection.on_timeout(&world.site, now);
-        assert_eq!(connection.close(), None, "it takes a little now and then");
+        assert_eq!(connection.close(), None, "it takes 1 kB a second");
     }
     connection.on_timeout(&world.site, connection.deadline());
     assert_eq!(connection.close(), Some(Close::Now));
+}
+
+#[test]
+fn byte_now_and_then_renews_no_deadline_for_ever() {
+    let world = uploading();
+    let mut slow = Connection::new(&world.site, Instant::ZERO);
+    slow.receive(&world.site, Instant::ZERO, b"GET /large.bin HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut upload = Connection::new(&world.site, Instant::ZERO);
+    upload.receive(
+        &world.site,
+        Instant::ZERO,
+        b"PUT /x HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n",
+    );
+    for secs in (0..60).step_by(10) {
+        let now = Instant::from_millis(secs * 1_000);
+        assert_eq!(slow.transmit(&world.site, now, &mut [0; 100]), 100);
+        upload.receive(&world.site, now, b"x");
+        for connection in [&mut slow, &mut upload] {
+            connection.on_timeout(&world.site, now);
+            assert_eq!(connection.close(), None);
+        }
+    }
+    // A tenth of a second for every 100 bytes, and the time for silence.
+    let end = Instant::from_millis(61_000);
+    slow.on_timeout(&world.site, end);
+    assert_eq!(slow.close(), Some(Close::Now));
+    upload.on_timeout(&world.site, end);
+    let mut told = [0; 400];
+    upload.transmit(&world.site, end, &mut told);
+    assert_eq!(code(&told), 408);
 }
 
 #[test]

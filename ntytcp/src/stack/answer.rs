@@ -8,7 +8,8 @@ use super::icmp;
 use super::input::{Link, address_reply};
 use super::interface::{Interface, InterfaceId};
 use super::outbox::Datagram;
-use super::output::{DEFAULT_TTL, ipv4_header};
+use super::output::{ANY_LINK, DEFAULT_TTL, ipv4_header};
+use super::socket::SocketError;
 use super::transport::Packet;
 use super::udp::MAX_UDP_PAYLOAD;
 use crate::counters::DropReason;
@@ -161,7 +162,7 @@ impl Stack {
         question: &Question,
         respond: &Respond,
     ) -> Verdict {
-        let Some(interface) = self.interfaces.get(usize::from(question.interface.0)) else {
+        let Some(interface) = self.interfaces.get_mut(usize::from(question.interface.0)) else {
             return Verdict::Drop(DropReason::NotForUs);
         };
         let start = link.len + UDP_PAYLOAD;
@@ -172,7 +173,7 @@ impl Stack {
         {
             return Verdict::Drop(DropReason::TooBig);
         }
-        let Some((responder, stats)) = self.udp.responder(respond.socket) else {
+        let Some((responder, stats, ttl)) = self.udp.responder(respond.socket) else {
             return Verdict::Drop(DropReason::NoSocket);
         };
         let from = SocketAddr::new(respond.key.remote, respond.key.remote_port);
@@ -184,7 +185,7 @@ impl Stack {
             Some(len) if len <= room => {
                 let written = frame
                     .set_len(start + len)
-                    .then(|| datagram_in_place(interface, link, frame, question, &respond.key, len))
+                    .then(|| datagram_in_place(interface, link, frame, question, &respond.key, (len, ttl)))
                     .flatten();
                 let Some(meta) = written else { return Verdict::Drop(DropReason::TooBig) };
                 stats.sent += 1;
@@ -208,7 +209,7 @@ impl Stack {
         let Respond { socket, key, group, .. } = *respond;
         let from = SocketAddr::new(key.remote, key.remote_port);
         let mtu = self.interfaces.get(usize::from(id.0)).map_or(0, |i| i.mtu);
-        let Some((responder, stats)) = self.udp.responder(socket) else { return };
+        let Some((responder, stats, ttl)) = self.udp.responder(socket) else { return };
         stats.received += 1;
         self.counters.udp_rx += 1;
         let mut room = request.len().max(mtu.saturating_sub(UDP_PAYLOAD));
@@ -224,7 +225,7 @@ impl Stack {
             }
         };
         stats.sent += 1;
-        let datagram = self.finish_udp_packet(id, &key, group, packet, len);
+        let datagram = self.finish_udp_packet(id, &key, group, packet, (len, ttl));
         self.send_or_count(datagram);
     }
 
@@ -235,7 +236,7 @@ impl Stack {
         key: &FlowKey,
         group: bool,
         mut packet: Vec<u8>,
-        len: usize,
+        (len, ttl): (usize, u8),
     ) -> Option<Vec<u8>> {
         let (IpAddr::V4(dst), IpAddr::V4(local)) = (key.remote, key.local) else { return None };
         let interface = self.interfaces.get_mut(usize::from(id.0))?;
@@ -245,7 +246,7 @@ impl Stack {
         let ip = Ipv4Header {
             ident: interface.idents.next(dst),
             dont_fragment: false,
-            ..ipv4_header(src, dst, IpProtocol::UDP, total_len, DEFAULT_TTL)
+            ..ipv4_header(src, dst, IpProtocol::UDP, total_len, ttl)
         };
         ip.emit(&mut packet)?;
         let datagram = packet.get_mut(Ipv4Header::LEN..)?;
@@ -263,8 +264,10 @@ impl Stack {
     /// Sends a packet that belongs to no socket, or counts why that is not possible.
     pub(super) fn send_or_count(&mut self, packet: Option<Vec<u8>>) {
         let Some(packet) = packet else { return self.counters.drop(DropReason::TooBig) };
-        if self.send_packet(Datagram::new(packet)).is_err() {
-            self.counters.drop(DropReason::NoRoute);
+        match self.send_packet(Datagram::new(packet)) {
+            Ok(()) => {}
+            Err(SocketError::WouldBlock) => self.counters.drop(DropReason::OutboxFull),
+            Err(_) => self.counters.drop(DropReason::NoRoute),
         }
     }
 }
@@ -330,19 +333,23 @@ fn write_segment(packet: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr, header: &TcpHe
 
 /// Puts headers before the `len` bytes of payload that a responder left in the frame.
 fn datagram_in_place(
-    interface: &Interface,
+    interface: &mut Interface,
     link: &Link,
     frame: &mut RxFrame<'_>,
     question: &Question,
     key: &FlowKey,
-    len: usize,
+    (len, ttl): (usize, u8),
 ) -> Option<TxMeta> {
     let at = address_reply(interface, link, frame)?;
     let packet = frame.bytes_mut().get_mut(at..)?;
     let dst = question.src;
     // An answer cannot come from a broadcast address.
     let src = if interface.owns(question.dst) { question.dst } else { interface.source_for(dst)? };
-    ipv4_header(src, dst, IpProtocol::UDP, (UDP_PAYLOAD + len) as u16, DEFAULT_TTL).emit(packet)?;
+    let mut ip = ipv4_header(src, dst, IpProtocol::UDP, (UDP_PAYLOAD + len) as u16, ttl);
+    if UDP_PAYLOAD + len > ANY_LINK {
+        (ip.dont_fragment, ip.ident) = (false, interface.idents.next(dst));
+    }
+    ip.emit(packet)?;
     let datagram = packet.get_mut(Ipv4Header::LEN..)?;
     let length = (UdpHeader::LEN + len) as u16;
     let header = UdpHeader { src_port: key.local_port, dst_port: key.remote_port, length, checksum: 0 };

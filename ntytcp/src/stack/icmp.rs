@@ -13,20 +13,11 @@ use crate::wire::{Icmpv4Message, IpProtocol, Ipv4Header, Seq};
 /// ICMP datagram exceeding 576 bytes."
 const MAX_ERROR: usize = 576;
 
-/// Whether an error ends what it is about.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Severity {
-    /// It may pass: RFC 1122 4.2.3.9 "TCP MUST NOT abort the connection".
-    Soft,
-    /// It will not.
-    Hard,
-}
-
 /// What an ICMP error says to the socket that it is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum IcmpError {
     /// The packet cannot be delivered.
-    Unreachable(SocketError, Severity),
+    Unreachable(SocketError),
     /// The packet had DF set and is larger than the next link's MTU.
     PacketTooBig {
         /// That MTU in bytes; 0 from a router that does not say (before RFC 1191).
@@ -42,7 +33,7 @@ impl IcmpError {
     /// What a socket reports to its application.
     pub(crate) const fn socket_error(self) -> SocketError {
         match self {
-            Self::Unreachable(error, _) => error,
+            Self::Unreachable(error) => error,
             Self::PacketTooBig { .. } => SocketError::MessageTooLong,
             Self::TimeExceeded => SocketError::HostUnreachable,
             Self::ParameterProblem => SocketError::ProtocolUnreachable,
@@ -89,19 +80,18 @@ pub(crate) const fn received_error<'a>(message: &Icmpv4Message<'a>) -> Option<(I
     }
 }
 
-/// RFC 1122 4.2.3.9: "Destination Unreachable -- codes 0, 1, 5: [...] soft error"; "codes 2-4: hard error conditions".
+/// RFC 1122 4.2.3.9 tells soft errors (codes 0, 1, 5) from hard ones (2 to 4). Here they have the same effect: RFC 5461 4.1 lets
+/// either end a connection that is being made, and RFC 5927 5.2 neither one that exists.
 const fn unreachable(code: u8, next_hop_mtu: u16) -> IcmpError {
     match code {
-        Icmpv4Message::UNREACHABLE_PROTOCOL => {
-            IcmpError::Unreachable(SocketError::ProtocolUnreachable, Severity::Hard)
-        }
-        Icmpv4Message::UNREACHABLE_PORT => {
-            IcmpError::Unreachable(SocketError::ConnectionRefused, Severity::Hard)
-        }
+        Icmpv4Message::UNREACHABLE_PROTOCOL => IcmpError::Unreachable(SocketError::ProtocolUnreachable),
+        Icmpv4Message::UNREACHABLE_PORT => IcmpError::Unreachable(SocketError::ConnectionRefused),
         Icmpv4Message::UNREACHABLE_FRAGMENTATION => IcmpError::PacketTooBig { mtu: next_hop_mtu },
         // Network unreachable, unknown, forbidden, or unreachable for the type of service.
-        0 | 6 | 9 | 11 => IcmpError::Unreachable(SocketError::NetworkUnreachable, Severity::Soft),
-        _ => IcmpError::Unreachable(SocketError::HostUnreachable, Severity::Soft),
+        Icmpv4Message::UNREACHABLE_NET | 6 | 9 | 11 => {
+            IcmpError::Unreachable(SocketError::NetworkUnreachable)
+        }
+        _ => IcmpError::Unreachable(SocketError::HostUnreachable),
     }
 }
 

@@ -105,6 +105,9 @@ pub(crate) struct ArpInput {
     pub useful: bool,
 }
 
+/// ARP packets that wait for room in the ring. Behind one that is stuck questions would pile up, each asked again every second.
+const MAX_ARP: usize = 1_024;
+
 /// An interface of the stack.
 pub(crate) struct Interface {
     pub id: InterfaceId,
@@ -323,7 +326,9 @@ impl Interface {
                     target_mac: MacAddr::ZERO,
                     target_ip: guard.ip(),
                 };
-                self.arp_queue.push_back((MacAddr::BROADCAST, packet));
+                if self.arp_queue.len() < MAX_ARP {
+                    self.arp_queue.push_back((MacAddr::BROADCAST, packet));
+                }
             }
         }
         self.next_claim = self.addrs.iter().filter_map(|a| a.guard.as_ref()?.next_deadline()).min();
@@ -347,7 +352,9 @@ impl Interface {
             target_mac: MacAddr::ZERO,
             target_ip,
         };
-        self.arp_queue.push_back((unicast.unwrap_or(MacAddr::BROADCAST), packet));
+        if self.arp_queue.len() < MAX_ARP {
+            self.arp_queue.push_back((unicast.unwrap_or(MacAddr::BROADCAST), packet));
+        }
     }
 
     /// The next hop that became known or is given up, if there is one; its packets wait to be taken. Questions on the way are

@@ -1,4 +1,4 @@
-//! How often the stack answers what nobody asked a socket for: ICMP errors, RSTs, challenge ACKs.
+//! How often the stack answers what nobody asked a socket for: ICMP errors, RSTs.
 //!
 //! Two token buckets stand before each such answer: one for all of them, and one per destination, so that one
 //! noisy peer cannot use up what the others are entitled to (RFC 1812 4.3.2.8, RFC 4443 2.4 (f), RFC 5961 7).
@@ -57,15 +57,6 @@ impl LimiterConfig {
         Self {
             global: Rate { per_second: 10_000, burst: 1_000 },
             per_destination: Rate { per_second: 1_000, burst: 256 },
-            destinations: 1_024,
-        }
-    }
-
-    /// Challenge ACKs (RFC 5961 7): 1,000 per second in all, 100 per second and destination.
-    pub const fn challenge_acks() -> Self {
-        Self {
-            global: Rate { per_second: 1_000, burst: 500 },
-            per_destination: Rate { per_second: 100, burst: 50 },
             destinations: 1_024,
         }
     }

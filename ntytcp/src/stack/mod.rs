@@ -404,7 +404,7 @@ impl Stack {
         self.counters.drop(DropReason::NeighborFailed);
         let (counters, events) = (&mut self.counters, &mut self.events);
         let mut cx = Cx { now, counters, events };
-        let error = IcmpError::Unreachable(SocketError::HostUnreachable, icmp::Severity::Soft);
+        let error = IcmpError::Unreachable(SocketError::HostUnreachable);
         match icmp::quoted(packet) {
             Some(Quoted::Udp(key)) => {
                 self.udp.on_icmp(&mut cx, &key, error);

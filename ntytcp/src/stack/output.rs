@@ -37,6 +37,10 @@ use crate::wire::{
 /// TTL of everything that the stack sends, unless a socket says otherwise (RFC 1700).
 pub(crate) const DEFAULT_TTL: u8 = 64;
 
+/// The largest packet, in bytes, that any link carries which there is in practice (RFC 791 asks for 68). A datagram up to this size
+/// goes out with DF and without an identification, which costs less; a larger one may be fragmented on its way.
+pub(crate) const ANY_LINK: usize = 552;
+
 /// What a connection remembers of the way to its peer. The default knows nothing.
 ///
 /// Valid while no route changed and the neighbor entry still exists; whoever holds one need not care, as
@@ -243,7 +247,8 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         let len = header_len + payload.as_ref().map_or(0, |p| p.len);
         let offload = self.caps.tx_checksum;
         let pseudo = Sum::pseudo_header_v4(src, dst, IpProtocol::TCP, len as u32);
-        let (segment, start) = self.begin_packet(hop.mac, (src, dst), IpProtocol::TCP, len, DEFAULT_TTL)?;
+        let (segment, start) =
+            self.begin_packet(hop.mac, (src, dst), IpProtocol::TCP, len, DEFAULT_TTL, None)?;
         let (head, body) = segment.split_at_mut_checked(header_len).ok_or(TOO_LONG)?;
         if offload {
             TcpHeader { checksum: pseudo.fold(), ..*header }.emit(head).ok_or(TOO_LONG)?;
@@ -269,7 +274,8 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         Ok(())
     }
 
-    /// Reserves a frame for an atomic packet with `len` bytes behind its IP header, and writes the headers up to there. The rest of
+    /// Reserves a frame for a packet with `len` bytes behind its IP header, one that may be fragmented under `ident` or an atomic
+    /// one, and writes the headers up to there. The rest of
     /// the frame, and where it starts.
     #[inline(always)]
     fn begin_packet(
@@ -279,10 +285,12 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         protocol: IpProtocol,
         len: usize,
         ttl: u8,
+        ident: Option<u16>,
     ) -> Result<(&mut [u8], usize), Blocked> {
         let total_len = u16::try_from(Ipv4Header::LEN + len).map_err(|_| TOO_LONG)?;
         if let Some(vlan) = self.interface.vlan {
-            let ip = ipv4_header(src, dst, protocol, total_len, ttl);
+            let mut ip = ipv4_header(src, dst, protocol, total_len, ttl);
+            (ip.dont_fragment, ip.ident) = (ident.is_none(), ident.unwrap_or(0));
             let started = begin(&mut *self.queue, &tagged_header(to, self.interface.mac, vlan), &ip);
             self.cx.counters.tx_backpressure += u64::from(started.is_none());
             return started.ok_or(Blocked::RingFull);
@@ -292,7 +300,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
             return Err(Blocked::RingFull);
         };
         let (headers, rest) = frame.split_first_chunk_mut().ok_or(TOO_LONG)?;
-        plain::emit(headers, (to, self.interface.mac_bits), (src, dst), protocol, total_len, ttl);
+        plain::emit(headers, (to, self.interface.mac_bits), (src, dst), protocol, total_len, ttl, ident);
         Ok((rest, plain::HEADERS))
     }
 

@@ -82,8 +82,9 @@ pub(super) fn recognise(interface: &Interface, frame: &RxFrame<'_>) -> Option<Pl
     })
 }
 
-/// Writes the headers of a plain frame between two stations, as [`MacAddr::to_bits`](crate::wire::MacAddr), with an atomic packet of `total_len` bytes: never fragmented, so that its identification
-/// says nothing (RFC 6864 4.1: "the IPv4 ID field of atomic datagrams may be set to any value").
+/// Writes the headers of a plain frame between two stations ([`MacAddr::to_bits`](crate::wire::MacAddr)) with a packet of `total_len`
+/// bytes: one that may be fragmented under the identification `ident`, else an atomic one, whose identification says nothing
+/// (RFC 6864 4.1: "the IPv4 ID field of atomic datagrams may be set to any value").
 #[inline(always)]
 pub(super) fn emit(
     headers: &mut [u8; HEADERS],
@@ -92,19 +93,21 @@ pub(super) fn emit(
     protocol: IpProtocol,
     total_len: u16,
     ttl: u8,
+    ident: Option<u16>,
 ) {
     const VERSION: u64 = 0x4500;
     const DONT_FRAGMENT: u64 = 0x4000;
+    let identification = ident.map_or(DONT_FRAGMENT, |ident| u64::from(ident) << 16);
     let ttl_protocol = u64::from(ttl) << 8 | u64::from(protocol.0);
     let addresses = u64::from(src.to_bits()) << 32 | u64::from(dst.to_bits());
     let words = |x: u64| (x >> 48) + (x >> 32 & 0xffff) + (x >> 16 & 0xffff) + (x & 0xffff);
-    let sum = VERSION + u64::from(total_len) + DONT_FRAGMENT + ttl_protocol + words(addresses);
+    let sum = VERSION + u64::from(total_len) + words(identification) + ttl_protocol + words(addresses);
     let sum = (sum >> 16) + (sum & 0xffff);
     let sum = (sum >> 16) + (sum & 0xffff);
     let mut put = |at: usize, eight: u64| headers[at..at + 8].copy_from_slice(&eight.to_be_bytes());
     put(0, to << 16 | from >> 32);
     put(8, from << 32 | 0x0800 << 16 | VERSION);
-    put(16, u64::from(total_len) << 48 | DONT_FRAGMENT << 16 | ttl_protocol);
+    put(16, u64::from(total_len) << 48 | identification << 16 | ttl_protocol);
     put(26, addresses);
     headers[24..26].copy_from_slice(&(!(sum as u16)).to_be_bytes());
 }

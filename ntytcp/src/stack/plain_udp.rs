@@ -12,7 +12,7 @@ use core::net::SocketAddr;
 use super::answer::Respond;
 use super::demux::FlowKey;
 use super::interface::InterfaceId;
-use super::output::DEFAULT_TTL;
+use super::output::ANY_LINK;
 use super::plain::{self, Plain};
 use super::udp::Source;
 use super::{Cx, Stack};
@@ -71,8 +71,8 @@ impl Stack {
         socket: u32,
         frame: &mut RxFrame<'_>,
     ) -> Option<Verdict> {
-        let interface = self.interfaces.get(usize::from(id.0))?;
-        let (responder, stats) = self.udp.responder(socket)?;
+        let interface = self.interfaces.get_mut(usize::from(id.0))?;
+        let (responder, stats, ttl) = self.udp.responder(socket)?;
         let (whole, len) = (frame.len(), usize::from(request.length).checked_sub(UdpHeader::LEN)?);
         let room = frame.capacity().min(interface.mtu + PAYLOAD - UDP_HEADERS).checked_sub(PAYLOAD)?;
         if room < len || !frame.set_len(PAYLOAD + room) {
@@ -90,10 +90,12 @@ impl Stack {
             let _shorter = frame.set_len(whole);
             return Some(self.respond_apart(id, plain, request, socket, frame));
         }
+        let large = UDP_HEADERS + answer > ANY_LINK;
+        let ident = large.then(|| interface.next_ident(plain.src.into()));
         let (offload, mac) = (interface.caps.tx_checksum, interface.mac_bits);
         let written = frame
             .set_len(PAYLOAD + answer)
-            .then(|| write_answer(frame.bytes_mut(), plain, request, mac, offload))
+            .then(|| write_answer(frame.bytes_mut(), plain, request, (mac, ttl, ident), offload))
             .flatten();
         let Some(meta) = written else { return Some(Verdict::Drop(DropReason::TooBig)) };
         stats.sent += 1;
@@ -134,16 +136,16 @@ fn write_answer(
     frame: &mut [u8],
     plain: &Plain,
     request: &UdpHeader,
-    mac: u64,
+    (mac, ttl, ident): (u64, u8, Option<u16>),
     offload: bool,
 ) -> Option<TxMeta> {
     let (headers, datagram) = frame.split_first_chunk_mut::<{ plain::HEADERS }>()?;
     let length = u16::try_from(datagram.len()).ok()?;
     let total_len = length.checked_add(Ipv4Header::LEN as u16)?;
     let [_, _, _, _, _, _, a, b, c, d, e, f, ..] = *headers;
-    let to = MacAddr([a, b, c, d, e, f]).to_bits();
     let (src, dst) = (plain.dst, plain.src);
-    plain::emit(headers, (to, mac), (src, dst), IpProtocol::UDP, total_len, DEFAULT_TTL);
+    let macs = (MacAddr([a, b, c, d, e, f]).to_bits(), mac);
+    plain::emit(headers, macs, (src, dst), IpProtocol::UDP, total_len, ttl, ident);
 
     let (udp, payload) = datagram.split_first_chunk_mut::<{ UdpHeader::LEN }>()?;
     let (src_port, dst_port) = (request.dst_port, request.src_port);

@@ -222,8 +222,9 @@ impl Stack {
         // What is quoted must be a packet that we could have sent.
         let ours = |local: IpAddr| local == IpAddr::V4(packet.dst);
         match icmp::quoted(quote) {
-            Some(Quoted::Tcp { key, seq }) if ours(key.local) => {
-                self.tcp.on_icmp(&mut cx, &key, seq, error);
+            Some(Quoted::Tcp { key, seq })
+                if ours(key.local) && self.tcp.on_icmp(&mut cx, &key, seq, error) =>
+            {
                 Ok(())
             }
             Some(Quoted::Udp(key)) if ours(key.local) && self.udp.on_icmp(&mut cx, &key, error) => Ok(()),
@@ -241,8 +242,9 @@ impl Stack {
     /// fragment, or a datagram whose source address does not define a single host." The latter never comes this far.
     pub(super) fn report(&mut self, now: Instant, packet: &Packet<'_>, report: Report) {
         // By its type alone: of a fragment there is no checksum to be verified.
+        let kind = packet.payload.first().copied();
         let about_error =
-            packet.protocol == IpProtocol::ICMP && !matches!(packet.payload.first(), Some(0 | 8));
+            packet.protocol == IpProtocol::ICMP && kind.is_none_or(Icmpv4Message::is_error_kind);
         if packet.group || packet.later_fragment || about_error {
             return;
         }

@@ -307,10 +307,13 @@ impl UdpTable {
         socket.hears.matches(from, to).then_some((socket, &mut self.idle))
     }
 
-    /// The responder of a socket, with the counters that it moves.
-    pub(super) fn responder(&mut self, index: u32) -> Option<(&mut (dyn Responder + Send), &mut UdpStats)> {
+    /// The responder of a socket, with the counters that it moves and the TTL of its answers.
+    pub(super) fn responder(
+        &mut self,
+        index: u32,
+    ) -> Option<(&mut (dyn Responder + Send), &mut UdpStats, u8)> {
         let socket = self.sockets.at_mut(index)?;
-        Some((socket.responder.as_deref_mut()?, &mut socket.stats))
+        Some((socket.responder.as_deref_mut()?, &mut socket.stats, socket.ttl))
     }
 
     /// Queues a datagram of the flow `key` at the socket `index`; an answer would come from `local`.

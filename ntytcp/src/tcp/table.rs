@@ -230,8 +230,11 @@ impl Tcp {
                 {
                     action = TcpAction::Reply(ack);
                 }
+                let peer = tcb.key.remote;
                 self.settle(cx, i);
-                action
+                let reset =
+                    matches!(action, TcpAction::Reply(answer) if answer.flags.intersects(TcpFlags::RST));
+                if reset { self.limit(cx, peer, action) } else { action }
             }
             Ok(Slot::Syn(i)) => self.input_half_open(cx, i, seg, text),
             Ok(Slot::Wait(i)) => self.input_time_wait(cx, arrival, i, seg, text),
@@ -280,6 +283,16 @@ impl Tcp {
         TcpAction::Reply(reset_segment(key, Seq(0), Some(seg.seq + len)))
     }
 
+    /// An answer that no connection stands behind, or a RST from one: limited in rate as [`Tcp::refuse`] is, and counted.
+    fn limit(&mut self, cx: &mut Cx<'_>, peer: IpAddr, action: TcpAction) -> TcpAction {
+        let TcpAction::Reply(header) = action else { return action };
+        if !self.resets.allow(cx.now, peer) {
+            return TcpAction::Drop(DropReason::RateLimited);
+        }
+        cx.counters.tcp_rst_tx += u64::from(header.flags.intersects(TcpFlags::RST));
+        action
+    }
+
     /// A SYN for a listener.
     fn take_syn(
         &mut self,
@@ -321,8 +334,9 @@ impl Tcp {
     fn input_half_open(&mut self, cx: &mut Cx<'_>, slot: u32, seg: &TcpHeader, text: &[u8]) -> TcpAction {
         let Some(entry) = self.syns.at_mut(slot) else { return TcpAction::Done };
         let Some(listener) = self.listeners.at(entry.listener) else { return TcpAction::Done };
+        let peer = entry.key.remote;
         match entry.segment_arrives(cx.now, &self.config, &listener.socket, seg, text.len()) {
-            SynOutcome::Stay(action) => action,
+            SynOutcome::Stay(action) => self.limit(cx, peer, action),
             SynOutcome::Remove(action) => {
                 self.remove_half_open(slot);
                 action
@@ -392,10 +406,10 @@ impl Tcp {
     ) -> TcpAction {
         let Some(entry) = self.waits.get_mut(slot) else { return TcpAction::Done };
         match entry.segment_arrives(cx.now, seg, text.len()) {
-            TimeWaitOutcome::Stay(action) => action,
+            TimeWaitOutcome::Stay(action) => self.limit(cx, arrival.key.remote, action),
             TimeWaitOutcome::Restart(action) => {
                 entry.expires = cx.now + self.config.msl.saturating_mul(2);
-                action
+                self.limit(cx, arrival.key.remote, action)
             }
             TimeWaitOutcome::Remove => {
                 self.remove_time_wait(slot);

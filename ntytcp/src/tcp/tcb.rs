@@ -492,7 +492,7 @@ pub(crate) const DEFAULT_MSS: u16 = 536;
 /// Announcing less is an attack on our CPU.
 const MIN_MSS: u16 = 48;
 /// RFC 1191 3 allows 68; no real link is that narrow, and lies are cheap.
-const MIN_PATH_MTU: usize = 552;
+const MIN_PATH_MTU: usize = crate::stack::output::ANY_LINK;
 /// Whatever the options take, a segment carries this much.
 pub(crate) const MIN_PAYLOAD: u16 = 8;
 /// NOP NOP timestamps.

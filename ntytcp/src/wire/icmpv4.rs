@@ -117,9 +117,14 @@ impl<'a> Icmpv4Message<'a> {
             Self::DestinationUnreachable { .. }
             | Self::TimeExceeded { .. }
             | Self::ParameterProblem { .. } => true,
-            // Router discovery, echo with a non-zero code, timestamp, information, address mask, extended echo.
-            Self::Other { kind, .. } => !matches!(kind, 0 | 8..=10 | 13..=18 | 42 | 43),
+            Self::Other { kind, .. } => Self::is_error_kind(*kind),
         }
+    }
+
+    /// As [`Icmpv4Message::is_error`], by the first byte of a message of which there may be no more.
+    pub const fn is_error_kind(kind: u8) -> bool {
+        // Echo, router discovery, timestamp, information, address mask, extended echo.
+        !matches!(kind, 0 | 8..=10 | 13..=18 | 42 | 43)
     }
 
     /// Length of the emitted message in bytes.

@@ -401,3 +401,19 @@ fn a_reset_with_text_must_hit_rcv_nxt_with_its_own_sequence_number() {
         ",
     );
 }
+
+#[test]
+fn only_an_exact_reset_ends_time_wait() {
+    accepted(
+        "
+        close
+        > F. 1:1(0) ack 1
+        < F. 1:1(0) ack 2 win 65535
+        > . 2:2(0) ack 2
+        < R 100:100(0)
+        population 0 0 1
+        < R 2:2(0)
+        population 0 0 0
+        ",
+    );
+}

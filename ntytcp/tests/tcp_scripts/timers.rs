@@ -1,6 +1,6 @@
 //! The four timers: retransmission, persist, TIME-WAIT (see `close.rs`) and keepalive, and the delayed ACK.
 
-use crate::accepted;
+use crate::{accepted, script};
 
 #[test]
 fn lost_data_is_sent_again_with_backoff_until_acknowledged() {
@@ -216,6 +216,24 @@ fn an_ack_rides_on_data() {
         > P. 1:11(10) ack 101
         < . 101:101(0) ack 11 win 65535
         +1 wait
+        ",
+    );
+}
+
+#[test]
+fn data_after_a_lost_syn_is_sent_again_after_three_seconds() {
+    // RFC 6298 5.7: "If the timer expires awaiting the ACK of a SYN segment and the TCP implementation is using an RTO less than 3
+    // seconds, the RTO MUST be re-initialized to 3 seconds when data transmission begins".
+    script(
+        "
+        connect
+        > S 0:0(0)
+        +1 > S 0:0(0)
+        +0.01 < S. 0:0(0) ack 1 win 65535 <mss 1000>
+        > . 1:1(0) ack 1
+        send 100
+        > P. 1:101(100) ack 1
+        +3 > P. 1:101(100) ack 1
         ",
     );
 }

@@ -6,7 +6,9 @@ use super::super::demux::FlowKey;
 use super::super::outbox::Datagram;
 use super::super::plain;
 use super::super::records::{RecordHeader, RecordReader, RecordV4};
-use super::{Blocked, Hop, NO_FAMILY, Output, TOO_LONG, atomic_header, copy, copy_and_sum, partial_checksum};
+use super::{
+    ANY_LINK, Blocked, Hop, NO_FAMILY, Output, TOO_LONG, atomic_header, copy, copy_and_sum, partial_checksum,
+};
 use crate::device::{TxChecksum, TxMeta, TxQueue};
 use crate::fifo::Chunks;
 use crate::wire::{IpProtocol, Ipv4Header, Sum, UdpHeader};
@@ -28,7 +30,7 @@ pub(crate) struct Run {
     /// Sum of the pseudo-header, without length.
     pseudo: Sum,
     src_port: u16,
-    /// The most payload that fits one frame.
+    /// The most payload that fits one frame, and that need not be let be fragmented on its way.
     room: usize,
     offload: bool,
 }
@@ -74,9 +76,10 @@ impl<Q: TxQueue + ?Sized> Output<'_, Q> {
     ) -> Option<Run> {
         let hop = hop.as_ref().ok().filter(|_| self.interface.vlan.is_none())?;
         let (IpAddr::V4(src), IpAddr::V4(dst)) = (key.local, key.remote) else { return None };
-        let room = hop.limits.mtu.min(usize::from(u16::MAX)).checked_sub(UDP_HEADERS)?;
+        let room = hop.limits.mtu.min(ANY_LINK).checked_sub(UDP_HEADERS)?;
         let mut headers = [0; plain::HEADERS];
-        plain::emit(&mut headers, (hop.mac, self.interface.mac_bits), (src, dst), IpProtocol::UDP, 0, ttl);
+        let macs = (hop.mac, self.interface.mac_bits);
+        plain::emit(&mut headers, macs, (src, dst), IpProtocol::UDP, 0, ttl, None);
         Some(Run {
             addresses: head.addresses_v4()?,
             headers,
@@ -133,9 +136,12 @@ impl<Q: TxQueue + ?Sized> Output<'_, Q> {
             Ok(hop) if Ipv4Header::LEN + len <= hop.limits.mtu => hop,
             _ => return self.send_udp_apart(hop.err(), key, ttl, payload),
         };
-        let (IpAddr::V4(src), IpAddr::V4(dst)) = (key.local, key.remote) else { return Err(NO_FAMILY) };
         let offload = self.caps.tx_checksum;
-        let (datagram, start) = self.begin_packet(hop.mac, (src, dst), IpProtocol::UDP, len, ttl)?;
+        let (IpAddr::V4(src), IpAddr::V4(dst)) = (key.local, key.remote) else { return Err(NO_FAMILY) };
+        // Nobody here remembers what a path carries, and the sender could not be asked to cut its datagram smaller either.
+        let large = Ipv4Header::LEN + len > ANY_LINK;
+        let ident = large.then(|| self.interface.next_ident(key.remote));
+        let (datagram, start) = self.begin_packet(hop.mac, (src, dst), IpProtocol::UDP, len, ttl, ident)?;
         write_udp(datagram, key, payload, offload).ok_or(TOO_LONG)?;
         self.cx.counters.udp_tx += 1;
         self.commit(TxMeta { checksum: partial_checksum(offload, start, 6), gso: None }, start + len);
@@ -151,8 +157,8 @@ impl<Q: TxQueue + ?Sized> Output<'_, Q> {
         ttl: u8,
         payload: Chunks<'_>,
     ) -> Result<(), Blocked> {
-        let fits = UDP_HEADERS + payload.remaining() <= self.limits().mtu;
-        let ident = (!fits).then(|| self.interface.next_ident(key.remote));
+        let whole = UDP_HEADERS + payload.remaining() <= ANY_LINK;
+        let ident = (!whole).then(|| self.interface.next_ident(key.remote));
         self.take_over(udp_datagram(key, ttl, payload, ident)?, blocked)
     }
 }

@@ -7,7 +7,10 @@ use crate::rng::seed_from;
 use crate::stack::{ConfigError, SocketError, Stack, StackConfig};
 use crate::tcp::{KeepAlive, ListenOptions, State, TcpSocketOptions};
 use crate::time::Duration;
-use crate::wire::{ArpOperation, EtherType, EthernetHeader, Ipv4Header, MacAddr, TcpHeader};
+use crate::wire::{
+    ArpOperation, EtherType, EthernetHeader, Icmpv4Message, Ipv4Header, MacAddr, Seq, TcpFlags, TcpHeader,
+    TcpOptions, Timestamps,
+};
 use core::net::Ipv4Addr;
 
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
@@ -123,4 +126,131 @@ fn connections_to_broadcast_addresses_are_refused() {
         let to = at(group.into(), 80);
         assert_eq!(host.stack.tcp_connect(host.now, None, to, None), Err(SocketError::Invalid), "{to}");
     }
+}
+
+#[test]
+fn no_more_connections_than_allowed_are_opened_from_either_side() {
+    let mut host = host(|config| config.tcp.max_connections = 1);
+    host.stack.tcp_listen(at(US, 80), ListenOptions::default()).unwrap();
+    host.stack.tcp_connect(host.now, None, at(PEER, 80), None).unwrap();
+    let more = host.stack.tcp_connect(host.now, None, at(PEER, 81), None);
+    assert_eq!(more, Err(SocketError::NoBufferSpace));
+    let syn = tcp(80, (Seq(0), Seq(0)), TcpFlags::SYN, b"");
+    assert_eq!(host.receive(&syn), Err(DropReason::ConnectionLimit));
+}
+
+#[test]
+fn no_more_connections_than_allowed_are_in_time_wait() {
+    let mut host = host(|config| config.tcp.max_time_wait = 1);
+    host.stack.add_neighbor(host.id, PEER.into(), PEER_MAC).unwrap();
+    for port in [80, 81] {
+        let conn = host.established(port);
+        host.stack.tcp_close(host.now, conn).unwrap();
+        let fin = parse_tcp(&host.egress()[0]).0.seq;
+        host.receive(&tcp(port, (Seq(1), fin + 1), TcpFlags::ACK | TcpFlags::FIN, b"")).unwrap();
+    }
+    assert_eq!((host.stack.tcp_connections().connections, host.stack.tcp_connections().time_wait), (0, 1));
+}
+
+#[test]
+fn a_connection_that_makes_progress_needs_no_arp() {
+    let mut host = Host::new();
+    let conn = host.established(80);
+    // Heard of, and not confirmed.
+    host.receive(&arp(ArpOperation::Request, (PEER_MAC, PEER), US)).unwrap();
+    for _ in 0..100 {
+        host.stack.tcp_send(host.now, conn, b"tick").unwrap();
+        let sent = host.pass(Duration::from_millis(10));
+        assert!(sent.iter().all(|frame| frame[12..14] == [8, 0]), "ARP at {:?}", host.now);
+        let (seg, text) = parse_tcp(&sent[0]);
+        host.receive(&tcp(80, (Seq(1), seg.seq + text.len() as u32), TcpFlags::ACK, b"")).unwrap();
+        assert!(host.pass(Duration::from_secs(1)).is_empty(), "ARP at {:?}", host.now);
+    }
+}
+
+#[test]
+fn resets_are_limited_in_rate_whoever_sends_them() {
+    let mut host = Host::new();
+    host.stack.tcp_listen(at(US, 80), ListenOptions::default()).unwrap();
+    host.receive(&tcp(80, (Seq(0), Seq(0)), TcpFlags::SYN, b"")).unwrap();
+    // To a port that nobody listens on, and to a handshake that it does not complete.
+    let (mut sent, mut refused) = (0, 0);
+    for port in [9, 80].into_iter().cycle().take(1_000) {
+        match host.receive(&tcp(port, (Seq(1), Seq(77)), TcpFlags::ACK, b"")) {
+            Ok(Some(frame)) => {
+                assert!(parse_tcp(&frame).0.flags.intersects(TcpFlags::RST));
+                sent += 1;
+            }
+            other => {
+                assert_eq!(other, Err(DropReason::RateLimited));
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((sent, refused), (256, 744));
+    assert_eq!(host.stack.counters().tcp_rst_tx, 256);
+}
+
+#[test]
+fn timestamps_of_different_flows_are_unrelated() {
+    let mut host = Host::new();
+    let values = [80, 81].map(|port| {
+        host.stack.tcp_listen(at(US, port), ListenOptions::default()).unwrap();
+        let options = TcpOptions { timestamps: Some(Timestamps { value: 9, echo: 0 }), ..TcpOptions::NONE };
+        let syn = tcp_with(port, (Seq(0), Seq(0)), TcpFlags::SYN, options, b"");
+        parse_tcp(&host.receive(&syn).unwrap().unwrap()).0.options.timestamps.unwrap().value
+    });
+    assert!(values[0].abs_diff(values[1]) > 1_000, "{values:?}");
+}
+
+/// An ICMP error about a packet of ours, as a router sends it.
+fn too_big(frame: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut quote = frame[14..14 + 28].to_vec();
+    change(&mut quote);
+    let code = Icmpv4Message::UNREACHABLE_FRAGMENTATION;
+    icmp(&Icmpv4Message::DestinationUnreachable { code, next_hop_mtu: 1_000, quote: &quote })
+}
+
+#[test]
+fn a_path_that_takes_smaller_packets_gets_smaller_segments() {
+    let mut host = Host::acquainted();
+    let syn = tcp_with(
+        80,
+        (Seq(0), Seq(0)),
+        TcpFlags::SYN,
+        TcpOptions { mss: Some(1_460), ..TcpOptions::NONE },
+        b"",
+    );
+    let listener = host.stack.tcp_listen(at(US, 80), ListenOptions::default()).unwrap();
+    let iss = parse_tcp(&host.receive(&syn).unwrap().unwrap()).0.seq;
+    host.receive(&tcp(80, (Seq(1), iss + 1), TcpFlags::ACK, b"")).unwrap();
+    let (conn, _) = host.stack.tcp_accept(host.now, listener).unwrap();
+    host.stack.tcp_send(host.now, conn, &pattern(1_400)).unwrap();
+    let sent = host.egress();
+    assert_eq!(parse_tcp(&sent[0]).1.len(), 1_400);
+    // RFC 5927 4.1: of what is not in flight nothing is believed.
+    let old = too_big(&sent[0], |quote| quote[24] ^= 0x80);
+    assert_eq!(host.receive(&old), Err(DropReason::IcmpIgnored));
+    assert!(host.egress().is_empty());
+    host.receive(&too_big(&sent[0], |_| {})).unwrap();
+    let lens: Vec<_> = host.egress().iter().map(|frame| parse_tcp(frame).1.len()).collect();
+    assert_eq!(lens, [960, 440]);
+}
+
+#[test]
+fn an_icmp_error_about_what_another_address_sent_is_ignored() {
+    let second = Ipv4Addr::new(10, 0, 0, 9);
+    let mut host = Host::with(Caps::plain(1500), |config| config.addrs.push("10.0.0.9/32".parse().unwrap()));
+    host.stack.add_neighbor(host.id, PEER.into(), PEER_MAC).unwrap();
+    let socket = host.stack.udp_bind(at(second, 7)).unwrap();
+    host.stack.udp_connect(socket, Some(at(PEER, 9))).unwrap();
+    host.stack.udp_send_to(socket, b"x", None).unwrap();
+    let quote = host.egress()[0][14..].to_vec();
+    let error = icmp(&Icmpv4Message::DestinationUnreachable {
+        code: Icmpv4Message::UNREACHABLE_PORT,
+        next_hop_mtu: 0,
+        quote: &quote,
+    });
+    assert_eq!(host.receive(&error), Err(DropReason::IcmpIgnored), "it came to 10.0.0.1");
+    assert_eq!(host.stack.udp_take_error(socket), Ok(None));
 }

@@ -392,3 +392,45 @@ fn connected_or_not_datagrams_come_from_the_address_that_the_route_names() {
         assert_eq!(parse_ip(&host.egress()[0]).0.src, Ipv4Addr::new(10, 0, 0, 9), "connected: {connect}");
     }
 }
+
+#[test]
+fn datagrams_that_some_link_might_not_carry_may_be_fragmented() {
+    let mut host = Host::acquainted();
+    let socket = host.stack.udp_bind(at(US, 7)).unwrap();
+    let mut idents = Vec::new();
+    for len in [524, 525, 1_472] {
+        host.stack.udp_send_to(socket, &pattern(len), Some(at(PEER, 9))).unwrap();
+        let sent = host.egress();
+        let (ip, _) = parse_ip(&sent[0]);
+        assert_eq!(ip.dont_fragment, len == 524, "{len}");
+        idents.push(ip.ident);
+    }
+    assert_ne!(idents[1], idents[2]);
+    host.stack.udp_set_responder(socket, Some(Box::new(Parrot))).unwrap();
+    for len in [524, 525, 1_472] {
+        let answer = host.receive(&udp_to(US, 9, 7, &pattern(len))).unwrap().unwrap();
+        assert_eq!(parse_ip(&answer).0.dont_fragment, len == 524, "{len}");
+    }
+}
+
+#[test]
+fn answers_of_a_responder_have_the_ttl_of_its_socket() {
+    let mut host = Host::acquainted();
+    let socket = host.stack.udp_bind(at(US, 7)).unwrap();
+    host.stack.udp_set_ttl(socket, 5).unwrap();
+    host.stack.udp_set_responder(socket, Some(Box::new(Parrot))).unwrap();
+    let answer = host.receive(&udp_to(US, 9, 7, b"in place")).unwrap().unwrap();
+    assert_eq!(parse_ip(&answer).0.ttl, 5);
+    let train = RxMeta { gso_size: Some(4), ..RxMeta::default() };
+    assert_eq!(host.receive_with(&udp_to(US, 9, 7, b"twotimes"), train), Ok(None));
+    assert_eq!(host.egress().iter().map(|frame| parse_ip(frame).0.ttl).collect::<Vec<_>>(), [5, 5]);
+}
+
+/// Says what it hears.
+struct Parrot;
+
+impl Responder for Parrot {
+    fn respond(&mut self, _from: SocketAddr, _buf: &mut [u8], len: usize) -> Option<usize> {
+        Some(len)
+    }
+}
