@@ -12,3 +12,8 @@ pub mod run;
 #[cfg(test)]
 mod testnet;
 pub mod values;
+
+/// What the README shows of embedding is compiled with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -318,6 +318,18 @@ server = true
         let config = parse("[stack]\ndevice = \"mem:\"\naddr = \"10.0.0.2/24\"\n mtu = 20").unwrap();
         let error = config.stack_config(StackArgs::default()).unwrap_err().to_string();
         assert_eq!(error, "f.toml:4:2: mtu 20 is too small: give 68 to 65535");
+        for (line, word) in [
+            ("device = \"pigeon:x\"\naddr = \"10.0.0.2/24\"", "f.toml:2:1: unknown device"),
+            ("device = \"mem:\"\naddr = \"10.0.0.0/24\"", "f.toml:3:1: address 10.0.0.0/24: "),
+            (
+                "device = \"mem:\"\naddr = \"10.0.0.2/24\"\nfault = \"x\"",
+                "f.toml:4:1: fault \"x\" is no KEY=VALUE",
+            ),
+        ] {
+            let config = parse(&format!("[stack]\n{line}")).unwrap();
+            let error = config.stack_config(StackArgs::default()).unwrap_err().to_string();
+            assert!(error.starts_with(word), "{error}");
+        }
         let none = parse("\n[stack]\ndevice = \"mem:\"").unwrap();
         let error = none.stack_config(StackArgs::default()).unwrap_err().to_string();
         assert!(error.starts_with("f.toml:2:1: no address: "), "{error}");

@@ -20,7 +20,7 @@ Examples (as root, or in a user namespace of one's own: unshare -Urn):
   nty http --device tap:nty0 --addr 10.0.0.2/24 --host-addr 10.0.0.1/24 --root .
   nty run demo.toml          several programs on one stack; see nty run --help
 
-In another terminal: ping 10.0.0.2, nc 10.0.0.2 7, curl http://10.0.0.2/
+In the same namespace: ping 10.0.0.2, nc 10.0.0.2 7, curl http://10.0.0.2/
 
 Exit status: 0 all went well, 1 something failed while running, 2 wrong arguments or configuration.";
 
@@ -80,8 +80,9 @@ Exit status: 0 when every request was answered in time, 1 otherwise."
     Ping(WithStack<ping::Options>),
     /// Measure how fast bulk data goes, over TCP or UDP, either way
     #[command(after_help = "Examples:
-  nty perf --device tap:nty0 --addr 10.0.0.2/24 --host-addr 10.0.0.1/24 --server
-  nty perf --device tap:nty1 --addr 10.0.1.2/24 --gateway 10.0.1.1 --client 10.0.0.2 --time 5s --bidir")]
+  nty perf --device tap:nty0 --addr 10.0.0.2/24 --host-addr 10.0.0.1/24 --gateway 10.0.0.1 --server
+  nty perf --device tap:nty1 --addr 10.0.1.2/24 --host-addr 10.0.1.1/24 --gateway 10.0.1.1 --client 10.0.0.2 --time 5s --bidir
+Between the two on one host the kernel is the router: sysctl -w net.ipv4.ip_forward=1")]
     Perf(WithStack<perf::Options>),
     /// Run several programs on one stack, as a file says
     #[command(after_help = RUN_EXAMPLE)]

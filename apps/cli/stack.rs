@@ -1,6 +1,9 @@
 //! The flags that every subcommand shares: the device, and who we are on it.
 
+use crate::run::fault;
 use crate::values::{Cidr, Mac, Span};
+use ntytcp::device::spec::DeviceSpec;
+use ntytcp::stack::route::InterfaceAddr;
 use serde::de::value::StrDeserializer;
 use serde::de::{self, Deserialize, Deserializer, IntoDeserializer as _, SeqAccess, Visitor};
 use std::fmt;
@@ -16,11 +19,11 @@ pub struct StackArgs {
     /// Device: tap:NAME, pcap:IN or pcap:IN,OUT, or mem:
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
-    /// Our address with its prefix, as 10.0.0.2/24; repeat for more, IPv4 or IPv6
+    /// Our address with its prefix, as 10.0.0.2/24; repeat for more (IPv4 only so far)
     #[arg(long, value_name = "ADDRESS/PREFIX")]
     #[serde(deserialize_with = "one_or_more")]
     pub addr: Vec<Cidr>,
-    /// Router to other networks; at most one for IPv4 and one for IPv6
+    /// Router to other networks (IPv4 only so far)
     #[arg(long, value_name = "ADDRESS")]
     #[serde(deserialize_with = "one_or_more")]
     pub gateway: Vec<IpAddr>,
@@ -44,16 +47,16 @@ pub struct StackArgs {
     /// Answer on this Unix socket with all counters; made at the start, removed at the end
     #[arg(long, value_name = "PATH")]
     pub stats_socket: Option<PathBuf>,
-    /// Write all frames to this file (pcapng)
+    /// Write all frames to this file, over what it held: pcapng if its name ends so, else pcap
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// Make the link bad: loss=1%,delay=20ms,...
+    /// Make the link bad: loss, corrupt, duplicate, reorder as 1%, delay, jitter as 20ms, rate as 100M, with in. or out. in
+    /// front for one direction, seed=N; for example loss=1%,out.delay=20ms
     #[arg(long, value_name = "FAULTS")]
     pub fault: Option<String>,
 }
 
-/// A stack whose settings agree with each other. The texts of `device` and `fault` are still to be read by those who
-/// know devices.
+/// A stack whose settings agree with each other.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StackConfig {
     /// Kind and parameters of the device.
@@ -115,13 +118,25 @@ impl StackArgs {
     /// # Errors
     /// The first setting that is missing or contradicts another, and the remedy.
     pub fn check(self) -> Result<StackConfig, StackError> {
-        let error = |key, what: String| Err(StackError { key, what });
+        let given = self.device.as_deref().filter(|device| !device.is_empty());
+        let what = "no device: give --device tap:NAME, or device = \"tap:NAME\" in [stack]";
+        let device = given.ok_or_else(|| StackError { key: "device", what: what.into() })?.to_owned();
+        if let Err(error) = device.parse::<DeviceSpec>() {
+            return Err(StackError { key: "device", what: error.to_string() });
+        }
+        self.check_addr().map_err(|what| StackError { key: "addr", what })?;
+        self.check_gateway().map_err(|what| StackError { key: "gateway", what })?;
+        self.check_host_addr(&device).map_err(|what| StackError { key: "host-addr", what })?;
+        self.check_mtu().map_err(|what| StackError { key: "mtu", what })?;
+        if let Some(Err(what)) = self.fault.as_deref().map(fault::parse) {
+            return Err(StackError { key: "fault", what });
+        }
         let Self {
-            device,
-            addr,
-            gateway,
+            device: _,
+            addr: addrs,
+            gateway: gateways,
             mac,
-            host_addr,
+            host_addr: host_addrs,
             mtu,
             peer_timeout,
             busy_poll,
@@ -129,58 +144,12 @@ impl StackArgs {
             trace,
             fault,
         } = self;
-        let Some(device) = device.filter(|d| !d.is_empty()) else {
-            return error(
-                "device",
-                "no device: give --device tap:NAME, or device = \"tap:NAME\" in [stack]".into(),
-            );
-        };
-        if addr.is_empty() {
-            return error(
-                "addr",
-                "no address: give --addr 10.0.0.2/24, or addr = \"10.0.0.2/24\" in [stack]".into(),
-            );
-        }
-        if let Some(twice) = first_repeated(addr.iter().map(|a| a.addr)) {
-            return error("addr", format!("address {twice} is given twice: leave one out"));
-        }
-        for gateway in &gateway {
-            if !addr.iter().any(|a| is_on_link(a, *gateway)) {
-                return error(
-                    "gateway",
-                    format!("gateway {gateway} is on the network of none of our addresses: give one that is"),
-                );
-            }
-            if addr.iter().any(|a| a.addr == *gateway) {
-                return error("gateway", format!("gateway {gateway} is our own address: give the router's"));
-            }
-        }
-        if first_repeated(gateway.iter().map(IpAddr::is_ipv6)).is_some() {
-            return error("gateway", "two gateways of one address family: leave one out".into());
-        }
-        if !host_addr.is_empty() && !device.starts_with("tap:") {
-            return error(
-                "host-addr",
-                format!("device {device} has no kernel side to give an address to: leave host-addr out"),
-            );
-        }
-        if let Some(same) = host_addr.iter().find(|h| addr.iter().any(|a| a.addr == h.addr)) {
-            return error(
-                "host-addr",
-                format!("{} would be ours and the kernel's: give two addresses", same.addr),
-            );
-        }
-        // RFC 791 and RFC 8200: the packet that every link must carry.
-        let least = if addr.iter().any(|a| a.addr.is_ipv6()) { 1_280 } else { 68 };
-        if let Some(mtu) = mtu.filter(|&mtu| mtu < least) {
-            return error("mtu", format!("mtu {mtu} is too small: give {least} to 65535"));
-        }
         Ok(StackConfig {
             device,
-            addrs: addr,
-            gateways: gateway,
+            addrs,
+            gateways,
             mac,
-            host_addrs: host_addr,
+            host_addrs,
             mtu,
             peer_timeout,
             busy_poll,
@@ -188,6 +157,57 @@ impl StackArgs {
             trace,
             fault,
         })
+    }
+
+    fn check_addr(&self) -> Result<(), String> {
+        if self.addr.is_empty() {
+            return Err("no address: give --addr 10.0.0.2/24, or addr = \"10.0.0.2/24\" in [stack]".into());
+        }
+        for addr in &self.addr {
+            InterfaceAddr::new(addr.addr, addr.prefix).map_err(|error| format!("address {addr}: {error}"))?;
+        }
+        match first_repeated(self.addr.iter().map(|a| a.addr)) {
+            Some(twice) => Err(format!("address {twice} is given twice: leave one out")),
+            None => Ok(()),
+        }
+    }
+
+    fn check_gateway(&self) -> Result<(), String> {
+        for gateway in &self.gateway {
+            if !self.addr.iter().any(|a| is_on_link(a, *gateway)) {
+                return Err(format!(
+                    "gateway {gateway} is on the network of none of our addresses: give one that is"
+                ));
+            }
+            if self.addr.iter().any(|a| a.addr == *gateway) {
+                return Err(format!("gateway {gateway} is our own address: give the router's"));
+            }
+        }
+        if first_repeated(self.gateway.iter().map(IpAddr::is_ipv6)).is_some() {
+            return Err("two gateways of one address family: leave one out".into());
+        }
+        Ok(())
+    }
+
+    fn check_host_addr(&self, device: &str) -> Result<(), String> {
+        if !self.host_addr.is_empty() && !device.starts_with("tap:") {
+            return Err(format!(
+                "device {device} has no kernel side to give an address to: leave host-addr out"
+            ));
+        }
+        match self.host_addr.iter().find(|h| self.addr.iter().any(|a| a.addr == h.addr)) {
+            Some(same) => Err(format!("{} would be ours and the kernel's: give two addresses", same.addr)),
+            None => Ok(()),
+        }
+    }
+
+    /// RFC 791 and RFC 8200: the packet that every link must carry.
+    fn check_mtu(&self) -> Result<(), String> {
+        let least = if self.addr.iter().any(|a| a.addr.is_ipv6()) { 1_280 } else { 68 };
+        match self.mtu.filter(|&mtu| mtu < least) {
+            Some(mtu) => Err(format!("mtu {mtu} is too small: give {least} to 65535")),
+            None => Ok(()),
+        }
     }
 }
 

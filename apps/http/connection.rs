@@ -59,6 +59,8 @@ pub enum Close {
     Shutdown,
     /// Close the connection, now.
     Now,
+    /// Abort the connection, now: an answer breaks off, and must not look as if it had ended.
+    Abort,
 }
 
 /// One connection. See the [module](super) for the loop around it.
@@ -77,8 +79,8 @@ pub struct Connection {
     ended: bool,
     /// The sending side was closed.
     shut: bool,
-    /// There is nothing left to save.
-    failed: bool,
+    /// There is nothing left to save: how to end.
+    failed: Option<Close>,
 }
 
 /// What the next byte of input belongs to.
@@ -107,13 +109,13 @@ impl Connection {
             deadline: now + site.idle_timeout,
             ended: false,
             shut: false,
-            failed: false,
+            failed: None,
         }
     }
 
     /// Whether to read from the peer now. While not, what it sends should wait in the socket, which slows it down.
     pub fn wants_input(&self) -> bool {
-        !self.ended && !self.failed && self.held.is_empty() && self.can_advance()
+        !self.ended && self.failed.is_none() && self.held.is_empty() && self.can_advance()
     }
 
     /// Takes what the peer sent. Does file operations for an upload and for opening what is asked for.
@@ -193,8 +195,8 @@ impl Connection {
 
     /// What to do with the connection now; `None` to go on.
     pub fn close(&mut self) -> Option<Close> {
-        if self.failed {
-            return Some(Close::Now);
+        if self.failed.is_some() {
+            return self.failed;
         }
         if !self.is_output_done() {
             return None;
@@ -228,7 +230,7 @@ impl Connection {
         if owes_request && self.is_output_done() {
             self.refuse(site, now, Status::RequestTimeout);
         } else {
-            self.failed = true;
+            self.failed = Some(if self.is_output_done() { Close::Now } else { Close::Abort });
         }
     }
 
@@ -405,11 +407,11 @@ impl Connection {
 
     /// Nothing can be said any more: a part of an answer is out, and the rest cannot be had.
     fn fail(&mut self, error: &std::io::Error) {
-        tracing::warn!(target: "nty::http", %error, "a file changed or failed while it was sent: connection closed");
+        tracing::warn!(target: "nty::http", %error, "a file changed or failed while it was sent: connection aborted");
         self.content = None;
         self.held = Vec::new();
         self.phase = Phase::Closing;
-        self.failed = true;
+        self.failed = Some(Close::Abort);
     }
 
     /// Goes on to the next part of the content, or leaves it behind, as soon as there is nothing else to send.

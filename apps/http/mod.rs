@@ -9,7 +9,8 @@
 //! per ready socket   loop {
 //!                        while connection.wants_input() { read: receive(..) | at the end: end_of_input() | break }
 //!                        while !connection.output().is_empty() { write: sent(..) | would block: break }
-//!                        match connection.close() { Shutdown: close the sending side | Now: close, return }
+//!                        match connection.close() { Shutdown: close the sending side | Now: close, return
+//!                                                   | Abort: send a RST, return }
 //!                        until neither reading nor writing moved anything
 //!                    }
 //! at deadline()      on_timeout(now), then as for a ready socket

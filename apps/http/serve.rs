@@ -73,6 +73,8 @@ enum Progress {
     Unfinished,
     /// Is over.
     Over,
+    /// Is over in the middle of something.
+    Broken,
 }
 
 impl Program for Server {
@@ -107,9 +109,10 @@ impl Server {
     fn drive(&mut self, token: u64) {
         let Some(client) = self.hub.get_mut(token) else { return };
         match client.drive(&self.site, self.now, &mut self.buf) {
-            Progress::Over => {
+            Progress::Over => return drop(self.hub.remove(token)),
+            Progress::Broken => {
                 if let Some(client) = self.hub.remove(token) {
-                    client.end();
+                    client.stream.abort();
                 }
                 return;
             }
@@ -146,13 +149,14 @@ impl Client {
     fn drive(&mut self, site: &Site, now: Instant, buf: &mut [u8]) -> Progress {
         for _ in 0..ROUNDS {
             let moved = self.read(site, now, buf).and_then(|read| Ok(read | self.write(site, now)?));
-            let Ok(mut moved) = moved else { return Progress::Over };
+            let Ok(mut moved) = moved else { return Progress::Broken };
             match self.connection.close() {
                 None => {}
                 Some(Close::Now) => return Progress::Over,
+                Some(Close::Abort) => return Progress::Broken,
                 Some(Close::Shutdown) => match self.stream.shutdown(Shutdown::Write) {
                     Ok(()) => moved = true,
-                    Err(_) => return Progress::Over,
+                    Err(_) => return Progress::Broken,
                 },
             }
             if !moved {
@@ -160,13 +164,6 @@ impl Client {
             }
         }
         Progress::Unfinished
-    }
-
-    /// Closes. An answer that breaks off must not look as if it had ended.
-    fn end(mut self) {
-        if !self.connection.output().is_empty() {
-            self.stream.abort();
-        }
     }
 
     /// Reads once, if the connection wants to; whether something came.

@@ -8,8 +8,8 @@ use ntytcp::device::Device;
 use ntytcp::device::fault::Fault;
 use ntytcp::device::spec::{DeviceSpec, OpenOptions};
 use ntytcp::device::trace::Trace;
-use ntytcp::rng::{Seed, seed_from};
-use ntytcp::shard::{IdlePolicy, MonotonicClock, Shard};
+use ntytcp::rng::seed_from;
+use ntytcp::shard::{IdlePolicy, MonotonicClock, Shard, system_seed};
 use ntytcp::stack::arp::{Defense, GuardConfig, GuardState};
 use ntytcp::stack::route::{InterfaceAddr, Prefix, Route};
 use ntytcp::stack::{InterfaceConfig, InterfaceId, Stack};
@@ -41,7 +41,7 @@ pub(super) fn open(config: &StackConfig) -> Result<Runtime, RunError> {
         device = Box::new(Trace::new(device, path, origin)?);
     }
 
-    let stack = Stack::new(settings(config), seed()?)?;
+    let stack = Stack::new(settings(config), system_seed().map_err(RunError::System)?)?;
     let idle = if config.busy_poll { IdlePolicy::BUSY_POLL } else { IdlePolicy::default() };
     let mut shard = Shard::new(stack, MonotonicClock::new(), idle).map_err(RunError::System)?;
     let mac = config.mac.map_or_else(|| derived_mac(config), |mac| MacAddr(mac.0));
@@ -120,12 +120,4 @@ fn derived_mac(config: &StackConfig) -> MacAddr {
     }
     let [a, b, c, d, e, ..] = hasher.finish().to_be_bytes();
     MacAddr([0x02, a, b, c, d, e])
-}
-
-/// The secret that everything unpredictable of the stack comes from.
-fn seed() -> Result<Seed, RunError> {
-    let mut seed = Seed::default();
-    getrandom::fill(&mut seed)
-        .map_err(|error| RunError::System(std::io::Error::other(format!("no random numbers: {error}"))))?;
-    Ok(seed)
 }

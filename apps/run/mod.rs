@@ -1,6 +1,6 @@
 //! Runs the programs of a plan on one stack, on this thread, until they are done or a signal comes.
 
-mod fault;
+pub(crate) mod fault;
 mod link;
 mod printout;
 mod program;

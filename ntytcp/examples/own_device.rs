@@ -4,10 +4,7 @@
 use ntytcp::device::{
     Caps, Device, DeviceError, HEADROOM, MAX_L2_HEADER, RxFrame, RxMeta, TxMeta, TxQueue, Verdict,
 };
-use ntytcp::rng::seed_from;
-use ntytcp::shard::{IdlePolicy, MonotonicClock, Shard};
-use ntytcp::stack::{InterfaceConfig, Stack, StackConfig};
-use ntytcp::wire::MacAddr;
+use ntytcp::shard::Shard;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
@@ -93,17 +90,10 @@ impl Device for Wire {
     }
 }
 
-fn shard(wire: Wire, host: u8) -> Result<Shard<MonotonicClock>, Box<dyn std::error::Error>> {
-    let stack = Stack::new(StackConfig::default(), seed_from(host.into()))?;
-    let mut shard = Shard::new(stack, MonotonicClock::new(), IdlePolicy::default())?;
-    let (mac, addrs) = (MacAddr([2, 0, 0, 0, 0, host]), vec![format!("10.0.0.{host}/24").parse()?]);
-    shard.attach(Box::new(wire), InterfaceConfig { mac, addrs, ..InterfaceConfig::default() })?;
-    Ok(shard)
-}
-
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (left, right) = Wire::pair()?;
-    let (mut us, mut peer) = (shard(left, 1)?, shard(right, 2)?);
+    let mut us = Shard::with_device(Box::new(left), vec!["10.0.0.1/24".parse()?])?;
+    let mut peer = Shard::with_device(Box::new(right), vec!["10.0.0.2/24".parse()?])?;
     let echo = us.stack_mut().echo_open()?;
     for seq in 1..=3 {
         us.turn()?;

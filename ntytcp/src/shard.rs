@@ -18,8 +18,11 @@ use std::sync::Arc;
 
 use crate::device::sys::{Doorbell, PollFd, poll};
 use crate::device::{Device, DeviceError};
-use crate::stack::{ConfigError, InterfaceConfig, InterfaceId, Pending, Stack};
+use crate::rng::Seed;
+use crate::stack::route::InterfaceAddr;
+use crate::stack::{ConfigError, InterfaceConfig, InterfaceId, Pending, Stack, StackConfig};
 use crate::time::{Clock, Duration, Instant};
+use crate::wire::MacAddr;
 
 /// The system's monotonic clock, counted from when it was made.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +94,47 @@ pub struct Shard<C: Clock> {
     pending: Pending,
     /// Reused by every [`Shard::wait`].
     fds: Vec<PollFd>,
+}
+
+/// A seed that nobody can know, from the system's entropy.
+///
+/// # Errors
+/// The system has none to give.
+pub fn system_seed() -> io::Result<Seed> {
+    let mut seed = Seed::default();
+    getrandom::fill(&mut seed).map_err(|error| io::Error::other(format!("no random numbers: {error}")))?;
+    Ok(seed)
+}
+
+/// Why a shard cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetupError {
+    /// No descriptor, or no entropy, is left.
+    #[error(transparent)]
+    System(#[from] io::Error),
+    /// The stack refuses its settings.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+impl Shard<MonotonicClock> {
+    /// The short way for a program that needs nothing special: the system's clock, its entropy, default settings, and one
+    /// interface with these addresses on `device`. Its station address is random and locally administered.
+    ///
+    /// # Errors
+    /// [`SetupError`]; the device is dropped.
+    pub fn with_device(
+        device: Box<dyn Device + Send>,
+        addrs: Vec<InterfaceAddr>,
+    ) -> Result<Self, SetupError> {
+        let stack = Stack::new(StackConfig::default(), system_seed()?)?;
+        let mut shard = Self::new(stack, MonotonicClock::new(), IdlePolicy::default())?;
+        let [a, b, c, d, e, ..] = system_seed()?;
+        let mac = MacAddr([0x02, a, b, c, d, e]);
+        shard.attach(device, InterfaceConfig { mac, addrs, ..InterfaceConfig::default() })?;
+        Ok(shard)
+    }
 }
 
 impl<C: Clock> Shard<C> {

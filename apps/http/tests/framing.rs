@@ -229,7 +229,7 @@ fn client_that_does_not_take_its_answer_is_left() {
         assert_eq!(connection.close(), None, "it takes 1 kB a second");
     }
     connection.on_timeout(&world.site, connection.deadline());
-    assert_eq!(connection.close(), Some(Close::Now));
+    assert_eq!(connection.close(), Some(Close::Abort));
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn byte_now_and_then_renews_no_deadline_for_ever() {
     // A tenth of a second for every 100 bytes, and the time for silence.
     let end = Instant::from_millis(61_000);
     slow.on_timeout(&world.site, end);
-    assert_eq!(slow.close(), Some(Close::Now));
+    assert_eq!(slow.close(), Some(Close::Abort));
     upload.on_timeout(&world.site, end);
     let mut told = [0; 400];
     upload.transmit(&world.site, end, &mut told);

@@ -3,12 +3,13 @@
 use super::*;
 use crate::testnet::{Net, read};
 use nty_epoll::TcpStream;
+use ntytcp::stack::SocketError;
 
 /// A server of a directory with one file of five million bytes.
 struct Served {
     net: Net,
     file: Vec<u8>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Served {
@@ -19,7 +20,7 @@ impl Served {
         fs::write(dir.path().join("small"), "small").unwrap();
         let options = Options { root: Some(dir.path().to_owned()), ..Options::default() };
         let net = Net::new(|runtime| open(&options, runtime));
-        Self { net, file, _dir: dir }
+        Self { net, file, dir }
     }
 
     fn deadline(&self) -> Option<std::time::Instant> {
@@ -155,6 +156,25 @@ fn clients_that_vanish_do_not_disturb_the_others() {
         stream.abort();
     }
     assert_eq!(small_len(&mut served), small);
+}
+
+#[test]
+fn answer_that_breaks_off_is_reset_and_not_closed() {
+    let mut served = Served::new();
+    let mut stream = served.net.connect(80, None);
+    served.ask(&mut stream, b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n", 1_000, 1_000);
+    // The server has read ahead only what its socket and its buffer hold.
+    fs::File::options().write(true).open(served.dir.path().join("big")).unwrap().set_len(1_000).unwrap();
+    let mut buf = vec![0; 100_000];
+    let error = served.net.until(|_| match stream.read(&mut buf) {
+        Ok(n) => {
+            assert!(n > 0, "the end of a part looks like the end of the answer");
+            None
+        }
+        Err(SocketError::WouldBlock) => None,
+        Err(error) => Some(error),
+    });
+    assert_eq!(error, SocketError::ConnectionReset);
 }
 
 #[test]

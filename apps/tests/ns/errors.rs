@@ -70,7 +70,7 @@ fn truncated_capture_is_named() {
             vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
         capture.extend([0, 0, 0, 0, 0, 0, 0, 0, 60, 0, 0, 0, 60, 0, 0, 0]);
         capture.extend([0xff; 10]);
-        for len in [30, capture.len()] {
+        for len in [4, 10, 23, 30, capture.len()] {
             fs::write(&file, &capture[..len]).unwrap();
             let device = format!("pcap:{}", file.display());
             let said = complaint(&mut nty(&["echo", "--device", &device, "--addr", OURS_NET]), FAILED);

@@ -1,7 +1,7 @@
 //! `nty http` with curl and kernel sockets as its clients.
 
 use crate::streams::{in_parallel, read_slowly};
-use crate::world::{Nty, Site, connect, in_namespace, noise, run};
+use crate::world::{LINK, Link, Nty, Site, connect, in_namespace, noise, run};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -33,6 +33,25 @@ fn curl_moves_200_megabytes_down_and_up() {
         let mut left: Vec<_> = fs::read_dir(site.root()).unwrap().map(|e| e.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["big", "up"], "no partial file stays");
+    });
+}
+
+#[test]
+fn files_go_both_ways_at_mtu_9000() {
+    in_namespace(|| {
+        let site = Site::new();
+        let bytes = noise(2, 20 << 20);
+        site.add("big", &bytes);
+        let link = Link { more: &["--mtu", "9000"], ..LINK };
+        let nty = Nty::serve_on(&link, &["http", "--root", site.root(), "--upload"]);
+        assert!(run("ip", &["link", "show", "dev", LINK.tap]).contains(" mtu 9000 "));
+        let (from, to) = (site.path("big"), site.path("copy"));
+        let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
+        run("curl", &["-sSf", "-m", "60", "-T", from, "http://10.0.0.2/up"]);
+        assert!(fs::read(site.path("up")).unwrap() == bytes);
+        run("curl", &["-sSf", "-m", "60", "-o", to, "http://10.0.0.2/up"]);
+        assert!(fs::read(to).unwrap() == bytes);
+        nty.stop();
     });
 }
 

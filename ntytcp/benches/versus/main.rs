@@ -90,7 +90,7 @@ const WORKLOADS: [Workload; 5] = [
         title: "bulk, MSS 1460",
         units: BULK,
         unit: "B",
-        limit: "copy 30 %, checksum 15 %; headers and table the rest",
+        limit: "copy 43 % (four of each byte), checksum 22 %: memory",
     },
     Workload {
         role: Role::Request,
@@ -98,7 +98,7 @@ const WORKLOADS: [Workload; 5] = [
         title: "64 B request/response",
         units: 1,
         unit: "",
-        limit: "no hot spot: fixed work per segment and per turn",
+        limit: "1,600 instructions a segment each way, and the turn's own 600",
     },
     Workload {
         role: Role::Connect,
@@ -106,7 +106,7 @@ const WORKLOADS: [Workload; 5] = [
         title: "connect and close",
         units: 1,
         unit: "",
-        limit: "cache and hash: four tables, TIME-WAIT entries; SipHash",
+        limit: "cache: TIME-WAIT entries and their flows, 11 % in the lookup; the long way of 5 frames",
     },
     Workload {
         role: Role::Udp,
@@ -114,7 +114,7 @@ const WORKLOADS: [Workload; 5] = [
         title: "UDP echo, sockets",
         units: UDP_BURST,
         unit: "",
-        limit: "copy through two queues per datagram; route per send",
+        limit: "headers and their checks 30 %, copies through two queues 25 %",
     },
     Workload {
         role: Role::Respond,
@@ -122,7 +122,7 @@ const WORKLOADS: [Workload; 5] = [
         title: "UDP echo, responder",
         units: UDP_BURST,
         unit: "",
-        limit: "headers and checksum; the client is on sockets",
+        limit: "headers and their checks 35 %; the client is on sockets",
     },
 ];
 

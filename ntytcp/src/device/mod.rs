@@ -302,7 +302,7 @@ pub enum DeviceError {
     #[error("{0}")]
     Config(String),
     /// The interface was removed while it was in use.
-    #[error("{0}: the interface is gone")]
+    #[error("{0}: the interface is gone: somebody removed it; start again to make it anew")]
     Gone(String),
 }
 

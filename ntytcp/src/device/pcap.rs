@@ -94,9 +94,9 @@ impl CaptureReader {
             [0x4d, 0x3c, 0xb2, 0xa1],
         ];
         let format = if magic == [0x0a, 0x0d, 0x0d, 0x0a] {
-            Format::Ng(PcapNgReader::new(file).map_err(|_| no_capture())?)
+            Format::Ng(PcapNgReader::new(file).map_err(|e| bad_header(&path, &e))?)
         } else if filled == 4 && known.contains(&magic) {
-            let reader = PcapReader::new(file).map_err(|_| no_capture())?;
+            let reader = PcapReader::new(file).map_err(|e| bad_header(&path, &e))?;
             ethernet(&path, reader.header().datalink)?;
             Format::Legacy(reader)
         } else {
@@ -131,19 +131,34 @@ fn ethernet(path: &Path, link: DataLink) -> Result<(), DeviceError> {
     )))
 }
 
+/// What is wrong with a file that begins as captures do.
+fn bad_header(path: &Path, error: &PcapError) -> DeviceError {
+    let path = path.display();
+    DeviceError::Config(match error {
+        PcapError::IncompleteBuffer => format!("{path}: truncated in its header: capture again"),
+        PcapError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            format!("{path}: truncated in its header: capture again")
+        }
+        other => format!("{path}: its header is damaged ({other}): capture again"),
+    })
+}
+
 /// What is wrong with the file, and where.
 fn damaged(path: &Path, number: u64, error: &PcapError) -> DeviceError {
     let path = path.display();
-    let sound = number - 1;
-    DeviceError::Config(match error {
-        PcapError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => format!(
-            "{path}: truncated in packet {number}; the {sound} before it are sound: capture again, or cut it with `editcap -r {path} OUT 1-{sound}`"
-        ),
-        PcapError::IncompleteBuffer => {
-            format!("{path}: packet {number} is damaged; the {sound} before it are sound")
+    let remedy = match number - 1 {
+        0 => "capture again".to_owned(),
+        sound => {
+            format!("capture again, or keep what is before it with `editcap -r {path} OUT 1-{sound}`")
         }
+    };
+    DeviceError::Config(match error {
+        PcapError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            format!("{path}: truncated in packet {number}: {remedy}")
+        }
+        PcapError::IncompleteBuffer => format!("{path}: packet {number} is damaged: {remedy}"),
         PcapError::IoError(e) => format!("{path}: cannot read packet {number}: {e}"),
-        other => format!("{path}: packet {number} is damaged ({other}); the {sound} before it are sound"),
+        other => format!("{path}: packet {number} is damaged ({other}): {remedy}"),
     })
 }
 

@@ -54,6 +54,15 @@ impl Default for OpenOptions {
     }
 }
 
+impl OpenOptions {
+    /// These options, and one more address for the kernel's side of the link.
+    #[must_use]
+    pub fn with_host_addr(mut self, addr: impl Into<IpAddr>, prefix: u8) -> Self {
+        self.host_addrs.push((addr.into(), prefix));
+        self
+    }
+}
+
 /// A device by name: a kind that this build has, and its argument.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DeviceSpec {
@@ -189,8 +198,7 @@ mod tests {
 
     #[test]
     fn host_address_without_a_host_is_refused() {
-        let options =
-            OpenOptions { host_addrs: vec![("10.0.0.1".parse().unwrap(), 24)], ..OpenOptions::default() };
+        let options = OpenOptions::default().with_host_addr([10, 0, 0, 1], 24);
         assert!(open("mem:", &options).err().unwrap().to_string().contains("give no host address"));
     }
 }

@@ -17,6 +17,7 @@
 mod assembly;
 mod config;
 mod congestion;
+mod egress;
 mod expiry;
 mod handshake;
 mod idle;

@@ -450,7 +450,7 @@ impl Tcb {
     }
 
     /// A packet of this connection could not be delivered: fatal for a connection that is being made, a hint for one that exists
-    /// (RFC 1122 4.2.3.9, RFC 5927 5.2).
+    /// (RFC 5461 4.1, RFC 1122 4.2.3.9, RFC 5927 5.2).
     pub(crate) fn on_unreachable(&mut self, error: SocketError) {
         match self.state {
             State::SynSent => self.finish(Some(error)),

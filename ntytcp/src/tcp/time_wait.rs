@@ -76,7 +76,7 @@ impl TimeWait {
     ) -> TimeWaitOutcome {
         let is = |flags| seg.flags.intersects(flags);
         if is(TcpFlags::RST) {
-            // RFC 1337: an old RST must not cut TIME-WAIT short unless it is exact.
+            // RFC 1337 3 asks to ignore every RST; one that is exact (RFC 5961 3.2) comes from the peer, which has nothing to wait for.
             return if seg.seq == self.rcv_nxt {
                 TimeWaitOutcome::Remove
             } else {

@@ -186,7 +186,7 @@ pub enum StaticNeighborError {
     #[error("{0} is not the address of one station: a static neighbor needs a unicast MAC address")]
     NotUnicast(MacAddr),
     /// The network address is not a host's.
-    #[error("{0} is not the address of a host")]
+    #[error("{0} is not the address of a host: give a unicast address on the link")]
     NotAHost(IpAddr),
     /// Static entries fill the table.
     #[error("the neighbor table is full of static entries: raise its capacity")]

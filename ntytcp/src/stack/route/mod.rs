@@ -46,7 +46,7 @@ pub enum RouteError {
     #[error("a route to {0} cannot name {1}: the address family differs")]
     FamilyDiffers(Prefix, IpAddr),
     /// The gateway is no address of a host.
-    #[error("{0} cannot be a gateway")]
+    #[error("{0} cannot be a gateway: give the address of one router on a connected network")]
     BadGateway(IpAddr),
     /// No connected route of the interface leads to the gateway.
     #[error(
@@ -129,18 +129,17 @@ impl RouteTable {
     }
 
     /// Adds the route to the network that an interface is connected to by one of its addresses, with that
-    /// address as source and metric 0. Allocates.
+    /// address as source and metric 0; a further address on that network shares the route of the first. Allocates.
     ///
     /// # Errors
-    /// [`RouteError::Exists`].
+    /// Those of [`RouteTable::add`], but for [`RouteError::Exists`].
     pub fn connect(&mut self, addr: InterfaceAddr, interface: u16) -> Result<(), RouteError> {
-        self.add(Route {
-            prefix: addr.network(),
-            interface,
-            gateway: None,
-            source: Some(addr.addr()),
-            metric: 0,
-        })
+        let source = Some(addr.addr());
+        let route = Route { prefix: addr.network(), interface, gateway: None, source, metric: 0 };
+        if self.iter().any(|known| same_way(known, &route)) {
+            return Ok(());
+        }
+        self.add(route)
     }
 
     /// Removes the route with this prefix, interface, gateway, source and metric; `false` when there is none.
@@ -251,6 +250,15 @@ mod tests {
         table.connect("192.168.7.9/16".parse().unwrap(), 1).unwrap();
         table.add(via("0.0.0.0/0", 0, Some("10.0.0.1"), 0)).unwrap();
         table
+    }
+
+    #[test]
+    fn second_address_of_a_network_shares_the_route_of_the_first() {
+        let mut table = host_table();
+        let before = table.iter().count();
+        table.connect("10.0.0.3/24".parse().unwrap(), 0).unwrap();
+        assert_eq!(table.iter().count(), before);
+        assert_eq!(table.lookup(ip("10.0.0.9")).unwrap().source, Some(ip("10.0.0.2")));
     }
 
     #[test]
