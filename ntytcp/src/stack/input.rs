@@ -1,5 +1,14 @@
 //! What arrives: Ethernet, ARP and IPv4, up to the payload of a packet that is ours. [`super::transport`] goes on from there.
 //!
+//! ```text
+//!   frame -> recognise -> plain -> foreseen segment, plain datagram  -> Done
+//!              |            \-> plain_unforeseen -> transport
+//!              \-> receive_any -> ARP, or IPv4 step by step -> transport
+//! ```
+//!
+//! The upper line is a shortcut: `tests/shortcuts.rs` holds it against the lower one. What foreseen segments change around their
+//! connection is left for the end of the burst.
+//!
 //! Every frame ends as a [`Verdict`]. A frame is looked at through a borrowed slice until it is known what becomes of it; what
 //! is to be written in its place is then an owned [`Answer`], so that reading and rewriting never overlap.
 
@@ -46,6 +55,14 @@ impl Stack {
     fn end_burst(&mut self, now: Instant) {
         let (counters, events) = (&mut self.counters, &mut self.events);
         self.tcp.settle_burst(&mut Cx { now, counters, events });
+    }
+
+    /// As [`Stack::reclaim_pages`] for a frame of a burst: a connection that waits for the burst's end may hold pages that it has
+    /// just ceased to need.
+    #[cold]
+    pub(super) fn reclaim_for(&mut self, now: Instant) -> bool {
+        self.end_burst(now);
+        self.reclaim_pages()
     }
 
     /// As [`Stack::ingress`] for one frame of a burst.
@@ -125,7 +142,7 @@ impl Stack {
             match self.tcp.input_foreseen(&mut Cx { now, counters, events }, &key, bytes, is_intact) {
                 Foreseen::Taken => return Verdict::Done,
                 Foreseen::Dropped(found, reason) => {
-                    if !self.reclaim_pages() {
+                    if !self.reclaim_for(now) {
                         return Verdict::Drop(reason);
                     }
                     // There is room now. What was taken of it is old by now. Counted again by what follows.
@@ -185,7 +202,7 @@ impl Stack {
     }
 
     /// Any frame, from its first byte on.
-    fn receive_any(&mut self, now: Instant, id: InterfaceId, frame: &mut RxFrame<'_>) -> Verdict {
+    pub(super) fn receive_any(&mut self, now: Instant, id: InterfaceId, frame: &mut RxFrame<'_>) -> Verdict {
         let Some(interface) = self.interfaces.get(usize::from(id.0)) else {
             return Verdict::Drop(DropReason::NotForUs);
         };

@@ -12,7 +12,8 @@
 //!                        the rest waits there     comes back on a later turn
 //! ```
 //!
-//! Where the device has no checksum unit, the payload is copied out of its FIFO and summed in the same pass.
+//! Where the device has no checksum unit, the payload is summed while it is in the cache from being copied out of its FIFO. A train of TCP
+//! segments is cut by the device if it can, else here ([`Output::send_train`]).
 
 mod udp;
 

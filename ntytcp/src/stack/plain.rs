@@ -111,3 +111,45 @@ pub(super) fn emit(
     put(26, addresses);
     headers[24..26].copy_from_slice(&(!(sum as u16)).to_be_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{EtherType, MacAddr, VlanTags};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn headers_in_words_are_the_headers_in_fields(
+            stations: ([u8; 6], [u8; 6]),
+            addresses: ([u8; 4], [u8; 4]),
+            fields: (u8, u16, u8),
+            ident: Option<u16>,
+        ) {
+            let (dst, src) = (MacAddr(stations.0), MacAddr(stations.1));
+            let (from, to) = (Ipv4Addr::from(addresses.0), Ipv4Addr::from(addresses.1));
+            let (protocol, total_len, ttl) = (IpProtocol(fields.0), fields.1, fields.2);
+            let mut short = [0x33; HEADERS];
+            emit(&mut short, (dst.to_bits(), src.to_bits()), (from, to), protocol, total_len, ttl, ident);
+
+            let link = EthernetHeader { dst, src, vlan: VlanTags::NONE, ethertype: EtherType::IPV4 };
+            let packet = Ipv4Header {
+                dscp_ecn: 0,
+                total_len,
+                ident: ident.unwrap_or(0),
+                dont_fragment: ident.is_none(),
+                more_fragments: false,
+                fragment_offset: 0,
+                ttl,
+                protocol,
+                src: from,
+                dst: to,
+                options: &[],
+            };
+            let mut long = [0x44; HEADERS];
+            prop_assert_eq!(link.emit(&mut long), Some(EthernetHeader::LEN));
+            prop_assert_eq!(packet.emit(&mut long[EthernetHeader::LEN..]), Some(Ipv4Header::LEN));
+            prop_assert_eq!(short, long);
+        }
+    }
+}

@@ -105,7 +105,7 @@ impl Stack {
         let mut cx = Cx { now, counters, events };
         let action = self.tcp.input(&mut cx, &arrival, slot, &seg, data);
         if let TcpAction::Drop(DropReason::SocketFull | DropReason::TcpReassemblyFull) = action
-            && self.reclaim_pages()
+            && self.reclaim_for(now)
         {
             // What was taken of it the first time is old now. Counted again by what follows.
             self.counters.tcp_rx -= 1;
@@ -171,7 +171,7 @@ impl Stack {
     ) -> Result<(), DropReason> {
         let (counters, events) = (&mut self.counters, &mut self.events);
         let result = self.udp.deliver(&mut Cx { now, counters, events }, socket, key, local, payload);
-        if result.is_ok() || !self.reclaim_pages() {
+        if result.is_ok() || !self.reclaim_for(now) {
             return result;
         }
         self.udp.undo_drop(socket);

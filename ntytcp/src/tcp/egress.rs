@@ -17,7 +17,7 @@ use crate::stack::{InterfaceId, NeighborOutcome, SocketError};
 use core::net::IpAddr;
 use std::collections::VecDeque;
 
-/// Segments that one connection may send before the others get their turn.
+/// Segments after which one connection begins no other before the others had their turn. One that it began may be a train.
 const SEGMENTS_PER_TURN: usize = 64;
 
 impl Tcp {

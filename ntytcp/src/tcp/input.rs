@@ -105,7 +105,8 @@ impl Tcb {
             && self.assembly.is_empty()
             && self.rcv.fin.is_none()
             && !self.flags.orphan
-            && self.rx.is_consumer_alive();
+            // Text that nobody will read is answered by a RST.
+            && (text.is_empty() || self.rx.is_consumer_alive());
         let wnd = u32::from(u16::from_be_bytes([h[14], h[15]])) << self.snd.scale;
         as_foreseen.then_some(Predicted(Segment { seq, ack, wnd, flags: TcpFlags::ACK, timestamps, text }))
     }

@@ -2,9 +2,11 @@
 //! 5681, 6582, 6928) and RFC 6298 timing.
 //!
 //! ```text
-//!  segment -> table.input -> demux -> Tcb::segment_arrives | SynEntry | TimeWait | listener
+//!  segment -> demux -> Tcb::predict -> Tcb::take_predicted            what is expected next: table.input_foreseen
+//!                \-> Tcb::segment_arrives | SynEntry | TimeWait | listener         all else: table.input
 //!                                        | (marks itself dirty)
-//!  table.egress -> Tcb::next_segment -> Output::send_tcp -> Tcb::on_sent
+//!  table.egress -> Tcb::only_segment -> Output::send_tcp -> Tcb::on_sent          all there is, in one segment
+//!              \-> Tcb::next_segment -> Output::send_tcp | send_train -> Tcb::on_sent, until there is no more
 //!  table.on_timeout -> Tcb::on_timeout
 //! ```
 //!

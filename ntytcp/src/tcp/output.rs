@@ -1,6 +1,7 @@
 //! What may be sent now (RFC 9293 3.8, 3.7.4, 3.8.6.2.1).
 //!
-//! [`Tcb::next_segment`] only decides; [`Tcb::on_sent`] changes the TCB once the segment is in the device's ring. A full ring in
+//! [`Tcb::next_segment`] plans a segment, or a train of full ones that the device or
+//! [`Output`](crate::stack::output::Output) cuts; [`Tcb::only_segment`] finds the one that is most often all. Both only decide; [`Tcb::on_sent`] changes the TCB once the segment is in the device's ring. A full ring in
 //! between costs nothing and loses nothing.
 
 use super::config::TcpConfig;
@@ -31,7 +32,7 @@ pub(crate) enum Purpose {
 
 /// A segment that the TCB wants to send: which bytes of the tx FIFO, under which sequence number and flags.
 /// [`Tcb::header`] makes the rest of its header.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Transmit {
     seq: Seq,
     flags: TcpFlags,
@@ -226,7 +227,8 @@ impl Tcb {
         let len = available.min(usable);
         if len >= mss {
             // Full segments only; what is left over is decided by itself.
-            let most = limits.train_max.saturating_sub(MAX_HEADERS).min(len).max(mss);
+            let most = limits.train_max.saturating_sub(MAX_HEADERS).min(SEGMENTS_PER_TRAIN * mss);
+            let most = most.min(len).max(mss);
             return most - most % mss;
         }
         if len == 0 {
@@ -467,5 +469,156 @@ fn text_flags(fin: bool, push: bool) -> TcpFlags {
     flags
 }
 
+/// Segments of a train at most: a peer with a small MSS would otherwise make it a thousand.
+const SEGMENTS_PER_TRAIN: usize = 64;
+
 /// Ethernet is not counted in `train_max`; the largest IP and TCP headers are.
 const MAX_HEADERS: usize = 40 + 60;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fifo::PagePool;
+    use crate::stack::InterfaceId;
+    use crate::stack::demux::FlowKey;
+    use crate::tcp::isn::Origin;
+    use crate::tcp::pipes::PipeStock;
+    use crate::tcp::tcb::{Opening, TimestampState};
+    use core::net::Ipv4Addr;
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
+
+    /// What a TCB in the middle of its life may look like.
+    #[derive(Clone, Debug)]
+    struct Situation {
+        state: State,
+        iss: u32,
+        /// Bytes in the FIFO, of which so many are in flight, and so many are to be sent again.
+        queued: usize,
+        flight: usize,
+        again: usize,
+        window: u32,
+        initial_window: u32,
+        mss: (u16, u16),
+        mtu: usize,
+        train_max: usize,
+        ack: bool,
+        nodelay: bool,
+        closed: bool,
+        timestamps: bool,
+        gap: bool,
+        flags: u8,
+        dup_acks: u8,
+    }
+
+    impl Situation {
+        fn tcb(&self, config: &TcpConfig, pool: &PagePool) -> Tcb {
+            let us = Ipv4Addr::new(10, 0, 0, 1);
+            let key = FlowKey { local: us.into(), remote: us.into(), local_port: 1, remote_port: 2 };
+            let origin = Origin { iss: Seq(self.iss), timestamp_offset: 0 };
+            let (interface, options) = (InterfaceId::default(), config.socket);
+            let opening = Opening { key, tag: 0, interface, mtu: 1_500, origin, options };
+            let pipes = PipeStock::new(pool.clone()).take(65_536, 65_536);
+            let mut tcb = Tcb::connect(Instant::ZERO, opening, config, pipes);
+            tcb.state = self.state;
+            let (app, _) = tcb.half.as_mut().unwrap();
+            let queued = app.write(&vec![7; self.queued]);
+            if self.closed {
+                app.close();
+            }
+            let flight = self.flight.min(queued);
+            tcb.snd.una = tcb.tx_base;
+            tcb.snd.max = tcb.tx_base + flight as u32;
+            tcb.snd.nxt = tcb.snd.max - self.again.min(flight) as u32;
+            (tcb.snd.wnd, tcb.snd.max_wnd) = (self.window, self.window.max(1_000));
+            (tcb.snd.mss, tcb.snd.peer_mss) = self.mss;
+            (tcb.options.nodelay, tcb.ack) = (self.nodelay, if self.ack { AckDue::Now } else { AckDue::No });
+            tcb.timestamps =
+                self.timestamps.then_some(TimestampState { recent: 1, recent_at: Instant::ZERO });
+            if self.gap {
+                tcb.assembly.insert(Seq(100), Seq(200));
+            }
+            tcb.flags.reset = self.flags == 1;
+            tcb.flags.keepalive = self.flags == 2;
+            tcb.flags.probe = self.flags == 3;
+            for _ in 0..self.dup_acks {
+                tcb.recovery.on_dup_ack(tcb.snd.una, tcb.snd.max, 1_000, &mut tcb.cc);
+            }
+            tcb
+        }
+
+        fn limits(&self) -> PathLimits {
+            PathLimits { mtu: self.mtu, train_max: self.train_max }
+        }
+    }
+
+    fn situation() -> impl Strategy<Value = Situation> {
+        use State::*;
+        let state = prop_oneof![
+            9 => Just(Established),
+            1 => prop::sample::select(vec![CloseWait, FinWait1, FinWait2, Closing, LastAck, TimeWait, Closed]),
+        ];
+        let rarely = || prop::bool::weighted(0.1);
+        let bytes = || prop_oneof![Just(0usize), 1usize..100, Just(1_000), Just(1_460), 0usize..9_000];
+        let mss = prop_oneof![Just((1_460, 1_460)), Just((1_460, 1_000)), (48u16..1_460, 48u16..1_460)];
+        let window = prop_oneof![Just(65_535u32), Just(0), 0u32..9_000];
+        let again = prop_oneof![4 => Just(0usize), 1 => 0usize..3_000];
+        let flags = prop_oneof![8 => Just(0u8), 1 => 1u8..4];
+        let dup_acks = prop_oneof![8 => Just(0u8), 1 => 1u8..5];
+        let mtu = prop_oneof![3 => Just(1_500usize), 1 => 600usize..1_500];
+        let train_max = prop_oneof![Just(65_535usize), 1_000usize..9_000];
+        let sizes = (any::<u32>(), bytes(), bytes(), again, window, 1u32..20);
+        let path = (mss, mtu, train_max);
+        let rest = (any::<bool>(), any::<bool>(), rarely(), rarely(), rarely(), flags, dup_acks);
+        (state, sizes, path, rest).prop_map(|(state, sizes, path, rest)| {
+            let (iss, queued, flight, again, window, initial_window) = sizes;
+            let (mss, mtu, train_max) = path;
+            let (ack, nodelay, closed, timestamps, gap, flags, dup_acks) = rest;
+            Situation {
+                state,
+                iss,
+                queued: queued + flight,
+                flight,
+                again,
+                window,
+                initial_window,
+                mss,
+                mtu,
+                train_max,
+                ack,
+                nodelay,
+                closed,
+                timestamps,
+                gap,
+                flags,
+                dup_acks,
+            }
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_only_segment_is_the_next_and_the_last(situation in situation()) {
+            let config = TcpConfig { initial_window: situation.initial_window, ..TcpConfig::default() };
+            let mut tcb = situation.tcb(&config, &PagePool::new(64));
+            if let Some(only) = tcb.only_segment(situation.limits()) {
+                // A header of twenty bytes is right for it, and nothing is left for `after_output` to look at.
+                prop_assert!(only.last && tcb.timestamps.is_none() && tcb.assembly.is_empty());
+                prop_assert_eq!(tcb.next_segment(situation.limits()), Some(only));
+                prop_assert!(!tcb.flags.cwnd_limited);
+                let bare = tcb.bare_header(&only);
+                prop_assert_eq!(tcb.header(Instant::ZERO, &only), bare);
+                let mut counters = Counters::default();
+                tcb.on_sent(Instant::ZERO, &config, &only, bare.window, &mut counters);
+                prop_assert_eq!(tcb.next_segment(situation.limits()), None);
+            } else if let Some(next) = tcb.next_segment(situation.limits()) {
+                // A train has cars of one size, which fit, and not too many.
+                let size = next.gso.unwrap_or(tcb.payload_mss(situation.limits()));
+                prop_assert!(next.count() <= SEGMENTS_PER_TRAIN && next.len <= next.count() * usize::from(size));
+                prop_assert!(next.gso.is_none() || next.len.is_multiple_of(usize::from(size)));
+            }
+        }
+    }
+}

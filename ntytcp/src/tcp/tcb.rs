@@ -10,7 +10,7 @@
 //!
 //! The methods are spread by concern: [`input`](super::input) takes segments, [`output`](super::output) decides what to send,
 //! [`expiry`](super::expiry) handles the timers. None of them does I/O; what must be sent is found by asking
-//! [`Tcb::next_segment`] until it has nothing more.
+//! [`Tcb::only_segment`], or [`Tcb::next_segment`] until it has nothing more.
 
 use super::assembly::Assembly;
 use super::config::{TcpConfig, TcpSocketOptions};

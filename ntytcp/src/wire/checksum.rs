@@ -306,6 +306,35 @@ mod tests {
     }
 
     #[test]
+    fn copy_does_not_depend_on_where_either_side_lies() {
+        let src = noise(320);
+        let mut dst = vec![0; 320];
+        for len in 0..300 {
+            for (from, to) in (0..9).flat_map(|from| (0..9).map(move |to| (from, to))) {
+                let piece = &src[from..from + len];
+                dst.fill(0xee);
+                let sum = Sum::copy(&mut dst[to..to + len], piece);
+                assert_eq!(sum.fold(), Sum::of(piece).fold(), "{len} bytes from {from} to {to}");
+                assert_eq!(&dst[to..to + len], piece);
+                assert!(dst[..to].iter().chain(&dst[to + len..]).all(|&b| b == 0xee));
+            }
+        }
+    }
+
+    #[test]
+    fn the_loop_for_wide_vectors_sums_as_the_one_for_any_processor() {
+        let (noise, ones) = (noise(SPAN + 99), vec![0xff; SPAN + 99]);
+        let around = |n: usize| n.saturating_sub(3)..n + 4;
+        let lens = (4..24).map(|n| 32 * n).chain([4_096, SPAN - 32, SPAN, SPAN + 32]).flat_map(around);
+        for len in lens {
+            for data in [&noise[1..1 + len], &ones[..len]] {
+                assert_eq!(Sum(sum_long(data)).fold(), naive(data), "{len} bytes");
+                assert_eq!(Sum(data.chunks(SPAN).map(sum_span).fold(0, add_carry)).fold(), naive(data));
+            }
+        }
+    }
+
+    #[test]
     fn pseudo_header_equals_its_bytes() {
         let (a, b): (IpAddr, IpAddr) = ("192.0.2.255".parse().unwrap(), "198.51.100.1".parse().unwrap());
         let bytes = [192, 0, 2, 255, 198, 51, 100, 1, 0, 6, 0x12, 0x34];
@@ -355,6 +384,16 @@ mod tests {
             let bit = bit.index(data.len() * 8);
             data[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(!Sum::of(data).verify());
+        }
+
+        #[test]
+        fn pseudo_header_of_version_4_equals_its_bytes(src: [u8; 4], dst: [u8; 4], protocol: u8, len: u16) {
+            let [high, low] = len.to_be_bytes();
+            let bytes = [&src[..], &dst, &[0, protocol, high, low]].concat();
+            let sum = Sum::pseudo_header_v4(src.into(), dst.into(), IpProtocol(protocol), len.into());
+            prop_assert_eq!(sum.fold(), naive(&bytes));
+            let any = Sum::pseudo_header(IpAddr::from(src), IpAddr::from(dst), IpProtocol(protocol), len.into());
+            prop_assert_eq!(any.fold(), naive(&bytes));
         }
 
         #[test]

@@ -166,6 +166,8 @@ fn pseudo_header(src: IpAddr, dst: IpAddr, len: usize) -> Sum {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{SackBlocks, Timestamps};
+    use proptest::prelude::*;
 
     const A: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(10, 0, 0, 1));
     const B: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(10, 0, 0, 2));
@@ -217,5 +219,46 @@ mod tests {
             segment[at] ^= 0x20;
         }
         assert_eq!(TcpHeader::fill_checksum(A, B, &mut [0; 19]), None);
+    }
+
+    fn options() -> impl Strategy<Value = TcpOptions> {
+        let blocks = proptest::collection::vec(any::<(u32, u32)>(), 0..5);
+        let timestamps = any::<Option<(u32, u32)>>();
+        let options = (any::<Option<u16>>(), any::<Option<u8>>(), any::<bool>(), blocks, timestamps);
+        let options = options.prop_map(|(mss, window_scale, sack_permitted, blocks, timestamps)| {
+            let mut sack = SackBlocks::default();
+            blocks.into_iter().for_each(|(left, right)| {
+                sack.push(Seq(left), Seq(right));
+            });
+            let timestamps = timestamps.map(|(value, echo)| Timestamps { value, echo });
+            TcpOptions { mss, window_scale, sack_permitted, sack, timestamps, fast_open: None }
+        });
+        prop_oneof![Just(TcpOptions::NONE), options]
+    }
+
+    proptest! {
+        #[test]
+        fn emitting_and_summing_at_once_equals_one_after_the_other(
+            fields in any::<(u16, u16, u32, u32, u8, u16, u16)>(),
+            options in options(),
+            text in proptest::collection::vec(any::<u8>(), 0..1_500),
+            addresses in any::<([u8; 4], [u8; 4])>(),
+        ) {
+            let (src_port, dst_port, seq, ack, flags, window, urgent) = fields;
+            let (seq, ack, flags) = (Seq(seq), Seq(ack), TcpFlags::from_bits_retain(flags));
+            let header = TcpHeader { src_port, dst_port, seq, ack, flags, window, checksum: 0, urgent, options };
+            let (src, dst) = (IpAddr::from(addresses.0), IpAddr::from(addresses.1));
+            let len = header.header_len();
+            let (mut one, mut other) = (vec![0x11; len + text.len()], vec![0x22; len + text.len()]);
+            one[len..].copy_from_slice(&text);
+            other[len..].copy_from_slice(&text);
+            let emitted = header.emit(&mut one);
+            let beside = Sum::pseudo_header(src, dst, IpProtocol::TCP, other.len() as u32).add(&text);
+            prop_assert_eq!(header.emit_summed(&mut other[..len], beside), emitted);
+            if emitted.is_some() {
+                TcpHeader::fill_checksum(src, dst, &mut one).unwrap();
+                prop_assert_eq!(one, other);
+            }
+        }
     }
 }

@@ -7,8 +7,12 @@ use crate::stack::demux::FlowKey;
 use crate::stack::output::{Blocked, Output, PathCache, PathLimits, Payload};
 use crate::stack::route::{InterfaceAddr, Route};
 use crate::stack::{InterfaceConfig, SocketError};
-use crate::wire::{IpProtocol, MacAddr, Seq, Sum, TcpFlags, TcpHeader, TcpOptions, Timestamps};
+use crate::wire::{
+    EthernetHeader, IpProtocol, Ipv4Header, MacAddr, Seq, Sum, TcpFlags, TcpHeader, TcpOptions, Timestamps,
+};
 use core::net::Ipv4Addr;
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 fn key(remote: Ipv4Addr) -> FlowKey {
     FlowKey { local: US.into(), remote: remote.into(), local_port: 80, remote_port: 1_000 }
@@ -161,4 +165,70 @@ fn a_cached_path_is_renewed_when_routes_change() {
     assert!(host.stack.remove_route(&connected));
     let (second, _) = with_output(&mut host, |out| out.prepare(&key(PEER), &mut path, false));
     assert_eq!(second, Err(Blocked::Unreachable(SocketError::NetworkUnreachable)));
+}
+
+/// What a device that cuts trains makes of a frame: the headers of the train before each piece, with its own lengths, sequence number
+/// and checksums, and FIN and PSH for the last alone.
+fn cut_by_device(frame: &[u8], gso: Gso) -> Vec<Vec<u8>> {
+    let (headers, text) = frame.split_at(usize::from(gso.header_len));
+    let pieces: Vec<&[u8]> = text.chunks(usize::from(gso.size)).collect();
+    let (link, packet) = EthernetHeader::parse(headers).unwrap();
+    let (ip, _) = Ipv4Header::parse(&frame[link.len()..]).unwrap();
+    let (train, _) = TcpHeader::parse(&packet[ip.header_len()..]).unwrap();
+    let cut = |(i, piece): (usize, &&[u8])| {
+        let last = i + 1 == pieces.len();
+        let flags = if last { train.flags } else { train.flags - (TcpFlags::FIN | TcpFlags::PSH) };
+        let seq = train.seq + (i * usize::from(gso.size)) as u32;
+        let mut bytes = vec![0; train.header_len()];
+        TcpHeader { seq, flags, checksum: 0, ..train }.emit(&mut bytes).unwrap();
+        bytes.extend_from_slice(piece);
+        TcpHeader::fill_checksum(ip.src.into(), ip.dst.into(), &mut bytes).unwrap();
+        let ip = Ipv4Header { total_len: (ip.header_len() + bytes.len()) as u16, ..ip };
+        let mut whole = vec![0; link.len() + ip.header_len()];
+        let at = link.emit(&mut whole).unwrap();
+        ip.emit(&mut whole[at..]).unwrap();
+        whole.extend_from_slice(&bytes);
+        whole
+    };
+    pieces.iter().enumerate().map(cut).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_train_is_the_same_on_the_wire_whoever_cuts_it(
+        offset in 0usize..2_000,
+        len in 1usize..40_000,
+        size in 8u16..1_461,
+        vlan in proptest::option::of(1u16..4_095),
+        seq: u32,
+        flags: u8,
+        bare: bool,
+    ) {
+        let pool = PagePool::with_page_size(1_000, 64 + 4_001);
+        let (mut producer, mut consumer) = fifo(&pool, 50_000, Home::Consumer);
+        producer.write(&pattern(offset + len));
+        let mut header = TcpHeader { seq: Seq(seq), flags: TcpFlags::from_bits_retain(flags), ..segment() };
+        if bare {
+            header.options = TcpOptions::NONE;
+        }
+        let cutting = Caps { tx_checksum: true, tso_max: 65_535, ..Caps::plain(1500) };
+        let [by_device, by_output] = [cutting, Caps::plain(1500)].map(|caps| {
+            let mut host = Host::with(caps, |interface| interface.vlan = vlan);
+            host.stack.add_neighbor(host.id, PEER.into(), PEER_MAC).unwrap();
+            let payload = Payload { fifo: &mut consumer, offset, len };
+            let (sent, _) = with_output(&mut host, |out| {
+                let hop = out.prepare(&key(PEER), &mut PathCache::default(), false).unwrap();
+                out.send_train(&hop, &key(PEER), &header, payload, size)
+            });
+            assert_eq!(sent, Ok(len));
+            host.ring.sent
+        });
+        let (train, meta) = &by_device[0];
+        prop_assert_eq!(by_device.len(), 1);
+        let expected = cut_by_device(train, meta.gso.unwrap());
+        let sent: Vec<Vec<u8>> = by_output.into_iter().map(|(frame, _)| frame).collect();
+        prop_assert_eq!(sent, expected);
+    }
 }
