@@ -196,6 +196,15 @@ impl<C: Clock> Shard<C> {
         self.ports.iter().map(|port| (port.interface, port.device.stats())).collect()
     }
 
+    /// Brings what the devices keep in memory for others to where it belongs ([`Device::sync`]): for the end, when no turn
+    /// follows.
+    ///
+    /// # Errors
+    /// The first [`DeviceError`]; the other devices had their turn.
+    pub fn sync(&mut self) -> Result<(), DeviceError> {
+        self.ports.iter_mut().map(|port| port.device.sync()).fold(Ok(()), Result::and)
+    }
+
     /// Goes round once: receives a burst from each device, does what is due, sends what is owed. Never blocks.
     ///
     /// # Errors

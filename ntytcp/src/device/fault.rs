@@ -520,6 +520,10 @@ impl<D: Device> Device for Fault<D> {
         self.inner.flush()
     }
 
+    fn sync(&mut self) -> Result<(), DeviceError> {
+        self.inner.sync()
+    }
+
     fn poll_fd(&self) -> Option<i32> {
         self.inner.poll_fd()
     }

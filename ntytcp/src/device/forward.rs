@@ -28,6 +28,10 @@ macro_rules! forward {
                 (**self).flush()
             }
 
+            fn sync(&mut self) -> Result<(), DeviceError> {
+                (**self).sync()
+            }
+
             fn poll_fd(&self) -> Option<i32> {
                 (**self).poll_fd()
             }

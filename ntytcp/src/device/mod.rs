@@ -260,6 +260,15 @@ pub trait Device: TxQueue {
     /// [`DeviceError`] when the device is gone for good.
     fn flush(&mut self) -> Result<(), DeviceError>;
 
+    /// Brings what the device keeps in memory for others, such as the records of a capture file, to where it belongs. For a
+    /// moment without work, and for the end; not for every turn, as it may make system calls.
+    ///
+    /// # Errors
+    /// [`DeviceError`] when it cannot be brought there.
+    fn sync(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     /// A file descriptor that polls readable when frames wait, for a shard that sleeps. `None` for a device that can
     /// only be polled.
     fn poll_fd(&self) -> Option<i32> {
