@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The owner alternates the two with its own work: `turn`, handle [`Stack::poll_event`], `wait`. What the owner sends after a
-//! turn goes out with the next one; [`Shard::wait`] does not sleep while something is owed.
+//! turn goes out with the next one; [`Shard::wait`] does not sleep while something is owed. The first turn without work after
+//! some brings what the devices keep in memory to where it belongs ([`Device::sync`]), before the shard sleeps.
 
 use core::fmt;
 use std::io;
@@ -92,6 +93,8 @@ pub struct Shard<C: Clock> {
     /// When there was something to do last.
     busy: Instant,
     pending: Pending,
+    /// There was work since the devices were synchronised last.
+    unsynced: bool,
     /// Reused by every [`Shard::wait`].
     fds: Vec<PollFd>,
 }
@@ -153,6 +156,7 @@ impl<C: Clock> Shard<C> {
             now,
             busy: now,
             pending: Pending::Clear,
+            unsynced: false,
             fds: Vec::new(),
         })
     }
@@ -239,13 +243,16 @@ impl<C: Clock> Shard<C> {
         }
         if received > 0 || due || owed {
             self.busy = now;
+            self.unsynced = true;
+        } else if core::mem::take(&mut self.unsynced) {
+            result = result.and(self.sync());
         }
         result.map(|()| Turn { received, pending: self.pending, next_deadline: self.next_deadline() })
     }
 
     /// Waits until there is something to do: a frame, a deadline, the doorbell, one of `extra` becoming readable, or `limit`
-    /// passing. Returns at once while the last work is recent (see [`IdlePolicy::spin`]), while the stack has events or while
-    /// something can be sent. May return early for no reason; [`Shard::turn`] finds out.
+    /// passing. Returns at once while the last work is recent (see [`IdlePolicy::spin`]), until a turn has found nothing to do,
+    /// while the stack has events or while something can be sent. May return early for no reason; [`Shard::turn`] finds out.
     ///
     /// # Errors
     /// For descriptors that the system refuses.
@@ -253,7 +260,7 @@ impl<C: Clock> Shard<C> {
         let now = self.clock.now();
         let owed =
             self.pending == Pending::Clear && self.ports.iter().any(|p| self.stack.has_pending(p.interface));
-        if owed || self.stack.has_events() || limit == Some(Duration::ZERO) {
+        if owed || self.unsynced || self.stack.has_events() || limit == Some(Duration::ZERO) {
             return Ok(());
         }
         if now.since(self.busy) < self.idle.spin {
@@ -299,6 +306,8 @@ mod tests {
 
     use super::*;
     use crate::device::mem::{MemConfig, pair};
+    use crate::device::pcap::CaptureReader;
+    use crate::device::trace::Trace;
     use crate::rng::seed_from;
     use crate::stack::route::InterfaceAddr;
     use crate::stack::{EchoOutcome, StackConfig};
@@ -365,6 +374,33 @@ mod tests {
                 assert_eq!(buf[..got.len], sent);
             }
         }
+    }
+
+    #[test]
+    fn what_a_shard_at_rest_has_traced_is_in_the_file() {
+        let file = std::env::temp_dir().join(format!("ntytcp-shard-{}.pcap", std::process::id()));
+        let frames = || {
+            let mut reader = CaptureReader::open(&file).unwrap();
+            core::iter::from_fn(|| reader.next_frame(&mut Vec::new()).unwrap()).count()
+        };
+        let no_spin = IdlePolicy { spin: Duration::ZERO, ..IdlePolicy::default() };
+        for idle in [IdlePolicy::default(), IdlePolicy::BUSY_POLL, no_spin] {
+            let ((link, _peer), clock) = (pair(MemConfig::default()), Virtual::default());
+            let mut shard = shard(&clock, Trace::new(link, &file, Duration::ZERO).unwrap(), 1);
+            shard.idle = idle;
+            assert_eq!(frames(), 0, "there is a header");
+            // The announcements of the address, one by one.
+            for _ in 0..4 {
+                let next = shard.turn().unwrap().next_deadline;
+                shard.wait(None, &[]).unwrap();
+                shard.turn().unwrap();
+                let traced = shard.device_stats()[0].1.last().unwrap().1;
+                assert_eq!(frames() as u64, traced);
+                clock.0.set(next.map_or(0, Instant::as_micros) + 1);
+            }
+            assert!(frames() > 1);
+        }
+        std::fs::remove_file(&file).unwrap();
     }
 
     #[test]

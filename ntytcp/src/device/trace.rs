@@ -13,7 +13,7 @@ use super::pcap::{Direction, PcapWriter};
 use super::{Caps, Device, DeviceError, RxChecksum, RxFrame, TxMeta, TxQueue, Verdict};
 use crate::time::{Duration, Instant};
 
-/// How long what was traced may stay in memory while the device is used.
+/// How long what was traced may stay in memory while the device is used without a rest (see [`Device::sync`]).
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 
 /// A device whose frames are written to a file. See the module documentation.
