@@ -49,7 +49,7 @@ impl Clock for MonotonicClock {
 pub struct IdlePolicy {
     /// How long it goes on looking after the last work before it sleeps. Default 20 µs; [`Duration::MAX`] never sleeps.
     pub spin: Duration,
-    /// How long it sleeps at most while a device can only be polled, or has no room for what is owed. Default 50 µs.
+    /// How long it sleeps at most while a device can only be polled and may have frames again, or has no room for what is owed. Default 50 µs.
     pub poll_interval: Duration,
 }
 
@@ -267,12 +267,7 @@ impl<C: Clock> Shard<C> {
             core::hint::spin_loop();
             return Ok(());
         }
-        let until_deadline = self.next_deadline().map(|at| at.since(now));
-        let polled =
-            self.pending == Pending::RingFull || self.ports.iter().any(|p| p.device.poll_fd().is_none());
-        let interval = polled.then_some(self.idle.poll_interval);
-        let timeout = [limit, until_deadline, interval].into_iter().flatten().min();
-
+        let timeout = [limit, self.longest_sleep(now)].into_iter().flatten().min();
         self.fds.clear();
         self.fds.push(PollFd::readable(self.doorbell.fd()));
         let devices = self.ports.iter().filter_map(|port| port.device.poll_fd());
@@ -282,6 +277,15 @@ impl<C: Clock> Shard<C> {
             self.doorbell.drain();
         }
         Ok(())
+    }
+
+    /// How long there is certainly nothing to do unless a descriptor says so; `None` for ever.
+    fn longest_sleep(&self, now: Instant) -> Option<Duration> {
+        let until_deadline = self.next_deadline().map(|at| at.since(now));
+        let must_poll = |port: &Port| port.device.poll_fd().is_none() && !port.device.is_exhausted();
+        let polled = self.pending == Pending::RingFull || self.ports.iter().any(must_poll);
+        let interval = polled.then_some(self.idle.poll_interval);
+        [until_deadline, interval].into_iter().flatten().min()
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -308,6 +312,7 @@ mod tests {
     use crate::device::mem::{MemConfig, pair};
     use crate::device::pcap::CaptureReader;
     use crate::device::trace::Trace;
+    use crate::device::{TxMeta, TxQueue};
     use crate::rng::seed_from;
     use crate::stack::route::InterfaceAddr;
     use crate::stack::{EchoOutcome, StackConfig};
@@ -401,6 +406,26 @@ mod tests {
             assert!(frames() > 1);
         }
         std::fs::remove_file(&file).unwrap();
+    }
+
+    #[test]
+    fn a_link_is_polled_until_its_other_end_is_gone_and_its_frames_were_received() {
+        let ((link, mut peer), clock) = (pair(MemConfig::default()), Virtual::default());
+        let mut shard = shard(&clock, link, 1);
+        // Until the address is claimed and announced.
+        while let Some(at) = shard.turn().unwrap().next_deadline {
+            clock.0.set(at.as_micros() + 1);
+            peer.rx_burst(&mut |_| {}).unwrap();
+        }
+        let interval = Some(IdlePolicy::default().poll_interval);
+        assert_eq!(shard.longest_sleep(shard.now()), interval);
+        peer.reserve(60).unwrap().fill(0);
+        peer.commit(TxMeta::default());
+        peer.flush().unwrap();
+        drop(peer);
+        assert_eq!(shard.longest_sleep(shard.now()), interval, "a frame is under way");
+        assert_eq!(shard.turn().unwrap().received, 1);
+        assert_eq!(shard.longest_sleep(shard.now()), None);
     }
 
     #[test]

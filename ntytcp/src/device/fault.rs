@@ -528,6 +528,10 @@ impl<D: Device> Device for Fault<D> {
         self.inner.poll_fd()
     }
 
+    fn is_exhausted(&self) -> bool {
+        self.inner.is_exhausted()
+    }
+
     fn set_now(&mut self, now: Instant) {
         self.now = now;
         self.inner.set_now(now);

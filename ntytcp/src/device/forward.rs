@@ -36,6 +36,10 @@ macro_rules! forward {
                 (**self).poll_fd()
             }
 
+            fn is_exhausted(&self) -> bool {
+                (**self).is_exhausted()
+            }
+
             fn set_now(&mut self, now: Instant) {
                 (**self).set_now(now);
             }

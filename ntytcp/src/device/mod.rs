@@ -275,6 +275,12 @@ pub trait Device: TxQueue {
         None
     }
 
+    /// Whether nothing can ever be received from this device again, other than what [`Device::next_deadline`] tells: a capture at
+    /// its end, a link whose other end is gone. A shard need not look after it while it sleeps.
+    fn is_exhausted(&self) -> bool {
+        false
+    }
+
     /// The time of this turn, told once before the turn's other calls. Only devices that keep time of their own, such as a
     /// link with a delay or a capture, look at it.
     fn set_now(&mut self, now: Instant) {

@@ -641,6 +641,10 @@ impl Device for PcapDevice {
         writer.flush().map_err(|e| write_failed(writer.path(), e))
     }
 
+    fn is_exhausted(&self) -> bool {
+        self.is_finished()
+    }
+
     fn set_now(&mut self, now: Instant) {
         self.now = now;
     }

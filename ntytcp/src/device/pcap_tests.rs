@@ -148,7 +148,7 @@ fn device_replays_a_capture_and_records_the_answers() {
             n => bursts.push((n, device.last_burst().len())),
         }
     }
-    assert!(device.is_finished());
+    assert!(device.is_finished() && device.is_exhausted());
     assert_eq!(bursts, [(64, 64), (64, 64), (22, 22)]);
     assert_eq!(got, frames().into_iter().map(|f| f.2).collect::<Vec<_>>());
     device.reserve(4).unwrap().copy_from_slice(&[1, 2, 0, 0]);
@@ -175,6 +175,7 @@ fn truncated_capture_is_received_up_to_the_cut() {
         match device.rx_burst(&mut |_| {}) {
             Ok(n) => {
                 assert!(n > 0, "the cut was not noticed");
+                assert!(!device.is_exhausted(), "the cut is yet to be told");
                 count += n;
             }
             Err(e) => break e,

@@ -156,6 +156,10 @@ impl<D: Device> Device for Trace<D> {
         self.inner.poll_fd()
     }
 
+    fn is_exhausted(&self) -> bool {
+        self.inner.is_exhausted()
+    }
+
     fn set_now(&mut self, now: Instant) {
         self.recorder.now = now;
         self.inner.set_now(now);
