@@ -465,7 +465,8 @@ fn into_io(error: PcapError) -> std::io::Error {
 /// A capture as a device. See the module documentation.
 ///
 /// Frames are received as fast as they are asked for; [`PcapDevice::last_burst`] has the times for whoever wants to keep
-/// the original pace. At the end of the file, nothing more is received.
+/// the original pace. At the end of the file, which is logged as a warning, nothing more is received; what is sent is
+/// still written.
 #[derive(Debug)]
 pub struct PcapDevice {
     reader: Option<CaptureReader>,
@@ -541,6 +542,11 @@ impl PcapDevice {
                     self.infos.push(info);
                 }
                 Ok(None) => {
+                    tracing::warn!(
+                        "the capture {} is at its end after {} frames: nothing more will be received",
+                        reader.path.display(),
+                        reader.packets
+                    );
                     self.reader = None;
                     return;
                 }
