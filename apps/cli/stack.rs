@@ -16,7 +16,8 @@ use std::path::PathBuf;
 #[command(next_help_heading = "Stack")]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct StackArgs {
-    /// Device: tap:NAME, pcap:IN or pcap:IN,OUT, or mem:
+    /// Device: tap:NAME, mem:, pcap:IN or pcap:IN,OUT; after the last frame of IN nothing more is received, which the log
+    /// says, and a server goes on until a signal
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
     /// Our address with its prefix, as 10.0.0.2/24; repeat for more (IPv4 only so far)

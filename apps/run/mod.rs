@@ -108,9 +108,10 @@ pub fn run(plan: &Plan) -> Result<(), RunError> {
     }
     let failed = programs.iter().find(|p| p.outcome() == Some(Outcome::Failed)).map(|p| p.name());
     drop(programs);
-    drain(&mut runtime);
+    let drained = drain(&mut runtime);
     drop(signals);
     result?;
+    drained?;
     if plan.apps.iter().any(App::is_server) {
         print(&stats::text(&mut runtime))?;
     }
@@ -220,14 +221,19 @@ impl Conflicts {
     }
 }
 
-/// Lets what was closed say goodbye: a FIN or RST for each connection, sent again if need be.
-fn drain(runtime: &mut Runtime) {
+/// Lets what was closed say goodbye, a FIN or RST for each connection, sent again if need be, and brings what was written to
+/// files there.
+///
+/// # Errors
+/// The device is gone, or a file cannot be written.
+fn drain(runtime: &mut Runtime) -> Result<(), RunError> {
     let end = Instant::now() + DRAIN;
-    while let Ok(turn) = runtime.turn() {
+    loop {
+        let turn = runtime.turn()?;
         let left = end.saturating_duration_since(Instant::now());
         let idle = runtime.stack().tcp_connections().connections == 0 && turn.received == 0;
         if idle || left.is_zero() || runtime.shard().wait(Some(left), &[]).is_err() {
-            return;
+            return Ok(runtime.shard().sync()?);
         }
     }
 }

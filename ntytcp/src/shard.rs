@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The owner alternates the two with its own work: `turn`, handle [`Stack::poll_event`], `wait`. What the owner sends after a
-//! turn goes out with the next one; [`Shard::wait`] does not sleep while something is owed.
+//! turn goes out with the next one; [`Shard::wait`] does not sleep while something is owed. The first turn without work after
+//! some brings what the devices keep in memory to where it belongs ([`Device::sync`]), before the shard sleeps.
 
 use core::fmt;
 use std::io;
@@ -48,7 +49,7 @@ impl Clock for MonotonicClock {
 pub struct IdlePolicy {
     /// How long it goes on looking after the last work before it sleeps. Default 20 µs; [`Duration::MAX`] never sleeps.
     pub spin: Duration,
-    /// How long it sleeps at most while a device can only be polled, or has no room for what is owed. Default 50 µs.
+    /// How long it sleeps at most while a device can only be polled and may have frames again, or has no room for what is owed. Default 50 µs.
     pub poll_interval: Duration,
 }
 
@@ -92,6 +93,8 @@ pub struct Shard<C: Clock> {
     /// When there was something to do last.
     busy: Instant,
     pending: Pending,
+    /// There was work since the devices were synchronised last.
+    unsynced: bool,
     /// Reused by every [`Shard::wait`].
     fds: Vec<PollFd>,
 }
@@ -153,6 +156,7 @@ impl<C: Clock> Shard<C> {
             now,
             busy: now,
             pending: Pending::Clear,
+            unsynced: false,
             fds: Vec::new(),
         })
     }
@@ -196,6 +200,15 @@ impl<C: Clock> Shard<C> {
         self.ports.iter().map(|port| (port.interface, port.device.stats())).collect()
     }
 
+    /// Brings what the devices keep in memory for others to where it belongs ([`Device::sync`]): for the end, when no turn
+    /// follows.
+    ///
+    /// # Errors
+    /// The first [`DeviceError`]; the other devices had their turn.
+    pub fn sync(&mut self) -> Result<(), DeviceError> {
+        self.ports.iter_mut().map(|port| port.device.sync()).fold(Ok(()), Result::and)
+    }
+
     /// Goes round once: receives a burst from each device, does what is due, sends what is owed. Never blocks.
     ///
     /// # Errors
@@ -230,13 +243,16 @@ impl<C: Clock> Shard<C> {
         }
         if received > 0 || due || owed {
             self.busy = now;
+            self.unsynced = true;
+        } else if core::mem::take(&mut self.unsynced) {
+            result = result.and(self.sync());
         }
         result.map(|()| Turn { received, pending: self.pending, next_deadline: self.next_deadline() })
     }
 
     /// Waits until there is something to do: a frame, a deadline, the doorbell, one of `extra` becoming readable, or `limit`
-    /// passing. Returns at once while the last work is recent (see [`IdlePolicy::spin`]), while the stack has events or while
-    /// something can be sent. May return early for no reason; [`Shard::turn`] finds out.
+    /// passing. Returns at once while the last work is recent (see [`IdlePolicy::spin`]), until a turn has found nothing to do,
+    /// while the stack has events or while something can be sent. May return early for no reason; [`Shard::turn`] finds out.
     ///
     /// # Errors
     /// For descriptors that the system refuses.
@@ -244,19 +260,14 @@ impl<C: Clock> Shard<C> {
         let now = self.clock.now();
         let owed =
             self.pending == Pending::Clear && self.ports.iter().any(|p| self.stack.has_pending(p.interface));
-        if owed || self.stack.has_events() || limit == Some(Duration::ZERO) {
+        if owed || self.unsynced || self.stack.has_events() || limit == Some(Duration::ZERO) {
             return Ok(());
         }
         if now.since(self.busy) < self.idle.spin {
             core::hint::spin_loop();
             return Ok(());
         }
-        let until_deadline = self.next_deadline().map(|at| at.since(now));
-        let polled =
-            self.pending == Pending::RingFull || self.ports.iter().any(|p| p.device.poll_fd().is_none());
-        let interval = polled.then_some(self.idle.poll_interval);
-        let timeout = [limit, until_deadline, interval].into_iter().flatten().min();
-
+        let timeout = [limit, self.longest_sleep(now)].into_iter().flatten().min();
         self.fds.clear();
         self.fds.push(PollFd::readable(self.doorbell.fd()));
         let devices = self.ports.iter().filter_map(|port| port.device.poll_fd());
@@ -266,6 +277,15 @@ impl<C: Clock> Shard<C> {
             self.doorbell.drain();
         }
         Ok(())
+    }
+
+    /// How long there is certainly nothing to do unless a descriptor says so; `None` for ever.
+    fn longest_sleep(&self, now: Instant) -> Option<Duration> {
+        let until_deadline = self.next_deadline().map(|at| at.since(now));
+        let must_poll = |port: &Port| port.device.poll_fd().is_none() && !port.device.is_exhausted();
+        let polled = self.pending == Pending::RingFull || self.ports.iter().any(must_poll);
+        let interval = polled.then_some(self.idle.poll_interval);
+        [until_deadline, interval].into_iter().flatten().min()
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -290,6 +310,9 @@ mod tests {
 
     use super::*;
     use crate::device::mem::{MemConfig, pair};
+    use crate::device::pcap::CaptureReader;
+    use crate::device::trace::Trace;
+    use crate::device::{TxMeta, TxQueue};
     use crate::rng::seed_from;
     use crate::stack::route::InterfaceAddr;
     use crate::stack::{EchoOutcome, StackConfig};
@@ -356,6 +379,53 @@ mod tests {
                 assert_eq!(buf[..got.len], sent);
             }
         }
+    }
+
+    #[test]
+    fn what_a_shard_at_rest_has_traced_is_in_the_file() {
+        let file = std::env::temp_dir().join(format!("ntytcp-shard-{}.pcap", std::process::id()));
+        let frames = || {
+            let mut reader = CaptureReader::open(&file).unwrap();
+            core::iter::from_fn(|| reader.next_frame(&mut Vec::new()).unwrap()).count()
+        };
+        let no_spin = IdlePolicy { spin: Duration::ZERO, ..IdlePolicy::default() };
+        for idle in [IdlePolicy::default(), IdlePolicy::BUSY_POLL, no_spin] {
+            let ((link, _peer), clock) = (pair(MemConfig::default()), Virtual::default());
+            let mut shard = shard(&clock, Trace::new(link, &file, Duration::ZERO).unwrap(), 1);
+            shard.idle = idle;
+            assert_eq!(frames(), 0, "there is a header");
+            // The announcements of the address, one by one.
+            for _ in 0..4 {
+                let next = shard.turn().unwrap().next_deadline;
+                shard.wait(None, &[]).unwrap();
+                shard.turn().unwrap();
+                let traced = shard.device_stats()[0].1.last().unwrap().1;
+                assert_eq!(frames() as u64, traced);
+                clock.0.set(next.map_or(0, Instant::as_micros) + 1);
+            }
+            assert!(frames() > 1);
+        }
+        std::fs::remove_file(&file).unwrap();
+    }
+
+    #[test]
+    fn a_link_is_polled_until_its_other_end_is_gone_and_its_frames_were_received() {
+        let ((link, mut peer), clock) = (pair(MemConfig::default()), Virtual::default());
+        let mut shard = shard(&clock, link, 1);
+        // Until the address is claimed and announced.
+        while let Some(at) = shard.turn().unwrap().next_deadline {
+            clock.0.set(at.as_micros() + 1);
+            peer.rx_burst(&mut |_| {}).unwrap();
+        }
+        let interval = Some(IdlePolicy::default().poll_interval);
+        assert_eq!(shard.longest_sleep(shard.now()), interval);
+        peer.reserve(60).unwrap().fill(0);
+        peer.commit(TxMeta::default());
+        peer.flush().unwrap();
+        drop(peer);
+        assert_eq!(shard.longest_sleep(shard.now()), interval, "a frame is under way");
+        assert_eq!(shard.turn().unwrap().received, 1);
+        assert_eq!(shard.longest_sleep(shard.now()), None);
     }
 
     #[test]

@@ -80,6 +80,25 @@ fn truncated_capture_is_named() {
 }
 
 #[test]
+fn full_disk_and_the_end_of_a_capture_are_told_once() {
+    in_namespace(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("empty.pcap");
+        let header =
+            [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
+        fs::write(&file, header).unwrap();
+        let device = format!("pcap:{}", file.display());
+        let full = format!("{device},/dev/full");
+        let said = complaint(&mut nty(&["echo", "--device", &full, "--addr", OURS_NET]), FAILED);
+        contains(&said, &["cannot write /dev/full", "is the disk full? free some space"]);
+
+        let ping = ["ping", "--device", &device, "--addr", OURS_NET, "--count", "1", "10.0.0.1"];
+        let said = String::from_utf8(nty(&ping).output().unwrap().stderr).unwrap();
+        assert_eq!(said.matches("empty.pcap is at its end after 0 frames").count(), 1, "{said}");
+    });
+}
+
+#[test]
 fn address_in_use_on_the_link_is_named_with_its_owner() {
     in_namespace(|| {
         run("ip", &["tuntap", "add", LINK.tap, "mode", "tap"]);

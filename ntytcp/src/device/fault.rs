@@ -520,8 +520,16 @@ impl<D: Device> Device for Fault<D> {
         self.inner.flush()
     }
 
+    fn sync(&mut self) -> Result<(), DeviceError> {
+        self.inner.sync()
+    }
+
     fn poll_fd(&self) -> Option<i32> {
         self.inner.poll_fd()
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.inner.is_exhausted()
     }
 
     fn set_now(&mut self, now: Instant) {

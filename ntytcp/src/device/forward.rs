@@ -28,8 +28,16 @@ macro_rules! forward {
                 (**self).flush()
             }
 
+            fn sync(&mut self) -> Result<(), DeviceError> {
+                (**self).sync()
+            }
+
             fn poll_fd(&self) -> Option<i32> {
                 (**self).poll_fd()
+            }
+
+            fn is_exhausted(&self) -> bool {
+                (**self).is_exhausted()
             }
 
             fn set_now(&mut self, now: Instant) {

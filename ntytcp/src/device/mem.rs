@@ -17,7 +17,7 @@
 //! need no room of their own and two ports can never block each other, as long as each receives before it sends.
 //!
 //! Ports are `Send`: both ends may live on one thread (a simulation, a benchmark) or on one each. There is no file
-//! descriptor to sleep on; a port is polled.
+//! descriptor to sleep on; a port is polled, as long as another is plugged in.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -486,6 +486,14 @@ impl Device for MemDevice {
             self.send(to);
         }
         Ok(())
+    }
+
+    fn is_exhausted(&self) -> bool {
+        let mut others = self.link.ports.iter().enumerate().filter(|&(port, _)| port != self.port);
+        // What a port has sent before it was unplugged can be seen once that can.
+        others.all(|(_, port)| port.unplugged.load(Ordering::Acquire))
+            && self.received.is_empty()
+            && self.link.ports.get(self.port).is_none_or(|port| port.inbox.is_empty())
     }
 
     fn stats(&self) -> Vec<(&'static str, u64)> {

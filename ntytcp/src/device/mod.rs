@@ -260,10 +260,25 @@ pub trait Device: TxQueue {
     /// [`DeviceError`] when the device is gone for good.
     fn flush(&mut self) -> Result<(), DeviceError>;
 
+    /// Brings what the device keeps in memory for others, such as the records of a capture file, to where it belongs. For a
+    /// moment without work, and for the end; not for every turn, as it may make system calls.
+    ///
+    /// # Errors
+    /// [`DeviceError`] when it cannot be brought there.
+    fn sync(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     /// A file descriptor that polls readable when frames wait, for a shard that sleeps. `None` for a device that can
     /// only be polled.
     fn poll_fd(&self) -> Option<i32> {
         None
+    }
+
+    /// Whether nothing can ever be received from this device again, other than what [`Device::next_deadline`] tells: a capture at
+    /// its end, a link whose other end is gone. A shard need not look after it while it sleeps.
+    fn is_exhausted(&self) -> bool {
+        false
     }
 
     /// The time of this turn, told once before the turn's other calls. Only devices that keep time of their own, such as a

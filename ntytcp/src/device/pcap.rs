@@ -7,7 +7,7 @@
 //! This device allocates and makes system calls; it is for replay and tests, not for speed.
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Seek, Write};
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use arrayvec::ArrayVec;
@@ -28,6 +28,9 @@ use crate::time::{Duration, Instant};
 
 /// The most bytes of one frame that are written; longer ones cannot exist on the devices of this crate.
 const SNAPLEN: u32 = 262_144;
+
+/// How many bytes of records are gathered before they are written.
+const GATHERED: usize = 16 * 1024;
 
 /// Where a captured frame came from and what the capture says of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -283,58 +286,94 @@ fn timestamp(ticks: u64, interface: &InterfaceDescriptionBlock<'_>) -> Duration 
 
 /// Writes frames to a capture file: pcapng if the name ends in `.pcapng`, pcap with nanoseconds otherwise.
 ///
-/// Buffered; what was written is in the file after [`PcapWriter::flush`] or when the writer is dropped.
-#[derive(Debug)]
+/// Only whole records go into the file, its header at once and frames when enough of them are gathered, with
+/// [`PcapWriter::flush`], or when the writer is dropped: the file can be read at any time, also after the process was killed.
+/// After a write that failed every other fails too; one that fails when the writer is dropped is logged.
 pub struct PcapWriter {
     path: PathBuf,
-    sink: Sink,
+    output: Box<dyn Write + Send>,
+    records: Records,
     origin: Duration,
+    /// What the first write that failed said.
+    failed: Option<std::io::ErrorKind>,
 }
 
-enum Sink {
-    Legacy(BufWriter<File>),
-    Ng(PcapNgWriter<BufWriter<File>>),
+/// Records that are not in the file yet.
+enum Records {
+    Legacy(Vec<u8>),
+    Ng(PcapNgWriter<Vec<u8>>),
 }
 
-impl std::fmt::Debug for Sink {
+impl Records {
+    /// The header of the file.
+    fn new(is_ng: bool) -> Result<Self, PcapError> {
+        if is_ng {
+            let mut writer = PcapNgWriter::new(Vec::new())?;
+            writer.write_pcapng_block(InterfaceDescriptionBlock {
+                linktype: DataLink::ETHERNET,
+                snaplen: SNAPLEN,
+                options: vec![InterfaceDescriptionOption::IfTsResol(9)],
+            })?;
+            return Ok(Self::Ng(writer));
+        }
+        let header = PcapHeader {
+            snaplen: SNAPLEN,
+            datalink: DataLink::ETHERNET,
+            ts_resolution: TsResolution::NanoSecond,
+            endianness: Endianness::native(),
+            ..PcapHeader::default()
+        };
+        let mut bytes = Vec::new();
+        header.write_to(&mut bytes)?;
+        Ok(Self::Legacy(bytes))
+    }
+
+    fn bytes(&mut self) -> &mut Vec<u8> {
+        match self {
+            Self::Legacy(bytes) => bytes,
+            Self::Ng(writer) => writer.get_mut(),
+        }
+    }
+}
+
+impl std::fmt::Debug for PcapWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if matches!(self, Self::Ng(_)) { "pcapng" } else { "pcap" })
+        f.debug_struct("PcapWriter")
+            .field("path", &self.path)
+            .field("failed", &self.failed)
+            .finish_non_exhaustive()
     }
 }
 
 impl PcapWriter {
-    /// Creates the file, or empties it. `origin` is added to the times of all frames: the time since 1970 at
-    /// [`Instant::ZERO`], or zero for a simulation.
+    /// Creates the file, or empties it, and writes its header. `origin` is added to the times of all frames: the time since
+    /// 1970 at [`Instant::ZERO`], or zero for a simulation.
     ///
     /// # Errors
     /// The file cannot be created or written.
     pub fn create(path: impl AsRef<Path>, origin: Duration) -> Result<Self, DeviceError> {
-        let path = path.as_ref().to_path_buf();
-        let failed =
-            |source| DeviceError::Io { what: format!("cannot write {}", path.display()), source, remedy: "" };
-        let mut file = BufWriter::new(File::create(&path).map_err(failed)?);
-        let ng = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("pcapng"));
-        let sink = if ng {
-            PcapNgWriter::new(file).and_then(|mut writer| {
-                writer.write_pcapng_block(InterfaceDescriptionBlock {
-                    linktype: DataLink::ETHERNET,
-                    snaplen: SNAPLEN,
-                    options: vec![InterfaceDescriptionOption::IfTsResol(9)],
-                })?;
-                Ok(Sink::Ng(writer))
-            })
-        } else {
-            let header = PcapHeader {
-                snaplen: SNAPLEN,
-                datalink: DataLink::ETHERNET,
-                ts_resolution: TsResolution::NanoSecond,
-                endianness: Endianness::native(),
-                ..PcapHeader::default()
-            };
-            header.write_to(&mut file).map(|_| Sink::Legacy(file))
-        };
-        let sink = sink.map_err(|e| failed(into_io(e)))?;
-        Ok(Self { path, sink, origin })
+        let path = path.as_ref();
+        let file = File::create(path).map_err(|source| DeviceError::Io {
+            what: format!("cannot write {}", path.display()),
+            source,
+            remedy: "name a file that can be written",
+        })?;
+        Self::to(Box::new(file), path, origin)
+    }
+
+    /// Writes to `output`; `path` decides about the format and is named in messages.
+    pub(super) fn to(
+        output: Box<dyn Write + Send>,
+        path: &Path,
+        origin: Duration,
+    ) -> Result<Self, DeviceError> {
+        let is_ng = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("pcapng"));
+        let records = Records::new(is_ng).map_err(|e| write_failed(path, into_io(e)))?;
+        let mut writer = Self { path: path.to_path_buf(), output, records, origin, failed: None };
+        match writer.flush() {
+            Ok(()) => Ok(writer),
+            Err(source) => Err(write_failed(path, source)),
+        }
     }
 
     /// The name of the file.
@@ -347,17 +386,20 @@ impl PcapWriter {
     /// # Errors
     /// The file cannot be written; the disk may be full.
     pub fn write(&mut self, now: Instant, direction: Direction, frame: &[u8]) -> std::io::Result<()> {
+        if let Some(kind) = self.failed {
+            return Err(kind.into());
+        }
         let frame = frame.get(..SNAPLEN as usize).unwrap_or(frame);
         let timestamp = self.origin.saturating_add(now.since(Instant::ZERO));
         let len = frame.len() as u32;
-        match &mut self.sink {
-            Sink::Legacy(file) => {
+        match &mut self.records {
+            Records::Legacy(bytes) => {
                 let seconds = u32::try_from(timestamp.as_secs()).unwrap_or(u32::MAX);
                 let record = [seconds, timestamp.subsec_nanos(), len, len].map(u32::to_ne_bytes);
-                file.write_all(record.as_flattened())?;
-                file.write_all(frame)
+                bytes.extend_from_slice(record.as_flattened());
+                bytes.extend_from_slice(frame);
             }
-            Sink::Ng(writer) => {
+            Records::Ng(writer) => {
                 let flags = match direction {
                     Direction::Inbound => 1,
                     Direction::Outbound => 2,
@@ -369,9 +411,10 @@ impl PcapWriter {
                     data: frame.into(),
                     options: vec![EnhancedPacketOption::Flags(flags)],
                 };
-                writer.write_pcapng_block(block).map(drop).map_err(into_io)
+                writer.write_pcapng_block(block).map_err(into_io)?;
             }
         }
+        if self.records.bytes().len() < GATHERED { Ok(()) } else { self.flush() }
     }
 
     /// Brings everything written so far into the file.
@@ -379,11 +422,36 @@ impl PcapWriter {
     /// # Errors
     /// The file cannot be written; the disk may be full.
     pub fn flush(&mut self) -> std::io::Result<()> {
-        match &mut self.sink {
-            Sink::Legacy(file) => file.flush(),
-            Sink::Ng(writer) => writer.get_mut().flush(),
+        if let Some(kind) = self.failed {
+            return Err(kind.into());
+        }
+        let bytes = self.records.bytes();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let outcome = self.output.write_all(bytes).and_then(|()| self.output.flush());
+        // Part of it may be in the file: it must not be written again.
+        bytes.clear();
+        self.failed = outcome.as_ref().err().map(std::io::Error::kind);
+        outcome
+    }
+}
+
+impl Drop for PcapWriter {
+    fn drop(&mut self) {
+        if self.failed.is_none()
+            && let Err(error) = self.flush()
+        {
+            tracing::warn!("the end of {} is lost: {error} ({DISK_FULL})", self.path.display());
         }
     }
+}
+
+/// What to do when a file that could be written no longer can.
+const DISK_FULL: &str = "is the disk full? free some space, or name another file";
+
+fn write_failed(path: &Path, source: std::io::Error) -> DeviceError {
+    DeviceError::Io { what: format!("cannot write {}", path.display()), source, remedy: DISK_FULL }
 }
 
 /// The system's error behind the library's.
@@ -397,7 +465,8 @@ fn into_io(error: PcapError) -> std::io::Error {
 /// A capture as a device. See the module documentation.
 ///
 /// Frames are received as fast as they are asked for; [`PcapDevice::last_burst`] has the times for whoever wants to keep
-/// the original pace. At the end of the file, nothing more is received.
+/// the original pace. At the end of the file, which is logged as a warning, nothing more is received; what is sent is
+/// still written.
 #[derive(Debug)]
 pub struct PcapDevice {
     reader: Option<CaptureReader>,
@@ -431,7 +500,11 @@ impl PcapDevice {
             )));
         }
         let writer = output.map(|path| PcapWriter::create(path, Duration::ZERO)).transpose()?;
-        Ok(Self {
+        Ok(Self::new(reader, writer, mtu))
+    }
+
+    fn new(reader: CaptureReader, writer: Option<PcapWriter>, mtu: usize) -> Self {
+        Self {
             reader: Some(reader),
             failure: None,
             writer,
@@ -443,7 +516,7 @@ impl PcapDevice {
             spare: Vec::new(),
             cut: 0,
             unwritten: 0,
-        })
+        }
     }
 
     /// Whether every frame of the capture was received.
@@ -469,6 +542,11 @@ impl PcapDevice {
                     self.infos.push(info);
                 }
                 Ok(None) => {
+                    tracing::warn!(
+                        "the capture {} is at its end after {} frames: nothing more will be received",
+                        reader.path.display(),
+                        reader.packets
+                    );
                     self.reader = None;
                     return;
                 }
@@ -486,13 +564,8 @@ impl PcapDevice {
             self.unwritten += 1;
             return Ok(());
         };
-        writer.write(self.now, Direction::Outbound, frame).map_err(|e| write_failed(writer, e))
+        writer.write(self.now, Direction::Outbound, frame).map_err(|e| write_failed(writer.path(), e))
     }
-}
-
-fn write_failed(writer: &PcapWriter, source: std::io::Error) -> DeviceError {
-    let what = format!("cannot write {}", writer.path().display());
-    DeviceError::Io { what, source, remedy: "is the disk full?" }
 }
 
 impl TxQueue for PcapDevice {
@@ -566,6 +639,16 @@ impl Device for PcapDevice {
             Some(DeviceError::Io { .. }) => self.failure.take().map_or(Ok(()), Err),
             _ => Ok(()),
         }
+    }
+
+    fn sync(&mut self) -> Result<(), DeviceError> {
+        self.flush()?;
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        writer.flush().map_err(|e| write_failed(writer.path(), e))
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.is_finished()
     }
 
     fn set_now(&mut self, now: Instant) {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::device::testing::TempFile;
+use crate::device::testing::{FullDisk, TempFile};
 
 fn frames() -> Vec<(Instant, Direction, Vec<u8>)> {
     (0..150_u64)
@@ -148,7 +148,7 @@ fn device_replays_a_capture_and_records_the_answers() {
             n => bursts.push((n, device.last_burst().len())),
         }
     }
-    assert!(device.is_finished());
+    assert!(device.is_finished() && device.is_exhausted());
     assert_eq!(bursts, [(64, 64), (64, 64), (22, 22)]);
     assert_eq!(got, frames().into_iter().map(|f| f.2).collect::<Vec<_>>());
     device.reserve(4).unwrap().copy_from_slice(&[1, 2, 0, 0]);
@@ -175,6 +175,7 @@ fn truncated_capture_is_received_up_to_the_cut() {
         match device.rx_burst(&mut |_| {}) {
             Ok(n) => {
                 assert!(n > 0, "the cut was not noticed");
+                assert!(!device.is_exhausted(), "the cut is yet to be told");
                 count += n;
             }
             Err(e) => break e,
@@ -193,18 +194,64 @@ fn output_must_not_be_the_input() {
     assert_eq!(std::fs::read(file.path()).unwrap(), before);
 }
 
+/// A replay of `capture` whose output has room for `room` bytes.
+fn on_full_disk(capture: &TempFile, room: usize) -> Result<PcapDevice, DeviceError> {
+    let writer = PcapWriter::to(Box::new(FullDisk(room)), Path::new("out.pcap"), Duration::ZERO)?;
+    Ok(PcapDevice::new(CaptureReader::open(capture.path())?, Some(writer), 1500))
+}
+
+fn send(device: &mut PcapDevice) -> Result<(), DeviceError> {
+    device.reserve(1000).unwrap().fill(0);
+    device.commit(TxMeta::default());
+    device.flush()
+}
+
+const FULL: &str =
+    "cannot write out.pcap: no storage space (is the disk full? free some space, or name another file)";
+
 #[test]
-fn full_disk_is_told_by_flush() {
-    if !Path::new("/dev/full").exists() {
-        return;
-    }
+fn full_disk_is_told_at_open_by_flush_and_by_sync() {
     let input = capture("pcap");
-    let mut device = PcapDevice::open(input.path(), Some(Path::new("/dev/full")), 1500).unwrap();
-    let outcome = (0..100).try_for_each(|_| {
-        device.reserve(1000).unwrap().fill(0);
-        device.commit(TxMeta::default());
-        device.flush()
+    assert_eq!(on_full_disk(&input, 0).unwrap_err().to_string(), FULL);
+
+    let mut device = on_full_disk(&input, 10_000).unwrap();
+    assert_eq!((0..100).try_for_each(|_| send(&mut device)).unwrap_err().to_string(), FULL);
+    assert_eq!(send(&mut device).unwrap_err().to_string(), FULL, "and again");
+    assert_eq!(device.sync().unwrap_err().to_string(), FULL);
+
+    let mut device = on_full_disk(&input, 100).unwrap();
+    send(&mut device).unwrap();
+    assert_eq!(device.sync().unwrap_err().to_string(), FULL);
+}
+
+#[test]
+fn full_disk_is_told_when_a_reply_cannot_be_written() {
+    let mut device = on_full_disk(&capture("pcap"), 100).unwrap();
+    let outcome = device.rx_burst(&mut |burst| {
+        for frame in burst {
+            assert!(frame.set_len(1500));
+            frame.verdict = Verdict::Reply(TxMeta::default());
+        }
     });
-    let message = outcome.unwrap_err().to_string();
-    assert!(message.contains("cannot write /dev/full") && message.contains("disk full"), "{message}");
+    assert_eq!(outcome.unwrap_err().to_string(), FULL);
+}
+
+#[test]
+fn file_can_be_read_at_any_time() {
+    for ext in ["pcap", "pcapng"] {
+        let file = TempFile::new(ext);
+        let mut writer = PcapWriter::create(file.path(), Duration::ZERO).unwrap();
+        let (mut seen, mut sizes) = (0, Vec::new());
+        for (at, direction, frame) in frames() {
+            let (got, error) = read(file.path());
+            assert!(error.is_none() && got.len() >= seen, "{error:?}");
+            seen = got.len();
+            sizes.push(seen);
+            writer.write(at, direction, &frame).unwrap();
+        }
+        sizes.dedup();
+        assert!(sizes.len() > 1, "{ext}: nothing was written before the end");
+        writer.flush().unwrap();
+        assert_eq!(read(file.path()).0.len(), 150);
+    }
 }

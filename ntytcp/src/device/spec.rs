@@ -194,6 +194,7 @@ mod tests {
             device.flush().unwrap();
         }
         assert_eq!(device.rx_burst(&mut |_| panic!("nothing can arrive")).unwrap(), 0);
+        assert!(device.is_exhausted());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::pcap::{Direction, PcapWriter};
 use super::{Caps, Device, DeviceError, RxChecksum, RxFrame, TxMeta, TxQueue, Verdict};
 use crate::time::{Duration, Instant};
 
-/// How long what was traced may stay in memory while the device is used.
+/// How long what was traced may stay in memory while the device is used without a rest (see [`Device::sync`]).
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 
 /// A device whose frames are written to a file. See the module documentation.
@@ -76,22 +76,20 @@ impl<D: Device> Trace<D> {
     /// `origin` is the time since 1970 at [`Instant::ZERO`].
     ///
     /// # Errors
-    /// The file cannot be created.
+    /// The file cannot be created or written.
     pub fn new(inner: D, path: impl AsRef<Path>, origin: Duration) -> Result<Self, DeviceError> {
-        let writer = Some(PcapWriter::create(path, origin)?);
+        Ok(Self::with_writer(inner, PcapWriter::create(path, origin)?))
+    }
+
+    fn with_writer(inner: D, writer: PcapWriter) -> Self {
         let (now, flushed) = (Instant::ZERO, Instant::ZERO);
-        let recorder = Recorder { writer, now, flushed, scratch: Vec::new(), frames: 0 };
-        Ok(Self { inner, recorder, open: None, spare: Vec::new() })
+        let recorder = Recorder { writer: Some(writer), now, flushed, scratch: Vec::new(), frames: 0 };
+        Self { inner, recorder, open: None, spare: Vec::new() }
     }
 
     /// Whether frames are still written: not after the file could not be written any more.
     pub fn is_tracing(&self) -> bool {
         self.recorder.writer.is_some()
-    }
-
-    /// Brings everything traced so far into the file. Happens by itself once a second, and when the device is dropped.
-    pub fn sync(&mut self) {
-        self.recorder.flush();
     }
 
     /// The traced device.
@@ -149,8 +147,17 @@ impl<D: Device> Device for Trace<D> {
         self.inner.flush()
     }
 
+    fn sync(&mut self) -> Result<(), DeviceError> {
+        self.recorder.flush();
+        self.inner.sync()
+    }
+
     fn poll_fd(&self) -> Option<i32> {
         self.inner.poll_fd()
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.inner.is_exhausted()
     }
 
     fn set_now(&mut self, now: Instant) {
