@@ -31,8 +31,7 @@ use crate::counters::DropReason;
 use crate::device::{Caps, Gso, GsoKind, TxChecksum, TxMeta, TxQueue};
 use crate::fifo::{Chunks, Consumer};
 use crate::wire::{
-    ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, MacAddr, Sum, TcpFlags, TcpHeader, VlanTag,
-    VlanTags,
+    ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, MacAddr, Sum, TcpFlags, TcpHeader,
 };
 
 /// TTL of everything that the stack sends, unless a socket says otherwise (RFC 1700).
@@ -276,8 +275,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
     }
 
     /// Reserves a frame for a packet with `len` bytes behind its IP header, one that may be fragmented under `ident` or an atomic
-    /// one, and writes the headers up to there. The rest of
-    /// the frame, and where it starts.
+    /// one, and writes the headers up to there. The rest of the frame, and where it starts.
     #[inline(always)]
     fn begin_packet(
         &mut self,
@@ -289,10 +287,11 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         ident: Option<u16>,
     ) -> Result<(&mut [u8], usize), Blocked> {
         let total_len = u16::try_from(Ipv4Header::LEN + len).map_err(|_| TOO_LONG)?;
-        if let Some(vlan) = self.interface.vlan {
+        if self.interface.vlan.is_some() {
+            let link = self.interface.link_header(MacAddr::from_bits(to), EtherType::IPV4);
             let mut ip = ipv4_header(src, dst, protocol, total_len, ttl);
             (ip.dont_fragment, ip.ident) = (ident.is_none(), ident.unwrap_or(0));
-            let started = begin(&mut *self.queue, &tagged_header(to, self.interface.mac, vlan), &ip);
+            let started = begin(&mut *self.queue, &link, &ip);
             self.cx.counters.tx_backpressure += u64::from(started.is_none());
             return started.ok_or(Blocked::RingFull);
         }
@@ -512,7 +511,7 @@ enum Way {
 }
 
 /// The flags that only the last segment of a train has.
-const FOR_THE_LAST: TcpFlags = TcpFlags::FIN.union(TcpFlags::PSH);
+pub(crate) const FOR_THE_LAST: TcpFlags = TcpFlags::FIN.union(TcpFlags::PSH);
 
 const NO_FAMILY: Blocked = Blocked::Unreachable(SocketError::FamilyNotSupported);
 const TOO_LONG: Blocked = Blocked::Unreachable(SocketError::MessageTooLong);
@@ -581,13 +580,6 @@ fn begin_sized<'q, Q: TxQueue + ?Sized>(
     Some((frame.get_mut(start..start + payload)?, start))
 }
 
-/// The Ethernet header of an IPv4 packet in a VLAN.
-fn tagged_header(to: u64, src: MacAddr, vlan: u16) -> EthernetHeader {
-    let [_, _, a, b, c, d, e, f] = to.to_be_bytes();
-    let dst = MacAddr([a, b, c, d, e, f]);
-    EthernetHeader { dst, src, vlan: VlanTags::single(VlanTag::new(vlan)), ethertype: EtherType::IPV4 }
-}
-
 fn partial_checksum(offload: bool, start: usize, offset: u16) -> TxChecksum {
     if offload { TxChecksum::Partial { start: start as u16, offset } } else { TxChecksum::Complete }
 }
@@ -605,16 +597,8 @@ fn copy(to: &mut [u8], chunks: Chunks<'_>) {
 
 /// As [`copy`], with the sum of what was copied.
 #[inline(never)]
-fn copy_and_sum(to: &mut [u8], mut chunks: Chunks<'_>) -> Sum {
-    // Most often there is one piece.
-    let Some(first) = chunks.next() else { return Sum::ZERO };
-    let sum = Sum::copy(to, first);
-    if chunks.remaining() == 0 { sum } else { copy_and_sum_rest(to, first.len(), sum, chunks) }
-}
-
-/// Goes on behind the first `done` bytes.
-fn copy_and_sum_rest(to: &mut [u8], done: usize, sum: Sum, chunks: Chunks<'_>) -> Sum {
-    let (mut rest, mut sum, mut odd) = (to.get_mut(done..).unwrap_or_default(), sum, done % 2 == 1);
+fn copy_and_sum(to: &mut [u8], chunks: Chunks<'_>) -> Sum {
+    let (mut rest, mut sum, mut odd) = (to, Sum::ZERO, false);
     for chunk in chunks {
         let n = chunk.len().min(rest.len());
         let (head, tail) = rest.split_at_mut(n);

@@ -9,7 +9,7 @@ use super::tcb::{AckDue, State, Tcb};
 use super::timers::TimerKind;
 use crate::counters::Counters;
 use crate::fifo::Consumer;
-use crate::stack::output::{PathLimits, Payload};
+use crate::stack::output::{FOR_THE_LAST, PathLimits, Payload};
 use crate::time::Instant;
 use crate::wire::{SackBlocks, Seq, TcpFlags, TcpHeader, TcpOptions, Timestamps};
 
@@ -58,7 +58,7 @@ impl Transmit {
         if sent == self.len {
             return self;
         }
-        Self { len: sent, last: false, flags: self.flags - (TcpFlags::FIN | TcpFlags::PSH), ..self }
+        Self { len: sent, last: false, flags: self.flags - FOR_THE_LAST, ..self }
     }
 
     /// How many segments it is on the wire.

@@ -21,6 +21,12 @@ impl MacAddr {
         (u16::from_be_bytes([a, b]) as u64) << 32 | u32::from_be_bytes([c, d, e, f]) as u64
     }
 
+    /// The address that [`MacAddr::to_bits`] gave.
+    pub(crate) const fn from_bits(bits: u64) -> Self {
+        let [_, _, a, b, c, d, e, f] = bits.to_be_bytes();
+        Self([a, b, c, d, e, f])
+    }
+
     /// Whether this is the address of every station.
     pub fn is_broadcast(self) -> bool {
         self == Self::BROADCAST
