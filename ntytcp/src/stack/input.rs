@@ -86,7 +86,7 @@ impl Stack {
     pub fn ingress_burst(&mut self, now: Instant, id: InterfaceId, frames: &mut [RxFrame<'_>]) {
         // 1. Touch what the frames will need, so that the memory is on its way for all of them at once.
         if frames.len() > 1 {
-            frames.iter().filter_map(|frame| peek_tcp(frame.bytes())).for_each(|key| self.tcp.touch(&key));
+            self.touch_flows(frames);
         }
         // 2. Take them in order.
         for frame in frames {
@@ -94,6 +94,21 @@ impl Stack {
         }
         // 3. Look after what they changed.
         self.end_burst(now);
+    }
+
+    /// Brings the memory closer that the flows of a burst will need. Of a run of segments of one flow, the first does it for all.
+    fn touch_flows(&self, frames: &[RxFrame<'_>]) {
+        let mut last = [0; 12];
+        for bytes in frames.iter().map(RxFrame::bytes) {
+            // Addresses and ports, if the frame is plain.
+            let Some(&flow) = bytes.get(26..).and_then(|rest| rest.first_chunk::<12>()) else { continue };
+            if flow != last
+                && let Some(key) = peek_tcp(bytes)
+            {
+                last = flow;
+                self.tcp.touch(&key);
+            }
+        }
     }
 
     #[inline(always)]
