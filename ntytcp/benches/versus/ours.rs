@@ -2,8 +2,7 @@
 
 use super::link::{self, Port};
 use super::{
-    BUFFER, CHUNK, CLIENT, IDLE_PORT, MESSAGE, Net, PORT, RING, Role, SERVER, TIME_WAIT, TURN, UDP_BUFFER,
-    UDP_BURST,
+    BUFFER, CLIENT, IDLE_PORT, MESSAGE, Net, PORT, RING, Role, SERVER, TIME_WAIT, TURN, UDP_BUFFER, UDP_BURST,
 };
 use ntytcp::device::{Caps, Device};
 use ntytcp::rng::seed_from;
@@ -84,7 +83,13 @@ pub(crate) struct Ours {
     listener: Option<SocketId>,
     /// What the server's sockets hold when nothing is going on.
     idle: usize,
-    scratch: Box<[u8]>,
+}
+
+/// Puts the message into a buffer.
+pub(super) fn fill(to: &mut [u8], message: &[u8]) -> usize {
+    let len = to.len().min(message.len());
+    to[..len].copy_from_slice(&message[..len]);
+    len
 }
 
 fn server_at(port: u16) -> SocketAddr {
@@ -103,7 +108,6 @@ impl Ours {
             ends: None,
             listener: None,
             idle,
-            scratch: vec![0x5a; CHUNK].into(),
         };
         match role {
             Role::Bulk | Role::Request => {
@@ -203,16 +207,12 @@ impl Net for Ours {
             let now = self.now;
             // The client writes whenever there is room, the server reads whenever something came.
             let stack = &mut self.client.stack;
-            while let Ok(n) = stack.tcp_send(now, client, &self.scratch)
-                && n > 0
-            {}
+            while stack.tcp_send_with(now, client, BUFFER, |to| to.len()).is_ok() {}
             self.client.send(now);
             self.server.receive(now);
             while let Some(event) = self.server.stack.poll_event() {
                 if event.socket == server && event.readiness.contains(Readiness::READABLE) {
-                    while let Ok(n) = self.server.stack.tcp_recv(now, server, &mut self.scratch)
-                        && n > 0
-                    {
+                    while let Ok(n) = self.server.stack.tcp_recv_with(now, server, |bytes| bytes.len()) {
                         got += n;
                     }
                 }
@@ -225,17 +225,19 @@ impl Net for Ours {
 
     fn request(&mut self) {
         let (client, server) = self.ends();
-        let mut message = [0; MESSAGE];
         self.now += TURN;
         let now = self.now;
-        assert_eq!(self.client.stack.tcp_send(now, client, &message), Ok(MESSAGE));
+        let ask = |to: &mut [u8]| fill(to, &[0x5a; MESSAGE]);
+        assert_eq!(self.client.stack.tcp_send_with(now, client, MESSAGE, ask), Ok(MESSAGE));
         self.client.send(now);
         self.server.receive(now);
         while let Some(event) = self.server.stack.poll_event() {
-            if event.readiness.contains(Readiness::READABLE)
-                && let Ok(n) = self.server.stack.tcp_recv(now, event.socket, &mut message)
-            {
-                assert_eq!(self.server.stack.tcp_send(now, server, &message[..n]), Ok(MESSAGE));
+            if event.readiness.contains(Readiness::READABLE) {
+                let mut message = [0; MESSAGE];
+                let read = |bytes: &[u8]| fill(&mut message, bytes);
+                assert_eq!(self.server.stack.tcp_recv_with(now, event.socket, read), Ok(MESSAGE));
+                let answer = |to: &mut [u8]| fill(to, &message);
+                assert_eq!(self.server.stack.tcp_send_with(now, server, MESSAGE, answer), Ok(MESSAGE));
             }
         }
         self.server.send(now);
@@ -243,7 +245,7 @@ impl Net for Ours {
         let mut got = 0;
         while let Some(event) = self.client.stack.poll_event() {
             if event.readiness.contains(Readiness::READABLE) {
-                got += self.client.stack.tcp_recv(now, event.socket, &mut message).unwrap_or(0);
+                got += self.client.stack.tcp_recv_with(now, event.socket, |m| m.len()).unwrap_or(0);
             }
         }
         assert_eq!(got, MESSAGE);

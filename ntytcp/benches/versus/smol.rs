@@ -3,9 +3,8 @@
 //! sockets by handle and never searches for one.
 
 use super::link::{self, Port};
-use super::{
-    BUFFER, CHUNK, CLIENT, IDLE_PORT, MESSAGE, Net, PORT, RING, Role, SERVER, TURN, UDP_BUFFER, UDP_BURST,
-};
+use super::ours::fill;
+use super::{BUFFER, CLIENT, IDLE_PORT, MESSAGE, Net, PORT, RING, Role, SERVER, TURN, UDP_BUFFER, UDP_BURST};
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::{tcp, udp};
 use smoltcp::time::{Duration, Instant};
@@ -76,7 +75,6 @@ pub(crate) struct Smol {
     /// The active sockets. Half of the idle ones are before them in the sets, half behind.
     ends: (SocketHandle, SocketHandle),
     local_port: u16,
-    scratch: Box<[u8]>,
 }
 
 /// Idle sockets have small buffers, which costs smoltcp nothing and saves it cache misses.
@@ -96,8 +94,7 @@ impl Smol {
         };
         let ends = (end(&mut client), end(&mut server));
         let behind = open_idle(is_udp, idle / 2..idle, &mut client, &mut server);
-        let scratch = vec![0x5a; CHUNK].into();
-        let mut net = Self { client, server, now: Instant::ZERO, ends, local_port: 1024, scratch };
+        let mut net = Self { client, server, now: Instant::ZERO, ends, local_port: 1024 };
         // The first connection alone: the others need not wait for ARP.
         if !is_udp {
             net.server.listen(ends.1, PORT);
@@ -212,11 +209,11 @@ impl Net for Smol {
         while got < bytes {
             let now = self.tick();
             let socket = self.client.sockets.get_mut::<tcp::Socket<'_>>(client);
-            while socket.send_slice(&self.scratch).is_ok_and(|n| n > 0) {}
+            while socket.send(|to| (to.len(), to.len())).is_ok_and(|n| n > 0) {}
             self.client.send(now);
             self.server.receive(now);
             let socket = self.server.sockets.get_mut::<tcp::Socket<'_>>(server);
-            while let Ok(n) = socket.recv_slice(&mut self.scratch)
+            while let Ok(n) = socket.recv(|bytes| (bytes.len(), bytes.len()))
                 && n > 0
             {
                 got += n;
@@ -228,17 +225,19 @@ impl Net for Smol {
 
     fn request(&mut self) {
         let (client, server) = self.ends;
-        let mut message = [0; MESSAGE];
         let now = self.tick();
-        assert_eq!(self.client.tcp(client).send_slice(&message), Ok(MESSAGE));
+        let ask = |to: &mut [u8]| (fill(to, &[0x5a; MESSAGE]), ());
+        self.client.tcp(client).send(ask).expect("a connection");
         self.client.send(now);
         self.server.receive(now);
-        if let Ok(n) = self.server.tcp(server).recv_slice(&mut message) {
-            assert_eq!(self.server.tcp(server).send_slice(&message[..n]), Ok(MESSAGE));
-        }
+        let mut message = [0; MESSAGE];
+        let read = |bytes: &mut [u8]| (fill(&mut message, bytes), ());
+        self.server.tcp(server).recv(read).expect("a connection");
+        let answer = |to: &mut [u8]| (fill(to, &message), ());
+        self.server.tcp(server).send(answer).expect("a connection");
         self.server.send(now);
         self.client.receive(now);
-        assert_eq!(self.client.tcp(client).recv_slice(&mut message), Ok(MESSAGE));
+        assert_eq!(self.client.tcp(client).recv(|bytes| (bytes.len(), bytes.len())), Ok(MESSAGE));
     }
 
     fn connect(&mut self) {

@@ -21,7 +21,8 @@
 //!
 //! Positions count bytes since the FIFO was made and never wrap (60 bits). A page covers the positions
 //! `base .. base + size`; `base` is set when the page is linked, so nothing that a page held for an earlier FIFO is
-//! ever within `head .. tail`. Positions that [`Producer::write_at`] skips are filled with zeros for the same reason.
+//! ever within `head .. tail`. Positions that [`Producer::write_at`] skips are filled with zeros for the same reason; only who
+//! writes in place ([`Producer::write_with`]) sees what was there, and answers for what it counts as written.
 //!
 //! A producer that finds the FIFO drained moves the `base` of its page to the tail (*rebases* it): the next bytes lie at the
 //! page's beginning again. Requests and responses thus use the same few cache lines for ever, and never turn a page.

@@ -102,6 +102,20 @@ impl Producer {
         bytes.len()
     }
 
+    /// Lets `write` fill up to `max` contiguous bytes in place and publishes as many as it says. `None` without calling `write`
+    /// when `max` or the room is none, when the FIFO is closed, or while bytes are stored beyond the tail. The slice may be
+    /// shorter than both `max` and the room: it ends where a page does.
+    ///
+    /// The bytes are whatever was there before, of this stream or another: `write` sets each that it counts.
+    #[inline]
+    pub fn write_with(&mut self, max: usize, write: impl FnOnce(&mut [u8]) -> usize) -> Option<usize> {
+        let Some((to, len)) = self.span_of(1, max) else { return self.write_with_new_page(max, write) };
+        // SAFETY: `span_of` gives as many bytes that only the producer uses. They were initialised when the page was made.
+        let n = write(unsafe { slice::from_raw_parts_mut(to, len) }).min(len);
+        self.publish_span(n);
+        Some(n)
+    }
+
     /// Writes `header` and `payload` behind each other and publishes both at once, or neither: `false` when the capacity or
     /// the pool does not have room for all of it, after [`Producer::close`], and while bytes are stored beyond the tail.
     #[inline]
@@ -124,11 +138,19 @@ impl Producer {
     /// allows them, and they fit into the page of the tail. Whoever gets a place fills it and calls `publish_span`.
     #[inline]
     fn span(&mut self, len: usize) -> Option<*mut u8> {
+        self.span_of(len, len).map(|(to, _)| to)
+    }
+
+    /// As `span` for `least` bytes, or as many up to `most` as lie together, and how many these are.
+    #[inline]
+    fn span_of(&mut self, least: usize, most: usize) -> Option<(*mut u8, usize)> {
         let head = self.shared.head.load(Acquire);
         let tail = self.tail();
         let unread = tail - position(head);
         let shut = (self.word & CLOSED) | (head & GONE) | u64::from(self.stored);
-        if shut != 0 || unread + len as u64 > u64::from(self.capacity) || !self.enter() {
+        let (least, most) =
+            (least as u64, (most as u64).min(u64::from(self.capacity).saturating_sub(unread)));
+        if shut != 0 || most < least || !self.enter() {
             return None;
         }
         let page = self.page?;
@@ -140,11 +162,34 @@ impl Producer {
             header.rebase(tail);
             offset = 0;
         }
-        if offset + len as u64 > header.size() {
+        let len = most.min(header.size() - offset);
+        if len < least {
             return None;
         }
         // SAFETY: the page has the bytes, which lie beyond the tail and are the producer's alone.
-        Some(unsafe { Page::bytes_mut(page, offset as usize, len) })
+        Some((unsafe { Page::bytes_mut(page, offset as usize, len as usize) }, len as usize))
+    }
+
+    #[inline(never)]
+    fn write_with_new_page(&mut self, max: usize, write: impl FnOnce(&mut [u8]) -> usize) -> Option<usize> {
+        let max = self.room().min(max);
+        if max == 0 || self.stored > 0 || !self.begin() {
+            return None;
+        }
+        let Some((page, offset, len)) = self.page_at(self.page, self.tail(), max) else {
+            self.settle();
+            return None;
+        };
+        // SAFETY: `page_at` says that the page covers `len` bytes from the tail on; those are the producer's alone
+        // while the state is WRITING. They were initialised when the page was made.
+        let n = write(unsafe { slice::from_raw_parts_mut(Page::bytes_mut(page, offset, len), len) }).min(len);
+        self.stored = n as u32;
+        if n == 0 {
+            // A page that was linked for it is not needed.
+            self.rollback();
+        }
+        self.advance(n);
+        Some(n)
     }
 
     /// Publishes the bytes that were written where `span` said.
@@ -220,33 +265,6 @@ impl Producer {
         }
         self.word = (tail << SHIFT) | WRITING;
         self.publish();
-    }
-
-    /// Lets `write` fill up to `max` contiguous zeroed bytes in place and publishes as many as it says. Returns that
-    /// number; 0 without calling `write` when there is no room, when the FIFO is closed, or while bytes are stored
-    /// beyond the tail. The slice may be shorter than both `max` and the room.
-    pub fn write_with(&mut self, max: usize, write: impl FnOnce(&mut [u8]) -> usize) -> usize {
-        let max = self.room().min(max);
-        if max == 0 || self.stored > 0 || !self.begin() {
-            return 0;
-        }
-        let Some((page, offset, len)) = self.page_at(self.page, self.tail(), max) else {
-            self.settle();
-            return 0;
-        };
-        // SAFETY: `page_at` says that the page covers `len` bytes from the tail on; those are the producer's alone
-        // while the state is WRITING. They were initialised when the page was made.
-        let spare = unsafe { slice::from_raw_parts_mut(Page::bytes_mut(page, offset, len), len) };
-        // What an earlier FIFO left in the page is none of the caller's business.
-        spare.fill(0);
-        let n = write(spare).min(len);
-        self.stored = n as u32;
-        if n == 0 {
-            // A page that was linked for it is not needed.
-            self.rollback();
-        }
-        self.advance(n);
-        n
     }
 
     /// Gives the pages back if every byte was consumed (or nobody is there to do it), for the home of the FIFO to call when

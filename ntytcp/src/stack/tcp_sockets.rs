@@ -2,7 +2,7 @@
 //!
 //! Sockets are named by [`SocketId`]. None of the calls blocks: what is not possible now is
 //! [`SocketError::WouldBlock`], and an [`Event`](super::Event) tells when to try again. Bytes are taken and given through
-//! [`Stack::tcp_send`] and [`Stack::tcp_recv`], or through the connection's FIFOs after [`Stack::tcp_split`].
+//! [`Stack::tcp_send`] and [`Stack::tcp_recv`], in place by [`Stack::tcp_send_with`] and [`Stack::tcp_recv_with`], or through the connection's FIFOs after [`Stack::tcp_split`].
 
 use super::demux::FlowKey;
 use super::{Cx, SocketError, SocketId, Stack};
@@ -134,6 +134,54 @@ impl Stack {
     pub fn tcp_recv(&mut self, now: Instant, id: SocketId, buf: &mut [u8]) -> Result<usize, SocketError> {
         let (tcp, mut cx) = self.tcp_cx(now);
         tcp.recv(&mut cx, id, buf)
+    }
+
+    /// Sends what `write` puts into the send buffer itself, without a copy, and says how much that was. `write` is given at most
+    /// `max` bytes that lie together, fewer where the buffer's memory or room ends, and answers how many of them, from the first on, it
+    /// has set. What they hold before is left over from earlier.
+    ///
+    /// # Errors
+    /// Those of [`Stack::tcp_send`]; then `write` was not called.
+    pub fn tcp_send_with(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        max: usize,
+        write: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Result<usize, SocketError> {
+        let mut write = Some(write);
+        let mut attempt = |stack: &mut Self| {
+            let (tcp, mut cx) = stack.tcp_cx(now);
+            tcp.send_by(&mut cx, id, |tx| tx.write_with(max, |to| write.take().map_or(0, |write| write(to))))
+        };
+        match attempt(self) {
+            // It may be the pool that has no room, not the buffer.
+            Err(SocketError::WouldBlock) if self.reclaim_pages() => attempt(self),
+            result => result,
+        }
+    }
+
+    /// Shows `read` what has arrived where it lies, without a copy: bytes that lie together, perhaps not all that there are. `read`
+    /// answers how many of them, from the first on, it is done with; the others stay. Says how many that were; 0 at the end
+    /// of the stream too, where `read` is not called.
+    ///
+    /// # Errors
+    /// Those of [`Stack::tcp_recv`]; then `read` was not called.
+    pub fn tcp_recv_with(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        read: impl FnOnce(&[u8]) -> usize,
+    ) -> Result<usize, SocketError> {
+        let (tcp, mut cx) = self.tcp_cx(now);
+        tcp.recv_by(&mut cx, id, |rx| {
+            let bytes = rx.front();
+            if bytes.is_empty() {
+                return None;
+            }
+            let done = read(bytes).min(bytes.len());
+            Some(rx.consume(done))
+        })
     }
 
     /// Sends FIN after everything that was sent; receiving goes on.

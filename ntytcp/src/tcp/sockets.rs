@@ -139,7 +139,25 @@ impl Tcp {
     ///
     /// # Errors
     /// `WouldBlock` without room, `BrokenPipe` after shutdown, or why the connection ended.
+    #[inline]
     pub(crate) fn send(&mut self, cx: &mut Cx<'_>, id: SocketId, data: &[u8]) -> Result<usize, SocketError> {
+        self.send_by(cx, id, |tx| match tx.write(data) {
+            0 if !data.is_empty() => None,
+            written => Some(written),
+        })
+    }
+
+    /// SEND by `write`, which puts bytes into the FIFO and says how many, or that there was no room.
+    ///
+    /// # Errors
+    /// As [`Tcp::send`].
+    #[inline]
+    pub(crate) fn send_by(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: SocketId,
+        write: impl FnOnce(&mut Producer) -> Option<usize>,
+    ) -> Result<usize, SocketError> {
         let tcb = self.conn(id)?;
         if let Some(error) = tcb.error.take() {
             return Err(error);
@@ -148,10 +166,7 @@ impl Tcp {
         if tcb.state == State::Closed || tx.is_closed() {
             return Err(SocketError::BrokenPipe);
         }
-        let written = tx.write(data);
-        if written == 0 && !data.is_empty() {
-            return Err(SocketError::WouldBlock);
-        }
+        let written = write(tx).ok_or(SocketError::WouldBlock)?;
         tcb.flags.output = true;
         if !(tcb.flags.dirty && tcb.flags.warm) {
             self.settle(cx, id.index);
@@ -163,25 +178,42 @@ impl Tcp {
     ///
     /// # Errors
     /// `WouldBlock` when nothing is there, `NotConnected` before the handshake, or why the connection ended.
+    #[inline]
     pub(crate) fn recv(
         &mut self,
         cx: &mut Cx<'_>,
         id: SocketId,
         buf: &mut [u8],
     ) -> Result<usize, SocketError> {
+        if buf.is_empty() {
+            return self.conn(id)?.half.as_ref().map(|_| 0).ok_or(SocketError::Invalid);
+        }
+        self.recv_by(cx, id, |rx| match rx.read(buf) {
+            0 => None,
+            read => Some(read),
+        })
+    }
+
+    /// RECEIVE by `read`, which takes bytes from the FIFO and says how many, or that there were none.
+    ///
+    /// # Errors
+    /// As [`Tcp::recv`].
+    #[inline]
+    pub(crate) fn recv_by(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: SocketId,
+        read: impl FnOnce(&mut Consumer) -> Option<usize>,
+    ) -> Result<usize, SocketError> {
         let tcb = self.conn(id)?;
         let Some((_, rx)) = &mut tcb.half else { return Err(SocketError::Invalid) };
-        let read = rx.read(buf);
-        if read > 0 {
+        if let Some(read) = read(rx) {
             tcb.on_app_read();
             // As a rule reading changes nothing for others.
             if tcb.flags.output || !tcb.flags.warm {
                 self.settle(cx, id.index);
             }
             return Ok(read);
-        }
-        if buf.is_empty() {
-            return Ok(0);
         }
         if let Some(error) = tcb.error.take() {
             return Err(error);

@@ -203,6 +203,59 @@ fn timestamps_of_different_flows_are_unrelated() {
     assert!(values[0].abs_diff(values[1]) > 1_000, "{values:?}");
 }
 
+#[test]
+fn what_is_written_in_place_is_sent() {
+    let mut host = Host::acquainted();
+    let (conn, now) = (host.established(80), host.now);
+    let sent = host.stack.tcp_send_with(now, conn, 10, |to| {
+        to[..5].copy_from_slice(b"hello");
+        if to.len() == 10 { 5 } else { 0 }
+    });
+    assert_eq!(sent, Ok(5));
+    assert_eq!(
+        host.stack.tcp_send_with(now, conn, 3, |to| {
+            to.fill(b'!');
+            100
+        }),
+        Ok(3)
+    );
+    assert_eq!(parse_tcp(&host.egress()[0]).1, b"hello!!!");
+    assert_eq!(host.stack.tcp_send_with(now, conn, 3, |_| 0), Ok(0));
+    assert!(host.egress().is_empty(), "nothing was written");
+    // Piece by piece until the buffer is full, also where a page ends.
+    let room = StackConfig::default().tcp.socket.send_buffer - 8;
+    let mut written = 0;
+    while let Ok(n) = host.stack.tcp_send_with(now, conn, usize::MAX, |to| to.len()) {
+        written += n;
+    }
+    assert_eq!(written, room);
+    host.stack.tcp_shutdown(now, conn).unwrap();
+    let refused = host.stack.tcp_send_with(now, conn, 1, |_| panic!("nobody would send it"));
+    assert_eq!(refused, Err(SocketError::BrokenPipe));
+}
+
+#[test]
+fn what_arrived_is_read_in_place() {
+    let mut host = Host::acquainted();
+    let (conn, now) = (host.established(80), host.now);
+    let read = host.stack.tcp_recv_with(now, conn, |_| panic!("there is nothing"));
+    assert_eq!(read, Err(SocketError::WouldBlock));
+    host.stack.tcp_send(now, conn, b"?").unwrap();
+    let ack = parse_tcp(&host.egress()[0]).0.seq + 1;
+    host.receive(&tcp(80, (Seq(1), ack), TcpFlags::ACK, b"abcdef")).unwrap();
+    let mut seen = Vec::new();
+    for done in [2, 0, 100] {
+        let read = host.stack.tcp_recv_with(now, conn, |bytes| {
+            seen.push(bytes.to_vec());
+            done
+        });
+        assert_eq!(read, Ok(done.min(4)), "as many as were shown at most");
+    }
+    assert_eq!(seen, [b"abcdef".to_vec(), b"cdef".to_vec(), b"cdef".to_vec()]);
+    host.receive(&tcp(80, (Seq(7), ack), TcpFlags::ACK | TcpFlags::FIN, b"")).unwrap();
+    assert_eq!(host.stack.tcp_recv_with(now, conn, |_| panic!("there is nothing")), Ok(0));
+}
+
 /// An ICMP error about a packet of ours, as a router sends it.
 fn too_big(frame: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut quote = frame[14..14 + 28].to_vec();
