@@ -43,6 +43,7 @@ mod records;
 pub mod route;
 pub(crate) mod slots;
 mod socket;
+mod starved;
 mod tcp_sockets;
 mod transport;
 mod udp;
@@ -83,6 +84,7 @@ use outbox::Datagram;
 use ports::{PortAllocator, PortRange};
 use reassembly::{Reassembler, ReassemblyConfig};
 use route::{InterfaceAddr, Route, RouteError, RouteTable};
+use starved::Starved;
 use udp::UdpTable;
 
 /// Settings of a [`Stack`].
@@ -201,6 +203,7 @@ pub struct Stack {
     icmp_limiter: RateLimiter,
     reassembler: Reassembler,
     pool: PagePool,
+    starved: Starved,
     counters: Counters,
     events: EventQueue,
     rng: Rng,
@@ -225,6 +228,7 @@ impl Stack {
             icmp_limiter: RateLimiter::new(config.icmp_errors, &mut rng),
             reassembler: Reassembler::new(config.reassembly, &mut rng),
             pool,
+            starved: Starved::default(),
             counters: Counters::default(),
             events: EventQueue::default(),
             rng,
@@ -351,12 +355,14 @@ impl Stack {
         let (counters, events) = (&mut self.counters, &mut self.events);
         self.tcp.on_timeout(&mut Cx { now, counters, events });
         self.udp.on_timeout(now);
+        self.feed_starved(now);
     }
 
     /// When [`Stack::on_timeout`] wants to be called next, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
         let far = |at: Option<Instant>| at.unwrap_or(Instant::FAR_FUTURE);
         let sockets = far(self.tcp.next_deadline()).min(far(self.udp.next_deadline()));
+        let sockets = sockets.min(far(self.starved.next_deadline(&self.pool)));
         let next = self.interfaces.iter().fold(sockets, |next, i| next.min(far(i.next_deadline())));
         Some(next.min(far(self.reassembler.next_deadline()))).filter(|&at| at != Instant::FAR_FUTURE)
     }

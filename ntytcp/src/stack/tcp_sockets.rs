@@ -117,14 +117,16 @@ impl Stack {
             Err(SocketError::WouldBlock) => 0,
             _ => return result,
         };
-        if !self.reclaim_pages() {
-            return result;
+        let more = if self.reclaim_pages() {
+            let (tcp, mut cx) = self.tcp_cx(now);
+            tcp.send(&mut cx, id, data.get(sent..).unwrap_or_default()).unwrap_or(0)
+        } else {
+            0
+        };
+        if sent + more < data.len() && self.tcp.has_room(id) {
+            self.await_pages(id, 1);
         }
-        let (tcp, mut cx) = self.tcp_cx(now);
-        match tcp.send(&mut cx, id, data.get(sent..).unwrap_or_default()) {
-            Ok(more) => Ok(sent + more),
-            Err(_) => result,
-        }
+        if more > 0 { Ok(sent + more) } else { result }
     }
 
     /// Reads what has arrived; 0 bytes at the end of the stream.
