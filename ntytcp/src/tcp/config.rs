@@ -68,6 +68,10 @@ pub struct TcpConfig {
     pub syn_ack_retries: u8,
     /// Timeouts in a row, or unanswered window probes, before an established connection ends (RFC 9293 3.8.3, R2). Default 15.
     pub retries: u8,
+    /// Window probes in a row that a closed socket's peer may answer with a window of zero before the connection is reset: data that
+    /// nobody waits for any more must not be held for ever. RFC 9293 3.8.6.1 lets the window stay closed as long as probes are
+    /// answered, and that is what a socket in use does. Default 8 (a minute or a few, by the RTO); at least 1.
+    pub orphan_probes: u8,
     /// How long an ACK may wait for data to ride on. One that follows another soon may wait twice as long, and RFC 9293 3.8.6.3 wants
     /// less than 500 ms. Default 40 ms; at most 249 ms.
     pub delayed_ack: Duration,
@@ -102,6 +106,7 @@ impl Default for TcpConfig {
             syn_retries: 6,
             syn_ack_retries: 5,
             retries: 15,
+            orphan_probes: 8,
             delayed_ack: Duration::from_millis(40),
             initial_window: 10,
             timestamps: true,
@@ -159,6 +164,7 @@ impl TcpConfig {
         times("tcp max_rto in ms", self.max_rto, MIN_TIME..=DAY, "1 to 86400000")?;
         times("tcp min_rto in ms", self.min_rto, MIN_TIME..=self.max_rto, "1 to max_rto")?;
         times("tcp initial_rto in ms", self.initial_rto, MIN_TIME..=self.max_rto, "1 to max_rto")?;
+        numbers("tcp orphan_probes", self.orphan_probes.into(), 1..=255, "1 to 255")?;
         // RFC 9293 3.8.6.3: "the delay MUST be less than 0.5 seconds".
         let delays = Duration::ZERO..=Duration::from_millis(249);
         times("tcp delayed_ack in ms", self.delayed_ack, delays, "0 to 249")?;
@@ -231,6 +237,11 @@ mod tests {
     #[test]
     fn an_ack_delayed_by_half_a_second_is_refused() {
         assert_eq!(refused(|c| c.delayed_ack = Duration::from_millis(250)), Some("delayed_ack in ms"));
+    }
+
+    #[test]
+    fn a_closed_socket_without_a_probe_is_refused() {
+        assert_eq!(refused(|c| c.orphan_probes = 0), Some("orphan_probes"));
     }
 
     #[test]
