@@ -63,6 +63,7 @@
 //! |---|---|---|
 //! | `TCP_NODELAY`, `SO_KEEPALIVE` with its times, `TCP_USER_TIMEOUT` | [`TcpStream`] | at the next turn |
 //! | `SO_RCVBUF`, `SO_SNDBUF` | `TcpSocketOptions` at `listen` and `connect` | fixed afterwards |
+//! | `IP_TTL` | `TcpSocketOptions` at `listen` and `connect`, [`TcpStream::set_ttl`] | at the next turn |
 //! | `SO_ERROR` | `take_error` | |
 //! | everything else | | there is no function for it: nothing succeeds without effect |
 //!

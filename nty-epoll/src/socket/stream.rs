@@ -208,6 +208,16 @@ impl TcpStream {
         Ok(())
     }
 
+    /// The TTL of what is sent (IP_TTL), from the shard's next turn on.
+    ///
+    /// # Errors
+    /// `Invalid` for 0.
+    pub fn set_ttl(&self, ttl: u8) -> Result<(), SocketError> {
+        check(TcpSocketOptions { ttl, ..TcpSocketOptions::default() })?;
+        self.option(move |stack, _, id| stack.tcp_set_ttl(id, ttl));
+        Ok(())
+    }
+
     /// Ends the connection with a RST; what was not delivered is lost.
     pub fn abort(self) {
         self.shared.set_mark(ABORTED);

@@ -104,6 +104,9 @@ pub struct StackConfig {
     pub udp_tx_bytes: usize,
     /// Datagrams that each queue of a UDP socket holds. Default 4,096; at least 1.
     pub udp_datagrams: u64,
+    /// TTL of what UDP sockets send, unless [`Stack::udp_set_ttl`] says otherwise; that of TCP is in `tcp.socket`. Default 64; at
+    /// least 1.
+    pub udp_ttl: u8,
     /// How often ICMP errors are sent. Default: what Linux does.
     pub icmp_errors: LimiterConfig,
     /// Bounds and times of each interface's neighbor cache.
@@ -123,6 +126,7 @@ impl Default for StackConfig {
             udp_rx_bytes: 256 << 10,
             udp_tx_bytes: 256 << 10,
             udp_datagrams: 4_096,
+            udp_ttl: output::DEFAULT_TTL,
             icmp_errors: LimiterConfig::icmp_errors(),
             neighbors: NeighborConfig::default(),
             reassembly: ReassemblyConfig::default(),
@@ -175,6 +179,7 @@ impl StackConfig {
         }
         self.tcp.check()?;
         at_least("udp_sockets", self.udp_sockets, 1, "at least 1")?;
+        at_least("udp_ttl", self.udp_ttl.into(), 1, "1 to 255")?;
         at_least("udp_rx_bytes", self.udp_rx_bytes, WHOLE, "at least 65547")?;
         at_least("udp_tx_bytes", self.udp_tx_bytes, WHOLE, "at least 65547")?;
         at_least("udp_datagrams", self.udp_datagrams as usize, 1, "at least 1")

@@ -239,6 +239,14 @@ impl Stack {
         self.tcp.set_user_timeout(id, limit)
     }
 
+    /// IP_TTL: the TTL of what a connection sends.
+    ///
+    /// # Errors
+    /// `BadSocket`, `Invalid` for 0.
+    pub fn tcp_set_ttl(&mut self, id: SocketId, ttl: u8) -> Result<(), SocketError> {
+        self.tcp.set_ttl(id, ttl)
+    }
+
     /// How many connections exist: being opened, open, and in TIME-WAIT.
     pub fn tcp_connections(&self) -> TcpPopulation {
         self.tcp.population()

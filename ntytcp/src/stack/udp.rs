@@ -26,7 +26,7 @@ use super::demux::FlowKey;
 use super::icmp::IcmpError;
 use super::idle::IdleQueue;
 use super::interface::InterfaceId;
-use super::output::{DEFAULT_TTL, PathCache};
+use super::output::PathCache;
 use super::records::{RecordReader, RecordWriter};
 use super::slots::Slots;
 use super::socket::{Readiness, SocketError, SocketId, SocketKind};
@@ -214,6 +214,7 @@ impl UdpTable {
     pub(super) fn insert(
         &mut self,
         local: SocketAddr,
+        ttl: u8,
         rx: (RecordWriter, RecordReader),
         tx: (RecordWriter, RecordReader),
     ) -> SocketId {
@@ -227,7 +228,7 @@ impl UdpTable {
                 id: name,
                 local,
                 remote: None,
-                ttl: DEFAULT_TTL,
+                ttl,
                 error: None,
                 responder: None,
                 stats: UdpStats::default(),

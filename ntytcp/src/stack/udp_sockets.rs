@@ -140,7 +140,7 @@ impl Stack {
         let limit = self.config.udp_datagrams;
         let rx = records(&self.pool, self.config.udp_rx_bytes, limit, Home::Producer);
         let tx = records(&self.pool, self.config.udp_tx_bytes, limit, Home::Consumer);
-        Ok(self.udp.insert(local, rx, tx))
+        Ok(self.udp.insert(local, self.config.udp_ttl, rx, tx))
     }
 
     /// Connects a socket: it sends to `remote` where no destination is given, hears nobody else, and is told of ICMP errors.
@@ -289,7 +289,7 @@ impl Stack {
         Ok(self.udp_socket(id)?.stats)
     }
 
-    /// Sets the TTL of what a socket sends. Default 64.
+    /// Sets the TTL of what a socket sends. Default [`StackConfig::udp_ttl`](super::StackConfig::udp_ttl).
     ///
     /// # Errors
     /// [`SocketError::BadSocket`], [`SocketError::Invalid`] for 0.

@@ -1,6 +1,7 @@
 //! What can be set about TCP, for a whole stack and for one socket.
 
 use crate::stack::ConfigError;
+use crate::stack::output::DEFAULT_TTL;
 use crate::time::Duration;
 use core::ops::RangeInclusive;
 
@@ -36,6 +37,8 @@ pub struct TcpSocketOptions {
     /// Gives up when data stays unacknowledged this long (RFC 5482). Default none: [`TcpConfig::retries`] decides; at least
     /// 1 ms.
     pub user_timeout: Option<Duration>,
+    /// TTL of every segment (RFC 9293 3.9.2), also of a SYN-ACK and what else a listener answers. Default 64; at least 1.
+    pub ttl: u8,
 }
 
 impl Default for TcpSocketOptions {
@@ -46,6 +49,7 @@ impl Default for TcpSocketOptions {
             recv_buffer: 256 << 10,
             send_buffer: 256 << 10,
             user_timeout: None,
+            ttl: DEFAULT_TTL,
         }
     }
 }
@@ -147,6 +151,7 @@ impl TcpSocketOptions {
         const BUFFER: &str = "1 to 1073741824";
         numbers("tcp recv_buffer", self.recv_buffer, 1..=MAX_BUFFER, BUFFER)?;
         numbers("tcp send_buffer", self.send_buffer, 1..=MAX_BUFFER, BUFFER)?;
+        numbers("tcp ttl", self.ttl.into(), 1..=255, "1 to 255")?;
         self.keepalive.as_ref().map_or(Ok(()), KeepAlive::check)?;
         check_user_timeout(self.user_timeout)
     }
@@ -275,6 +280,11 @@ mod tests {
         assert_eq!(with(KeepAlive { idle: Duration::ZERO, ..good }), Some("keepalive idle in ms"));
         assert_eq!(with(KeepAlive { interval: Duration::ZERO, ..good }), Some("keepalive interval in ms"));
         assert_eq!(with(KeepAlive { count: 0, ..good }), Some("keepalive count"));
+    }
+
+    #[test]
+    fn packets_that_no_router_forwards_are_refused() {
+        assert_eq!(refused(|c| c.socket.ttl = 0), Some("ttl"));
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Tcp {
     ) -> Result<(), Blocked> {
         let Some(tcb) = self.conns.get_mut(conn, generation) else { return Ok(()) };
         let progress = core::mem::take(&mut tcb.flags.progress);
-        let hop = out.prepare(&tcb.key, &mut tcb.path, progress)?;
+        let hop = out.prepare(&tcb.key, &mut tcb.path, progress)?.with_ttl(tcb.options.ttl);
         tcb.before_output(out.cx.now, &self.config);
         // A conversation sends one segment at a time, with all that there is.
         match tcb.only_segment(hop.limits) {
@@ -103,7 +103,7 @@ impl Tcp {
         let Some(entry) = self.syns.at_mut(slot) else { return Ok(()) };
         let Some(listener) = self.listeners.at(entry.listener) else { return Ok(()) };
         let header = entry.syn_ack(out.cx.now, &self.config, &listener.socket);
-        let hop = out.prepare(&entry.key, &mut PathCache::default(), false)?;
+        let hop = out.prepare(&entry.key, &mut PathCache::default(), false)?.with_ttl(listener.socket.ttl);
         out.send_tcp(&hop, &entry.key, &header, None)?;
         entry.dirty = false;
         out.cx.counters.tcp_retransmits += 1;
