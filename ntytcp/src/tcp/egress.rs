@@ -10,6 +10,7 @@
 use super::config::TcpConfig;
 use super::table::{Slot, Tcp, push_dirty};
 use super::tcb::Tcb;
+use crate::counters::DropReason;
 use crate::device::TxQueue;
 use crate::stack::cx::Cx;
 use crate::stack::output::{Blocked, Hop, Output, PathCache};
@@ -125,6 +126,9 @@ impl Tcp {
 
     /// A connection's packets cannot be routed or its next hop does not answer.
     fn unreachable(&mut self, cx: &mut Cx<'_>, packed: u32, error: SocketError) {
+        if error == SocketError::NetworkUnreachable {
+            cx.counters.drop(DropReason::NoRoute);
+        }
         match Slot::unpack(packed) {
             Slot::Conn(i) => {
                 if let Some(tcb) = self.conns.at_mut(i) {

@@ -8,7 +8,7 @@ use crate::stack::{ConfigError, SocketError, Stack, StackConfig};
 use crate::tcp::{KeepAlive, ListenOptions, State, TcpSocketOptions};
 use crate::time::Duration;
 use crate::wire::{
-    ArpOperation, EtherType, EthernetHeader, Icmpv4Message, Ipv4Header, MacAddr, Seq, TcpFlags,
+    ArpOperation, EtherType, EthernetHeader, Icmpv4Message, IpProtocol, Ipv4Header, MacAddr, Seq, TcpFlags,
     TcpHeader, TcpOptions, Timestamps,
 };
 use core::net::Ipv4Addr;
@@ -95,6 +95,32 @@ fn every_segment_has_the_ttl_of_its_socket() {
     let socket = host.stack.udp_bind(at(US, 7)).unwrap();
     host.stack.udp_send_to(socket, b"hello", Some(at(PEER, 9))).unwrap();
     assert_eq!(ttls(host.egress()), [8]);
+}
+
+#[test]
+fn what_cannot_be_sent_for_want_of_a_route_is_counted() {
+    let mut host = Host::new();
+    let far = Ipv4Addr::new(192, 0, 2, 1);
+    let listener = host.stack.tcp_listen(at(US, 80), ListenOptions::default()).unwrap();
+    let from_far = |seq, ack, flags, text: &[u8]| {
+        let options = TcpOptions::NONE;
+        let (src_port, dst_port, window) = (1_000, 80, 65_535);
+        let seg = TcpHeader { src_port, dst_port, seq, ack, flags, window, checksum: 0, urgent: 0, options };
+        let mut bytes = vec![0; seg.header_len()];
+        seg.emit(&mut bytes).unwrap();
+        bytes.extend_from_slice(text);
+        TcpHeader::fill_checksum(far.into(), US.into(), &mut bytes).unwrap();
+        packet(Ipv4Header { src: far, ..header(US, IpProtocol::TCP, bytes.len()) }, &bytes)
+    };
+    // The SYN-ACK goes back to the station that the SYN came from.
+    let syn_ack = host.receive(&from_far(Seq(0), Seq(0), TcpFlags::SYN, b"")).unwrap().unwrap();
+    let iss = parse_tcp(&syn_ack).0.seq;
+    host.receive(&from_far(Seq(1), iss + 1, TcpFlags::ACK, b"")).unwrap();
+    let (conn, _) = host.stack.tcp_accept(host.now, listener).unwrap();
+    assert_eq!(host.dropped(DropReason::NoRoute), 0);
+    host.stack.tcp_send(host.now, conn, b"hello").unwrap();
+    assert!(segments(&host.egress()).is_empty());
+    assert_eq!(host.dropped(DropReason::NoRoute), 1);
 }
 
 #[test]
