@@ -1,9 +1,12 @@
 //! Bad input: one clear line on standard error, the right exit status, and nothing left behind.
 
-use crate::world::{LINK, Link, NTY, Nty, OURS_NET, in_namespace, interfaces, run};
+use crate::world::{LINK, Link, NTY, Nty, OURS, OURS_NET, in_namespace, interfaces, run, try_run};
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 const FAILED: i32 = 1;
 const USAGE: i32 = 2;
@@ -137,6 +140,61 @@ fn mistake_in_a_zone_file_is_shown_with_its_line() {
         contains(&said, &["bad.zone:3:"]);
         let said = complaint(&mut LINK.command(&["dns", "--zone", "example.test=/nonexistent"]), FAILED);
         contains(&said, &["/nonexistent"]);
+    });
+}
+
+/// Serves with these flags while `body` runs, then stops; what was said on standard error.
+fn log_of(flags: &[&str], body: impl FnOnce()) -> String {
+    let link = Link { more: flags, ..LINK };
+    let mut command = link.command(&["http", "--hello"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert!(line.starts_with("ready: "), "{line}");
+    body();
+    run("sh", &["-c", &format!("kill -INT {}", child.id())]);
+    stdout.read_to_string(&mut line).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{line}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_client_of_another_network_is_told_of_when_there_is_no_gateway() {
+    in_namespace(|| {
+        run("ip", &["link", "set", "lo", "up"]);
+        run("ip", &["addr", "add", "192.0.2.1/32", "dev", "lo"]);
+        let ask = || {
+            try_run("curl", &["-sS", "-m", "3", "--interface", "192.0.2.1", "http://10.0.0.2/"]);
+        };
+        let said = log_of(&[], ask);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        contains(&said, &["WARN", "another network", "--gateway"]);
+        let said = log_of(&["--gateway", "10.0.0.1"], ask);
+        assert_eq!(said, "");
+    });
+}
+
+#[test]
+fn verbose_tells_of_the_device_addresses_neighbors_connections_and_drops() {
+    in_namespace(|| {
+        let said = log_of(&["-vv"], || {
+            run("curl", &["-sS", "-m", "30", "http://10.0.0.2/"]);
+            // Nobody listens there.
+            try_run("sh", &["-c", &format!("echo x | nc -u -w 1 {OURS} 9")]);
+            sleep(Duration::from_secs(2));
+        });
+        contains(&said, &[" dropped ", "no-socket 1"]);
+        contains(&said, &["device=tap:ntytest mtu=1500 tx_checksum=", "address addr=10.0.0.2/24"]);
+        contains(
+            &said,
+            &["neighbor learned ip=10.0.0.1", "http: connection accepted peer=", "http: connection closed"],
+        );
+        let quiet = log_of(&["-v"], || {
+            run("curl", &["-sS", "-m", "30", "http://10.0.0.2/"]);
+        });
+        assert!(quiet.contains("device=tap:ntytest") && !quiet.contains("neighbor"), "{quiet}");
     });
 }
 

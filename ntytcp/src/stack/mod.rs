@@ -79,7 +79,7 @@ use echo::EchoTable;
 use icmp::Quoted;
 use interface::Interface;
 use limiter::{LimiterConfig, RateLimiter};
-use neighbor::{NeighborConfig, StaticNeighborError};
+use neighbor::{NeighborConfig, NeighborInfo, StaticNeighborError};
 use outbox::Datagram;
 use ports::{PortAllocator, PortRange};
 use reassembly::{Reassembler, ReassemblyConfig};
@@ -296,6 +296,11 @@ impl Stack {
     /// The addresses of an interface, and how far the claim to each has come.
     pub fn addresses(&self, id: InterfaceId) -> impl Iterator<Item = (InterfaceAddr, GuardState)> {
         self.interfaces.get(usize::from(id.0)).into_iter().flat_map(Interface::claims)
+    }
+
+    /// Who is known on the link of an interface, in no particular order: a walk over the whole cache.
+    pub fn neighbors(&self, id: InterfaceId) -> impl Iterator<Item = NeighborInfo> {
+        self.interfaces.get(usize::from(id.0)).into_iter().flat_map(|interface| interface.neighbors.iter())
     }
 
     /// The last of our addresses on an interface that another station was seen to use (RFC 5227), and that station. `addresses`
