@@ -59,6 +59,7 @@ fn bad_device_is_named() {
         contains(&fails("tap:sixteen-letters-", FAILED), &["sixteen-letters-", "1 to 15 bytes"]);
         contains(&fails("carrier-pigeon:x", USAGE), &["carrier-pigeon:x", "tap:NAME", "pcap:"]);
         contains(&fails("tap:lo", FAILED), &["lo"]);
+        contains(&fails("tap:x%d", FAILED), &["tap:x%d", "give the whole name"]);
         contains(&fails("pcap:/nonexistent", FAILED), &["/nonexistent"]);
     });
 }
@@ -140,6 +141,48 @@ fn mistake_in_a_zone_file_is_shown_with_its_line() {
         contains(&said, &["bad.zone:3:"]);
         let said = complaint(&mut LINK.command(&["dns", "--zone", "example.test=/nonexistent"]), FAILED);
         contains(&said, &["/nonexistent"]);
+    });
+}
+
+#[test]
+fn devices_and_pipes_that_nobody_writes_to_are_no_files() {
+    in_namespace(|| {
+        let of = |app: &[&str]| {
+            let mut command = Command::new("timeout");
+            let link = LINK.command(app);
+            command.arg("20").arg(link.get_program()).args(link.get_args());
+            complaint(&mut command, FAILED)
+        };
+        contains(&of(&["run", "/dev/zero"]), &["/dev/zero: it is a device"]);
+        contains(&of(&["run", "/"]), &["/: it is a directory"]);
+        contains(&of(&["dns", "--zone", "example.test=/dev/zero"]), &["/dev/zero", "it is a device"]);
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        run("mkfifo", &[pipe.to_str().unwrap()]);
+        contains(&of(&["run", pipe.to_str().unwrap()]), &["it is a pipe that nobody writes to"]);
+    });
+}
+
+#[test]
+fn a_zone_may_come_through_a_pipe() {
+    in_namespace(|| {
+        let zone = "@ 60 IN SOA ns1 hostmaster 1 2 3 4 5\\n  NS ns1\\nns1 A 192.0.2.1\\n";
+        let script = format!(
+            "(sleep 0.5; printf '{zone}') | \
+             timeout -s INT 3 {NTY} dns --device tap:ntytest --addr {OURS_NET} --zone x.test=/dev/stdin"
+        );
+        // Ends with the status of `timeout`.
+        let said = String::from_utf8(try_run("sh", &["-c", &script]).stdout).unwrap();
+        contains(&said, &["ready: dns"]);
+    });
+}
+
+#[test]
+fn a_process_without_descriptors_is_told_the_limit() {
+    in_namespace(|| {
+        let mut command = Command::new("prlimit");
+        command.args(["--nofile=4:4", NTY, "echo", "--device", "tap:ntytest", "--addr", OURS_NET]);
+        contains(&complaint(&mut command, FAILED), &["Too many open files", "ulimit -n"]);
     });
 }
 
@@ -253,6 +296,8 @@ fn impossible_addresses_and_files_are_named() {
         );
         let stats = Link { more: &["--stats-socket", "/nonexistent/stats"], ..LINK };
         contains(&complaint(&mut stats.command(&["echo"]), FAILED), &["/nonexistent/stats"]);
-        contains(&complaint(&mut LINK.command(&["run", "/nonexistent"]), USAGE), &["/nonexistent"]);
+        contains(&complaint(&mut LINK.command(&["run", "/nonexistent"]), FAILED), &["/nonexistent"]);
+        let config = Link { more: &["--config", "/nonexistent"], ..LINK };
+        contains(&complaint(&mut config.command(&["echo"]), FAILED), &["/nonexistent"]);
     });
 }
