@@ -5,7 +5,7 @@
 //! there are pages enough for the first, and looks again after [`KEEP_PAGES`] at the latest. As many sockets are told as there are
 //! pages for, in the order in which they asked, so that a crowd is not woken for one page.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::idle::KEEP_PAGES;
 use super::records::MAX_HEADER;
@@ -17,8 +17,10 @@ use crate::time::Instant;
 /// See the module documentation.
 #[derive(Debug, Default)]
 pub(super) struct Starved {
-    /// Each at most once, as its socket remembers, with the pages that it needs.
+    /// Each at most once, with the pages that it needs.
     sockets: VecDeque<(SocketId, usize)>,
+    /// Kind, slot and generation of those in the queue. Not a mark in each socket, which all others would pay for.
+    names: BTreeSet<(u8, u32, u32)>,
     /// When to look for pages, and for sockets that are gone, whatever is heard.
     look_at: Instant,
 }
@@ -42,17 +44,20 @@ impl Stack {
         }
         let header = if id.kind == SocketKind::Datagram { MAX_HEADER } else { 0 };
         let pages = (header + len).div_ceil(self.pool.page_data());
-        let waits = match id.kind {
-            SocketKind::Stream => self.tcp.starved(id),
-            SocketKind::Datagram => self.udp.starved(id),
-            SocketKind::Listener | SocketKind::Echo => None,
-        };
         // What needs more pages than there are would wait for ever, and others behind it.
-        let waits = waits.filter(|_| pages <= self.pool.max_pages());
-        if waits.is_some_and(|waits| !core::mem::replace(waits, true)) {
+        if self.can_wait(id) && pages <= self.pool.max_pages() && self.starved.names.insert(name(id)) {
             self.starved.sockets.push_back((id, pages));
             // Soon: the next turn knows the time.
             self.starved.look_at = Instant::ZERO;
+        }
+    }
+
+    /// Whether there still is such a socket, and it can be told.
+    fn can_wait(&self, id: SocketId) -> bool {
+        match id.kind {
+            SocketKind::Stream => self.tcp.exists(id),
+            SocketKind::Datagram => self.udp.get(id).is_some(),
+            SocketKind::Listener | SocketKind::Echo => false,
         }
     }
 
@@ -64,17 +69,16 @@ impl Stack {
         if self.starved.look_at <= now {
             self.starved.look_at = now + KEEP_PAGES;
             self.reclaim_pages();
-            let (tcp, udp) = (&mut self.tcp, &mut self.udp);
-            self.starved.sockets.retain(|&(id, _)| match id.kind {
-                SocketKind::Stream => tcp.starved(id).is_some(),
-                _ => udp.starved(id).is_some(),
-            });
+            let Starved { mut sockets, mut names, look_at } = core::mem::take(&mut self.starved);
+            sockets.retain(|&(id, _)| self.can_wait(id) || !names.remove(&name(id)));
+            self.starved = Starved { sockets, names, look_at };
         }
         let mut promised = 0;
         while let Some(&(id, pages)) = self.starved.sockets.front()
             && self.pool.available(promised + pages) == promised + pages
         {
             self.starved.sockets.pop_front();
+            self.starved.names.remove(&name(id));
             promised += pages;
             let (counters, events) = (&mut self.counters, &mut self.events);
             let mut cx = Cx { now, counters, events };
@@ -84,4 +88,8 @@ impl Stack {
             }
         }
     }
+}
+
+fn name(id: SocketId) -> (u8, u32, u32) {
+    (id.kind as u8, id.index, id.generation)
 }

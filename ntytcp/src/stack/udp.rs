@@ -75,8 +75,6 @@ pub(super) struct UdpSocket {
     pending: Pending,
     /// The application was told that there is no room to send.
     pub(super) wants_room: bool,
-    /// In the queue of sockets that wait for a page to write to.
-    starved: bool,
     /// On the dirty list of an interface.
     dirty: bool,
     /// In the queue of sockets that hold pages, and how many datagrams had passed when that was last looked at.
@@ -237,7 +235,6 @@ impl UdpTable {
                 tx,
                 pending: Pending::default(),
                 wants_room: false,
-                starved: false,
                 dirty: false,
                 warm: false,
                 passed: 0,
@@ -368,15 +365,10 @@ impl UdpTable {
         }
     }
 
-    /// The mark of a socket that waits for a page.
-    pub(super) fn starved(&mut self, id: SocketId) -> Option<&mut bool> {
-        self.get_mut(id).map(|socket| &mut socket.starved)
-    }
-
     /// There is a page for the application of a socket.
     pub(super) fn feed(&mut self, cx: &mut Cx<'_>, id: SocketId) {
         if let Some(socket) = self.get_mut(id) {
-            (socket.starved, socket.wants_room) = (false, false);
+            socket.wants_room = false;
             socket.raise(cx.events, Readiness::WRITABLE);
         }
     }

@@ -40,15 +40,14 @@ impl Tcp {
         half.is_some_and(|(tx, _)| tx.free() > 0 && !tx.is_closed())
     }
 
-    /// The mark of a connection that waits for a page.
-    pub(crate) fn starved(&mut self, id: SocketId) -> Option<&mut bool> {
-        self.conns.get_mut(id.index, id.generation).map(|tcb| &mut tcb.flags.starved)
+    /// Whether there still is a connection of this name.
+    pub(crate) fn exists(&self, id: SocketId) -> bool {
+        self.conns.get(id.index, id.generation).is_some()
     }
 
     /// There is a page for the application of a connection.
     pub(crate) fn feed(&mut self, cx: &mut Cx<'_>, id: SocketId) {
         if let Some(tcb) = self.conns.get_mut(id.index, id.generation) {
-            tcb.flags.starved = false;
             tcb.changed |= Readiness::WRITABLE;
             self.settle(cx, id.index);
         }

@@ -164,8 +164,6 @@ pub(crate) struct Flags {
     pub(crate) ack_queued: bool,
     /// In the table's queue of connections that hold pages.
     pub(crate) warm: bool,
-    /// In the stack's queue of sockets that wait for a page to write to.
-    pub(crate) starved: bool,
     /// Reachable by segments.
     pub(crate) in_demux: bool,
     /// The application closed the socket: nobody will read, write or look.
