@@ -85,13 +85,19 @@ impl ConfigFile {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let bytes = textfile::read(path, FILE_MAX)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let good = error.utf8_error().valid_up_to();
-            let text = String::from_utf8_lossy(error.as_bytes().get(..good).unwrap_or_default());
-            let what = "this is no text: give a TOML file, in UTF-8".to_owned();
-            Source { path, text: &text }.error(good, what)
-        })?;
-        Self::parse(path, &text)
+        // A file of zeros is in UTF-8 too.
+        let good = match std::str::from_utf8(&bytes) {
+            Ok(text) => text.find('\0'),
+            Err(error) => Some(error.valid_up_to()),
+        };
+        let text = String::from_utf8_lossy(bytes.get(..good.unwrap_or(bytes.len())).unwrap_or_default());
+        match good {
+            None => Self::parse(path, &text),
+            Some(end) => {
+                let what = "this is no text: give a TOML file, in UTF-8".to_owned();
+                Err(Source { path, text: &text }.error(end, what))
+            }
+        }
     }
 
     /// Reads the text of the file named `path`.
@@ -240,6 +246,8 @@ fn in_words(message: &str) -> String {
         "u8" => "a whole number from 0 to 255, without quotes",
         "u16" => "a whole number from 0 to 65535, without quotes",
         "u32" | "u64" | "usize" => "a whole number, without quotes",
+        "a nonzero u8" => "a whole number from 1 to 255, without quotes",
+        "path string" => "a path in quotes",
         "a string" | "string or table" => "a text in quotes",
         "a sequence" => "a list in brackets",
         // Whatever Rust's name of it is.
@@ -344,6 +352,8 @@ server = true
             ("[[app]]\nkind = \"dns\"\nzone = \"example.org\"", "3:8", "ORIGIN=FILE"),
             ("[[app]]\nkind = \"dns\"\nzone = 5", "3:8", "a list of them"),
             ("[[app]]\nkind = \"dns\"\n[app.zone]\nexample = \"f\"", "3:1", "a list of them"),
+            ("[[app]]\nkind = \"http\"\nroot = 5", "3:8", "write a path in quotes"),
+            ("[[app]]\nkind = \"perf\"\nclient = \"10.0.0.1\"\nparallel = 0", "4:12", "number from 1 to 255"),
             ("[[app]]\nkind = \"http\"\nhello = \"yes\"", "3:9", "write true or false"),
             ("[[app]]\nkind = \"perf\"", "1:1", "server"),
             ("[[app]]\nkind = \"perf\"\nserver = true\nudp = true", "1:1", "client's"),
@@ -390,6 +400,9 @@ server = true
         std::fs::write(&path, b"[stack]\ndevice = \xff\xfe\0").unwrap();
         let error = ConfigFile::read(&path).unwrap_err().to_string();
         assert!(error.ends_with("f.toml:2:10: this is no text: give a TOML file, in UTF-8"), "{error}");
+        std::fs::write(&path, b"\x7fELF\x01\0\0").unwrap();
+        let error = ConfigFile::read(&path).unwrap_err().to_string();
+        assert!(error.ends_with("f.toml:1:6: this is no text: give a TOML file, in UTF-8"), "{error}");
         let error = ConfigFile::read(Path::new("/dev/zero")).unwrap_err().to_string();
         assert!(error.starts_with("/dev/zero: it is a device"), "{error}");
     }
