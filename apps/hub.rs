@@ -161,7 +161,7 @@ impl<T: Connected> Hub<T> {
                 Ok(token) => self.queue(token),
                 Err(error) => warn!(%peer, %error, "{}: connection refused", self.program),
             }
-            debug!(%peer, open = self.clients.len(), "{}: connection", self.program);
+            debug!(%peer, open = self.clients.len(), "{}: connection accepted", self.program);
         }
         self.ask_listener();
     }
@@ -252,6 +252,8 @@ impl<T: Connected> Hub<T> {
     /// Takes the client `token` out, if it is still there. Dropping it sends what was written, then the FIN.
     pub(crate) fn remove(&mut self, token: u64) -> Option<T> {
         let entry = self.clients.remove(token)?;
+        let peer = entry.client.stream().peer_addr();
+        debug!(%peer, open = self.clients.len(), "{}: connection closed", self.program);
         self.ask_listener();
         Some(entry.client)
     }

@@ -11,6 +11,7 @@ pub mod ping;
 pub mod run;
 #[cfg(test)]
 mod testnet;
+mod textfile;
 pub mod values;
 
 /// What the README shows of embedding is compiled with the documentation tests.

@@ -3,7 +3,10 @@
 //! Every type reads from text ([`FromStr`], which clap uses) and from TOML, where a plain number is taken as well if
 //! it has an obvious meaning. What is read is valid; a refusal says what would be accepted.
 
+use serde::de::value::StrDeserializer;
+use serde::de::{self, Deserialize, Deserializer, IntoDeserializer as _, SeqAccess, Visitor};
 use std::fmt;
+use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::str::FromStr;
@@ -120,7 +123,7 @@ impl FromStr for Size {
 
 from_text!(Size, "a size such as 1500, \"64k\" or \"200M\"", |n: i64| Some(n.to_string()));
 
-/// A length of time: `10` or `10s`, `200ms`, `50us`, `5m`, `1h`; never zero.
+/// A length of time: `10s` or, in seconds, `10`; `200ms`, `50us`, `5m`, `1h`; never zero.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Span(Duration);
 
@@ -141,7 +144,7 @@ impl FromStr for Span {
     fn from_str(text: &str) -> Result<Self, BadValue> {
         let bad = || {
             BadValue(format!(
-                "{text:?} is no time: give a number with us, ms, s, m or h, as 200ms, more than 0 and at most 365 days"
+                "{text:?} is no time: give a number with us, ms, s, m or h (without one: seconds), as 200ms, more than 0 and at most 365 days"
             ))
         };
         let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -243,6 +246,57 @@ impl fmt::Display for Mac {
 }
 
 from_text!(Mac, "a MAC address such as \"02:00:00:00:00:01\"", |_: i64| None);
+
+/// In a file a list of one needs no brackets.
+pub(crate) fn one_or_more<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    struct OneOrMore<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrMore<T> {
+        type Value = Vec<T>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text in quotes, or a list of them")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+            let text: StrDeserializer<'_, E> = text.into_deserializer();
+            Ok(vec![T::deserialize(text)?])
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+            let mut items = Vec::new();
+            while let Some(item) = seq.next_element()? {
+                items.push(item);
+            }
+            Ok(items)
+        }
+    }
+    deserializer.deserialize_any(OneOrMore(PhantomData))
+}
+
+/// Whether the stack can talk to an address.
+///
+/// # Errors
+/// What is supported.
+pub(crate) fn speakable(peer: IpAddr) -> Result<(), String> {
+    match peer {
+        IpAddr::V4(_) => Ok(()),
+        IpAddr::V6(_) => Err(format!("{peer}: the stack does not speak IPv6 yet: give an IPv4 address")),
+    }
+}
+
+/// A switch, as a file has it.
+pub(crate) fn yes_or_no<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    struct YesOrNo;
+    impl Visitor<'_> for YesOrNo {
+        type Value = bool;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("true or false, without quotes")
+        }
+        fn visit_bool<E: de::Error>(self, yes: bool) -> Result<bool, E> {
+            Ok(yes)
+        }
+    }
+    deserializer.deserialize_any(YesOrNo)
+}
 
 #[cfg(test)]
 mod tests {

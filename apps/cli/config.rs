@@ -11,13 +11,16 @@
 //! ```
 
 use super::{App, StackArgs, StackConfig, StackError, dns, one_line};
-use crate::{echo, http, perf};
+use crate::{echo, http, perf, textfile};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IntoDeserializer as _};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+/// The longest file.
+const FILE_MAX: u64 = 1 << 20;
 
 /// What a file says, each part with its place in the file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,10 +36,15 @@ pub struct ConfigFile {
 }
 
 /// A place in a file, counted from 1.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
     line: usize,
     column: usize,
+}
+
+impl Place {
+    /// The first character.
+    pub(super) const BEGINNING: Self = Self { line: 1, column: 1 };
 }
 
 impl fmt::Display for Place {
@@ -75,9 +83,21 @@ impl ConfigFile {
     /// # Errors
     /// [`ConfigError`], with the place of the first mistake.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
+        let bytes = textfile::read(path, FILE_MAX)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::parse(path, &text)
+        // A file of zeros is in UTF-8 too.
+        let good = match std::str::from_utf8(&bytes) {
+            Ok(text) => text.find('\0'),
+            Err(error) => Some(error.valid_up_to()),
+        };
+        let text = String::from_utf8_lossy(bytes.get(..good.unwrap_or(bytes.len())).unwrap_or_default());
+        match good {
+            None => Self::parse(path, &text),
+            Some(end) => {
+                let what = "this is no text: give a TOML file, in UTF-8".to_owned();
+                Err(Source { path, text: &text }.error(end, what))
+            }
+        }
     }
 
     /// Reads the text of the file named `path`.
@@ -90,7 +110,7 @@ impl ConfigFile {
             stack: StackArgs::default(),
             apps: Vec::new(),
             path: path.to_owned(),
-            stack_place: Place { line: 1, column: 1 },
+            stack_place: Place::BEGINNING,
             key_places: Vec::new(),
         };
         let root = DeTable::parse(text).map_err(|error| source.toml(&error, 0))?;
@@ -197,7 +217,7 @@ impl Source<'_> {
 
     /// What the TOML reader says, at its place, or at `start` if it knows none.
     fn toml(&self, error: &toml::de::Error, start: usize) -> ConfigError {
-        self.error(error.span().map_or(start, |span| span.start), one_line(error.message()))
+        self.error(error.span().map_or(start, |span| span.start), in_words(&one_line(error.message())))
     }
 
     fn error(&self, at: usize, what: String) -> ConfigError {
@@ -211,6 +231,30 @@ impl Source<'_> {
         let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
         Place { line: before.matches('\n').count() + 1, column }
     }
+}
+
+/// What the reader says of a value of the wrong type or out of range, in the words of who writes files.
+fn in_words(message: &str) -> String {
+    let (wrong, rest) = message.split_once(": ").unwrap_or_default();
+    let Some((what, expected)) =
+        rest.rsplit_once(", expected ").filter(|_| matches!(wrong, "invalid type" | "invalid value"))
+    else {
+        return message.to_owned();
+    };
+    let expected = match expected {
+        "a boolean" => "true or false, without quotes",
+        "u8" => "a whole number from 0 to 255, without quotes",
+        "u16" => "a whole number from 0 to 65535, without quotes",
+        "u32" | "u64" | "usize" => "a whole number, without quotes",
+        "a nonzero u8" => "a whole number from 1 to 255, without quotes",
+        "path string" => "a path in quotes",
+        "a string" | "string or table" => "a text in quotes",
+        "a sequence" => "a list in brackets",
+        // Whatever Rust's name of it is.
+        other if other.starts_with("struct ") || other == "a map" => "a table of NAME = VALUE",
+        other => other,
+    };
+    format!("{what} does not fit here: write {expected}")
 }
 
 #[cfg(test)]
@@ -276,15 +320,17 @@ server = true
             ("stack = 1", "1:9", "[stack]"),
             ("[stacks]", "1:2", "unknown part"),
             ("[stack]\ndevices = \"mem:\"", "2:1", "unknown field `devices`"),
-            ("[stack]\ndevice = 5", "2:10", "expected a string"),
+            ("[stack]\ndevice = 5", "2:10", "write a text in quotes"),
             ("[stack]\n\naddr = \"10.0.0.2\"", "3:8", "prefix length"),
             ("[stack]\naddr = [\n  \"10.0.0.2/24\",\n  \"10.0.0.2/33\",\n]", "4:3", "prefix length"),
             ("[stack]\naddr = 5", "2:8", "a list of them"),
             ("[stack]\ngateway = \"router\"", "2:11", "IP address"),
             ("[stack]\nmac = \"01:00:00:00:00:00\"", "2:7", "group address"),
-            ("[stack]\nmtu = 70000", "2:7", "u16"),
-            ("[stack]\nmtu = -1", "2:7", "u16"),
-            ("[stack]\nbusy-poll = \"yes\"", "2:13", "boolean"),
+            ("[stack]\nmtu = 70000", "2:7", "a whole number from 0 to 65535"),
+            ("[stack]\nmtu = -1", "2:7", "a whole number from 0 to 65535"),
+            ("[stack]\nmtu = \"big\"", "2:7", "string \"big\" does not fit here: write a whole number"),
+            ("[stack]\nbusy-poll = \"yes\"", "2:13", "string \"yes\" does not fit here: write true or false"),
+            ("[stack]\nbusy-poll = 1", "2:13", "write true or false"),
             ("[app]\nkind = \"echo\"", "1:1", "[[app]]"),
             ("app = [1]", "1:8", "[[app]]"),
             ("[[app]]\nport = 7", "1:1", "without a kind"),
@@ -303,6 +349,12 @@ server = true
             ("[[app]]\nkind = \"http\"\nroot = \"/\"\nidle-timeout = \"0s\"", "4:16", "no time"),
             ("[[app]]\nkind = \"dns\"", "1:1", "zone"),
             ("[[app]]\nkind = \"dns\"\nzone = [\"example.org\"]", "3:9", "ORIGIN=FILE"),
+            ("[[app]]\nkind = \"dns\"\nzone = \"example.org\"", "3:8", "ORIGIN=FILE"),
+            ("[[app]]\nkind = \"dns\"\nzone = 5", "3:8", "a list of them"),
+            ("[[app]]\nkind = \"dns\"\n[app.zone]\nexample = \"f\"", "3:1", "a list of them"),
+            ("[[app]]\nkind = \"http\"\nroot = 5", "3:8", "write a path in quotes"),
+            ("[[app]]\nkind = \"perf\"\nclient = \"10.0.0.1\"\nparallel = 0", "4:12", "number from 1 to 255"),
+            ("[[app]]\nkind = \"http\"\nhello = \"yes\"", "3:9", "write true or false"),
             ("[[app]]\nkind = \"perf\"", "1:1", "server"),
             ("[[app]]\nkind = \"perf\"\nserver = true\nudp = true", "1:1", "client's"),
             ("[[app]]\nkind = \"perf\"\nclient = \"host\"", "3:10", "IP address"),
@@ -333,6 +385,26 @@ server = true
         let none = parse("\n[stack]\ndevice = \"mem:\"").unwrap();
         let error = none.stack_config(StackArgs::default()).unwrap_err().to_string();
         assert!(error.starts_with("f.toml:2:1: no address: "), "{error}");
+    }
+
+    #[test]
+    fn one_zone_needs_no_brackets() {
+        let config = parse("[[app]]\nkind = \"dns\"\nzone = \"example.org=f\"").unwrap();
+        assert!(matches!(config.apps.as_slice(), [(App::Dns(dns), _)] if dns.zone.len() == 1));
+    }
+
+    #[test]
+    fn a_file_that_is_no_text_is_refused_where_that_begins() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f.toml");
+        std::fs::write(&path, b"[stack]\ndevice = \xff\xfe\0").unwrap();
+        let error = ConfigFile::read(&path).unwrap_err().to_string();
+        assert!(error.ends_with("f.toml:2:10: this is no text: give a TOML file, in UTF-8"), "{error}");
+        std::fs::write(&path, b"\x7fELF\x01\0\0").unwrap();
+        let error = ConfigFile::read(&path).unwrap_err().to_string();
+        assert!(error.ends_with("f.toml:1:6: this is no text: give a TOML file, in UTF-8"), "{error}");
+        let error = ConfigFile::read(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert!(error.starts_with("/dev/zero: it is a device"), "{error}");
     }
 
     #[test]

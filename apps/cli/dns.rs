@@ -1,7 +1,7 @@
 //! The options of `nty dns`.
 
 use crate::dns::ZoneSpec;
-use crate::values::Port;
+use crate::values::{Port, one_or_more};
 use serde::Deserialize;
 
 /// What `nty dns` is asked to do.
@@ -10,6 +10,7 @@ use serde::Deserialize;
 pub struct Options {
     /// Zone to answer for and its master file, as example.org=example.org.zone; repeat for more
     #[arg(long, value_name = "ORIGIN=FILE", required = true)]
+    #[serde(deserialize_with = "one_or_more")]
     pub zone: Vec<ZoneSpec>,
     /// UDP and TCP port to listen on
     #[arg(long, value_name = "PORT", default_value = "53")]

@@ -22,7 +22,9 @@ Examples (as root, or in a user namespace of one's own: unshare -Urn):
 
 In the same namespace: ping 10.0.0.2, nc 10.0.0.2 7, curl http://10.0.0.2/
 
-Exit status: 0 all went well, 1 something failed while running, 2 wrong arguments or configuration.";
+TIME is a number with us, ms, s, m or h; without one, of seconds. SIZE is a number of bytes, or one with k, M or G.
+
+Exit status: 0 all went well, 1 something failed while running or a file cannot be read, 2 wrong arguments or configuration.";
 
 const RUN_EXAMPLE: &str = "\
 The file has one [stack] table and one [[app]] table per program, with the names of the flags:
@@ -169,7 +171,8 @@ impl App {
             Self::Http(options) => options.check().map_err(|error| error.to_string()),
             Self::Dns(options) => options.check(),
             Self::Perf(options) => options.check(),
-            Self::Echo(_) | Self::Ping(_) => Ok(()),
+            Self::Ping(options) => options.check(),
+            Self::Echo(_) => Ok(()),
         }
     }
 
@@ -222,6 +225,13 @@ pub enum UsageError {
     Flags(String),
 }
 
+impl UsageError {
+    /// Whether there is nothing wrong with what was asked for, only a file that cannot be read.
+    pub fn is_unreadable_file(&self) -> bool {
+        matches!(self, Self::Config(ConfigError::Read { .. }))
+    }
+}
+
 impl Cli {
     /// Finds out what to do.
     ///
@@ -268,7 +278,7 @@ impl RunArgs {
         let stack = file.stack_config(self.stack)?;
         if file.apps.is_empty() {
             let what = "no [[app]]: add at least one, as [[app]] with kind = \"echo\"".to_owned();
-            return Err(file.app_error(config::Place::default(), what).into());
+            return Err(file.app_error(config::Place::BEGINNING, what).into());
         }
         let mut taken = HashMap::new();
         for (app, place) in &file.apps {

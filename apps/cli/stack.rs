@@ -1,13 +1,9 @@
 //! The flags that every subcommand shares: the device, and who we are on it.
 
 use crate::run::fault;
-use crate::values::{Cidr, Mac, Span};
+use crate::values::{Cidr, Mac, Span, one_or_more, yes_or_no};
 use ntytcp::device::spec::DeviceSpec;
 use ntytcp::stack::route::InterfaceAddr;
-use serde::de::value::StrDeserializer;
-use serde::de::{self, Deserialize, Deserializer, IntoDeserializer as _, SeqAccess, Visitor};
-use std::fmt;
-use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -44,6 +40,7 @@ pub struct StackArgs {
     pub peer_timeout: Option<Span>,
     /// Never sleep: poll the device all the time, for the least delay
     #[arg(long)]
+    #[serde(deserialize_with = "yes_or_no")]
     pub busy_poll: bool,
     /// Answer on this Unix socket with all counters; made at the start, removed at the end
     #[arg(long, value_name = "PATH")]
@@ -233,29 +230,6 @@ fn is_on_link(ours: &Cidr, other: IpAddr) -> bool {
     };
     let host_bits = bits - u32::from(ours.prefix).min(bits);
     (a ^ b).checked_shr(host_bits).unwrap_or(0) == 0
-}
-
-/// In a file a list of one needs no brackets.
-fn one_or_more<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    struct OneOrMore<T>(PhantomData<T>);
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrMore<T> {
-        type Value = Vec<T>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an address in quotes, or a list of them")
-        }
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
-            let text: StrDeserializer<'_, E> = text.into_deserializer();
-            Ok(vec![T::deserialize(text)?])
-        }
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
-            let mut items = Vec::new();
-            while let Some(item) = seq.next_element()? {
-                items.push(item);
-            }
-            Ok(items)
-        }
-    }
-    deserializer.deserialize_any(OneOrMore(PhantomData))
 }
 
 #[cfg(test)]

@@ -56,6 +56,8 @@ fn every_wrong_command_line_is_one_line() {
         ("nty dns --zone example.org", "ORIGIN=FILE"),
         ("nty ping", "TARGET"),
         ("nty ping host", "TARGET"),
+        ("nty ping ::1", "give an IPv4 address"),
+        ("nty perf --client ::1", "give an IPv4 address"),
         ("nty ping 10.0.0.1 --count 0", "--count"),
         ("nty ping 10.0.0.1 --size 65508", "--size"),
         ("nty perf", "--server"),
@@ -71,6 +73,18 @@ fn every_wrong_command_line_is_one_line() {
         let error = task(line).expect_err(line);
         assert!(error.contains(word) && !error.contains('\n'), "{line}: {error}");
         assert!(!error.starts_with("error"), "{line}: {error}");
+    }
+}
+
+#[test]
+fn help_has_a_line_or_two_per_flag() {
+    let help = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap_err().to_string();
+    let all = help("nty --help");
+    assert!(all.contains("TIME is a number with us, ms, s, m or h; without one, of seconds."), "{all}");
+    for name in ["echo", "http", "dns", "ping", "perf", "run"] {
+        // Where something has more to say than fits there, every flag takes three lines.
+        let help = help(&format!("nty {name} --help"));
+        assert!(!help.contains("see a summary"), "{help}");
     }
 }
 
@@ -107,7 +121,7 @@ fn two_programs_on_one_port_are_refused_where_the_second_is() {
     let udp_only =
         "[[app]]\nkind = \"echo\"\nport = 80\ntransport = \"udp\"\n[[app]]\nkind = \"http\"\nhello = true\n";
     assert_eq!(run(udp_only), Ok(()));
-    assert!(run("").unwrap_err().contains("no [[app]]"));
+    assert!(run("").unwrap_err().contains("f.toml:1:1: no [[app]]"));
 }
 
 #[test]

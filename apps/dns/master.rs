@@ -4,7 +4,6 @@
 //! what zone files in the field rely on and the library does not read: `@` inside data, and TTLs with units (`1h30m`).
 //! Knowing the line of every entry is what gives errors their place.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -20,12 +19,13 @@ use super::lexer::{Entry, Lexer, Token, printable};
 use super::rdata::{is_well_formed, layout};
 use super::wire::{Name, rtype};
 use super::zone::{Problem, ZoneError};
+use crate::textfile;
 
 /// How deep `$INCLUDE` may nest: enough for any layout of files, and an end to a file that includes itself.
 const INCLUDE_DEPTH: usize = 8;
 /// RFC 2181 8: a TTL is an unsigned number below 2^31.
 const TTL_MAX: u32 = 0x7FFF_FFFF;
-/// The largest file read, so that a device file cannot fill the memory.
+/// The largest file read, so that a pipe cannot fill the memory.
 const FILE_MAX: u64 = 2 << 30;
 
 /// Where a record was written.
@@ -313,11 +313,5 @@ fn no_empty_label(token: &Token<'_>) -> Result<(), Problem> {
 /// The contents of a file.
 fn load(file: &Path) -> Result<Vec<u8>, Problem> {
     let unreadable = |error: std::io::Error| Problem::Unreadable(error.to_string());
-    let mut text = Vec::new();
-    let file = std::fs::File::open(file).map_err(unreadable)?;
-    file.take(FILE_MAX + 1).read_to_end(&mut text).map_err(unreadable)?;
-    if text.len() as u64 > FILE_MAX {
-        return Err(Problem::Unreadable("larger than 2 GiB".into()));
-    }
-    Ok(text)
+    textfile::read(file, FILE_MAX).map_err(unreadable)
 }

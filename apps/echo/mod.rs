@@ -52,11 +52,11 @@ pub struct Options {
     /// Port to listen on
     #[arg(long, value_name = "PORT", default_value = "7")]
     pub port: Port,
-    /// How the TCP side waits: level- or edge-triggered
-    #[arg(long, value_enum, default_value_t)]
+    /// How the TCP side waits: lt, level-triggered, or et, edge-triggered
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
     pub mode: Mode,
-    /// What to listen for
-    #[arg(long, value_enum, default_value_t)]
+    /// What to listen for: both, tcp or udp
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
     pub transport: Transport,
 }
 

@@ -211,6 +211,11 @@ impl Connection {
         None
     }
 
+    /// Whether a part of an answer is still to be sent, so that closing the connection now would cut it off.
+    pub(super) fn is_answering(&self) -> bool {
+        !self.is_output_done()
+    }
+
     /// When [`Connection::on_timeout`] is to be called. It moves with every call.
     pub fn deadline(&self) -> Instant {
         self.deadline

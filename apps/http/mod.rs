@@ -42,7 +42,7 @@ pub use serve::open;
 pub use site::{Site, SiteError};
 pub use status::Status;
 
-use crate::values::{Port, Size, Span};
+use crate::values::{Port, Size, Span, yes_or_no};
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -55,12 +55,14 @@ pub struct Options {
     pub root: Option<PathBuf>,
     /// Answer every request with one small fixed page (438 bytes in all), for benchmarks
     #[arg(long)]
+    #[serde(deserialize_with = "yes_or_no")]
     pub hello: bool,
     /// TCP port to listen on
     #[arg(long, value_name = "PORT", default_value = "80")]
     pub port: Port,
     /// Let PUT store files below the root; a file appears under its name when it is complete
     #[arg(long, requires = "root")]
+    #[serde(deserialize_with = "yes_or_no")]
     pub upload: bool,
     /// Largest file that may be stored
     #[arg(long, value_name = "SIZE", default_value = "1G", requires = "upload")]

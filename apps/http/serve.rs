@@ -13,6 +13,7 @@ use ntytcp::stack::SocketError;
 use ntytcp::time::Instant;
 use std::net::Shutdown;
 use std::time::SystemTime;
+use tracing::debug;
 
 const NAME: &str = "http";
 /// Connections that may wait to be accepted.
@@ -102,6 +103,20 @@ impl Program for Server {
         let next = if self.hub.is_idle() { self.alarms.next()? } else { self.now };
         self.timeline.when(next)
     }
+
+    /// An answer that is cut off ends with a RST: a FIN would make what is there look like all of it to whoever counts on the end.
+    fn stop(&mut self) {
+        let cut_off: Vec<u64> = self
+            .hub
+            .iter()
+            .filter(|(_, client)| client.connection.is_answering())
+            .map(|(token, _)| token)
+            .collect();
+        for client in cut_off.into_iter().filter_map(|token| self.hub.remove(token)) {
+            debug!(peer = %client.stream.peer_addr(), "{NAME}: connection reset");
+            client.stream.abort();
+        }
+    }
 }
 
 impl Server {
@@ -112,6 +127,7 @@ impl Server {
             Progress::Over => return drop(self.hub.remove(token)),
             Progress::Broken => {
                 if let Some(client) = self.hub.remove(token) {
+                    debug!(peer = %client.stream.peer_addr(), "{NAME}: connection reset");
                     client.stream.abort();
                 }
                 return;

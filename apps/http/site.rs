@@ -11,6 +11,7 @@ use super::Options;
 use super::files::{OpenFiles, Permit};
 use super::path::SitePath;
 use super::status::Status;
+use super::upload;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -82,6 +83,14 @@ impl Site {
             ),
             None => hello_page(),
         };
+        if options.upload
+            && let Content::Tree(tree) = &content
+        {
+            let swept = upload::sweep(&tree.root);
+            if swept > 0 {
+                tracing::info!(target: "nty::http", swept, "removed uploads that an earlier run left unfinished");
+            }
+        }
         let mut site = Self {
             content,
             max_upload: options.upload.then_some(options.max_upload.bytes()),

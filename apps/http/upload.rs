@@ -8,10 +8,59 @@ use super::path::SitePath;
 use super::site::{FileMeta, Tree, state_of, status_of};
 use super::status::Status;
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::Write as _;
+
+/// What the names of temporary files begin with; 16 lower-case hexadecimal digits follow.
+const PREFIX: &str = ".nty-upload-";
+/// How deep [`sweep`] goes, each level of which holds a descriptor.
+const SWEEP_DEPTH: usize = 32;
+
+/// Removes what uploads left in `folder` and below that did not end, as their process was killed: regular files with exactly the
+/// names of temporary files, which nobody holds open. Symbolic links are not followed. Answers how many there were.
+pub(super) fn sweep(folder: &OwnedFd) -> usize {
+    sweep_below(folder, SWEEP_DEPTH)
+}
+
+fn sweep_below(folder: &OwnedFd, depth: usize) -> usize {
+    let Ok(entries) = Dir::read_from(folder) else { return 0 };
+    let mut swept = 0;
+    for entry in entries.flatten() {
+        let Ok(name) = entry.file_name().to_str() else { continue };
+        if is_temporary(name) {
+            swept += usize::from(sweep_file(folder, name));
+            continue;
+        }
+        // Some file systems do not say what an entry is; opening it tells.
+        let may_be_folder = matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
+        if depth == 0 || !may_be_folder || name == "." || name == ".." {
+            continue;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if let Ok(below) = rustix::fs::openat(folder, name, flags, Mode::empty()) {
+            swept += sweep_below(&below, depth - 1);
+        }
+    }
+    swept
+}
+
+fn sweep_file(folder: &OwnedFd, name: &str) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::openat(folder, name, flags, Mode::empty()) else { return false };
+    let is_file = rustix::fs::fstat(&file)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+    // Whoever writes it still holds its lock, which ends with the process.
+    is_file
+        && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        && rustix::fs::unlinkat(folder, name, AtFlags::empty()).is_ok()
+}
+
+fn is_temporary(name: &str) -> bool {
+    name.strip_prefix(PREFIX)
+        .is_some_and(|tag| tag.len() == 16 && tag.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+}
 
 /// A body on its way into a file.
 #[derive(Debug)]
@@ -59,13 +108,15 @@ impl Target {
         let mode = Mode::from_raw_mode(0o644);
         let mut tries = 0_u64;
         let (temporary, fd) = loop {
-            let temporary = format!(".nty-upload-{:016x}", tag.wrapping_add(tries));
+            let temporary = format!("{PREFIX}{:016x}", tag.wrapping_add(tries));
             match rustix::fs::openat(&folder, temporary.as_str(), flags, mode) {
                 Ok(fd) => break (temporary, fd),
                 Err(Errno::EXIST) if tries < 100 => tries += 1,
                 Err(errno) => return Err(status_of(errno)),
             }
         };
+        // Says to a `sweep` of another process that somebody is at it. A file system without locks is swept only by its own.
+        let _ = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive);
         let replaces = existing.is_some();
         let file = File::from(fd);
         let (_permit, budget) = (permit, limit);

@@ -37,13 +37,18 @@ fn main() -> ExitCode {
             Err(error @ RunError::Usage(_)) => fail(USAGE, &error),
             Err(error) => fail(FAILED, &error),
         },
+        Err(error) if error.is_unreadable_file() => fail(FAILED, &error),
         Err(error) => fail(USAGE, &error),
     }
 }
 
 fn fail(status: u8, error: &dyn std::fmt::Display) -> ExitCode {
+    let what = error.to_string();
+    // EMFILE, whatever it was that needed a descriptor: the system's own words name no remedy.
+    let remedy =
+        if what.contains("(os error 24)") { ": raise the limit of open files (ulimit -n)" } else { "" };
     // Without a standard error there is nobody to tell.
-    let _ = writeln!(io::stderr(), "nty: {error}");
+    let _ = writeln!(io::stderr(), "nty: {what}{remedy}");
     ExitCode::from(status)
 }
 

@@ -13,7 +13,7 @@ mod udp_client;
 mod udp_server;
 
 use crate::run::{Program, ProgramError};
-use crate::values::{Port, Size, Span};
+use crate::values::{Port, Size, Span, speakable, yes_or_no};
 use nty_epoll::Runtime;
 use serde::Deserialize;
 use std::net::IpAddr;
@@ -29,6 +29,7 @@ use std::time::Duration;
 pub struct Options {
     /// Wait for clients, TCP and UDP
     #[arg(long, short = 's')]
+    #[serde(deserialize_with = "yes_or_no")]
     pub server: bool,
     /// Measure against the server at this address
     #[arg(long, short = 'c', value_name = "ADDRESS")]
@@ -38,12 +39,15 @@ pub struct Options {
     pub port: Port,
     /// Send datagrams instead of a stream; lost and reordered ones are counted
     #[arg(long, short = 'u', requires = "client")]
+    #[serde(deserialize_with = "yes_or_no")]
     pub udp: bool,
     /// The server sends, the client receives
     #[arg(long, short = 'R', requires = "client", conflicts_with = "bidir")]
+    #[serde(deserialize_with = "yes_or_no")]
     pub reverse: bool,
     /// Both send at the same time
     #[arg(long, requires = "client")]
+    #[serde(deserialize_with = "yes_or_no")]
     pub bidir: bool,
     /// How long to send [default: 10s]
     #[arg(long, short = 't', value_name = "TIME", requires = "client", conflicts_with = "bytes")]
@@ -98,6 +102,7 @@ impl Options {
         if *server == client.is_some() {
             return Err("give either server (--server) or client (--client ADDRESS)".into());
         }
+        client.map_or(Ok(()), speakable)?;
         let for_client = *udp
             || *reverse
             || *bidir

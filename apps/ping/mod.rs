@@ -11,7 +11,7 @@ use std::net::IpAddr;
 /// What `nty ping` is asked to do.
 #[derive(Clone, PartialEq, Eq, Debug, clap::Args)]
 pub struct Options {
-    /// Address to ask
+    /// Address to ask (IPv4 only so far)
     pub target: IpAddr,
     /// Stop after so many requests [default: go on until Ctrl-C]
     #[arg(long, short = 'c', value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -28,4 +28,14 @@ pub struct Options {
     /// Print the summary only
     #[arg(long, short = 'q')]
     pub quiet: bool,
+}
+
+impl Options {
+    /// What the values have to agree on among themselves.
+    ///
+    /// # Errors
+    /// What is wrong, with the remedy.
+    pub fn check(&self) -> Result<(), String> {
+        crate::values::speakable(self.target)
+    }
 }

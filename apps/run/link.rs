@@ -19,6 +19,7 @@ use siphasher::sip::SipHasher13;
 use std::hash::Hasher as _;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
+use tracing::info;
 
 /// Opens the device of a plan, builds the stack on it and waits until its addresses are known to be free.
 ///
@@ -33,6 +34,8 @@ pub(super) fn open(config: &StackConfig) -> Result<Runtime, RunError> {
     options.mtu = config.mtu.map_or(options.mtu, usize::from);
     options.host_addrs = config.host_addrs.iter().map(|a| (a.addr, a.prefix)).collect();
     let mut device: Box<dyn Device + Send> = spec.open(&options)?;
+    let caps = *device.caps();
+    info!(target: "nty", device = %spec, mtu = caps.mtu, tx_checksum = caps.tx_checksum, tso_max = caps.tso_max, "device");
     if let Some(spec) = faults {
         device = Box::new(Fault::new(device, spec.config, seed_from(spec.seed)));
     }
@@ -54,6 +57,12 @@ pub(super) fn open(config: &StackConfig) -> Result<Runtime, RunError> {
     }
     let mut runtime = Runtime::new(shard).map_err(RunError::Epoll)?;
     claim_addresses(&mut runtime, id, config)?;
+    for addr in &config.addrs {
+        info!(target: "nty", %addr, %mac, "address");
+    }
+    for gateway in &config.gateways {
+        info!(target: "nty", %gateway, "route to other networks");
+    }
     Ok(runtime)
 }
 

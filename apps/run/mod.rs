@@ -5,6 +5,7 @@ mod link;
 mod printout;
 mod program;
 mod stats;
+mod watch;
 
 pub(crate) use printout::Printout;
 pub use program::{Outcome, Program, ProgramError};
@@ -13,7 +14,7 @@ use crate::cli::{App, Plan};
 use crate::{dns, echo, http, perf, ping};
 use nty_epoll::{Epoll, EpollError, Event, Events, Runtime, RuntimeError};
 use ntytcp::device::DeviceError;
-use ntytcp::stack::{ConfigError, InterfaceId, Stack};
+use ntytcp::stack::{ConfigError, InterfaceId};
 use ntytcp::wire::MacAddr;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use stats::StatsSocket;
@@ -23,6 +24,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use watch::Watch;
 
 /// Why running stopped. The message is one line.
 #[derive(Debug, thiserror::Error)]
@@ -79,9 +81,6 @@ pub enum RunError {
 const SIGNAL: u64 = u64::MAX;
 const STATS: u64 = u64::MAX - 1;
 
-/// How often the loop looks round at least, and how long it says nothing more about conflicts after it has.
-const WATCH: Duration = Duration::from_secs(10);
-
 /// How long connections may take to end in good order after a signal.
 const DRAIN: Duration = Duration::from_millis(300);
 
@@ -102,7 +101,9 @@ pub fn run(plan: &Plan) -> Result<(), RunError> {
         programs.push(program);
     }
     announce(plan)?;
-    let result = serve(&mut runtime, &epoll, &mut programs, stats.as_ref());
+    let has_gateway = plan.stack.gateways.iter().any(IpAddr::is_ipv4);
+    let mut watch = Watch::new(runtime.stack(), InterfaceId(0), has_gateway, Instant::now());
+    let result = serve(&mut runtime, &epoll, &mut programs, stats.as_ref(), &mut watch);
     if matches!(result, Ok(End::Signal)) {
         programs.iter_mut().for_each(|program| program.stop());
     }
@@ -159,9 +160,10 @@ fn serve(
     epoll: &Epoll,
     programs: &mut [Box<dyn Program>],
     stats: Option<&StatsSocket>,
+    watch: &mut Watch,
 ) -> Result<End, RunError> {
     let mut events = [Event::default(); 16];
-    let mut conflicts = Conflicts::default();
+    let longest = Watch::interval();
     for program in programs.iter_mut() {
         program.ready(runtime, Instant::now())?;
     }
@@ -170,14 +172,15 @@ fn serve(
             return Ok(End::Finished);
         }
         let deadline = programs.iter().filter_map(|program| program.deadline()).min();
-        let timeout = deadline.map_or(WATCH, |at| at.saturating_duration_since(Instant::now()).min(WATCH));
+        let timeout =
+            deadline.map_or(longest, |at| at.saturating_duration_since(Instant::now()).min(longest));
         let waited = runtime.wait(epoll, &mut events, Some(timeout));
-        conflicts.report(runtime.stack());
+        let now = Instant::now();
+        watch.look(runtime.stack(), now);
         let n = match waited {
             Err(RuntimeError::Epoll(EpollError::Interrupted)) => continue,
             n => n?,
         };
-        let now = Instant::now();
         for event in events.iter().take(n) {
             match event.data {
                 SIGNAL => return Ok(End::Signal),
@@ -191,32 +194,6 @@ fn serve(
         }
         for program in programs.iter_mut().filter(|p| p.deadline().is_some_and(|at| at <= now)) {
             program.ready(runtime, now)?;
-        }
-    }
-}
-
-/// What was said about other stations that use our addresses.
-#[derive(Default)]
-struct Conflicts {
-    seen: u64,
-    said: Option<Instant>,
-}
-
-impl Conflicts {
-    /// Says so when there was a conflict, at most once per [`WATCH`].
-    fn report(&mut self, stack: &Stack) {
-        let seen = stack.counters().address_conflicts;
-        if seen == self.seen || self.said.is_some_and(|at| at.elapsed() < WATCH) {
-            return;
-        }
-        (self.seen, self.said) = (seen, Some(Instant::now()));
-        if let Some((addr, other)) = stack.conflict(InterfaceId(0)) {
-            tracing::warn!(
-                target: "nty",
-                %addr,
-                %other,
-                "another station uses our address: stop it, or start this one with another --addr"
-            );
         }
     }
 }

@@ -33,7 +33,8 @@ pub trait Program {
         None
     }
 
-    /// The loop is being stopped by a signal: print a summary, if there is one to print.
+    /// The loop is being stopped by a signal, and the program is dropped next: print a summary, if there is one to print, and
+    /// abort what would look complete without being so.
     fn stop(&mut self) {}
 }
 

@@ -101,6 +101,25 @@ fn remove_abandoned(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ntytcp::counters::{Counters, DropReason};
+
+    #[test]
+    fn the_readme_explains_every_counter_but_those_of_plain_traffic() {
+        let readme = include_str!("../../README.md");
+        let is_plain = |name: &str| {
+            name.starts_with("rx-")
+                || name == "tx-frames"
+                || name == "tx-bytes"
+                || name.ends_with("-rx")
+                || name.ends_with("-tx")
+        };
+        let events = Counters::default();
+        let events = events.events().map(|(name, _)| name.replace('_', "-")).filter(|name| !is_plain(name));
+        let drops = DropReason::ALL.iter().map(|reason| format!("drop-{}", reason.name()));
+        for name in events.chain(drops) {
+            assert!(readme.contains(&format!("`{name}`")), "no word about {name}");
+        }
+    }
 
     #[test]
     fn only_a_socket_that_was_left_behind_is_replaced() {

@@ -11,7 +11,7 @@
 //! | condition | a stream | a listener | a UDP socket | edge |
 //! |---|---|---|---|---|
 //! | [`Events::IN`] | data, end of stream, failure | a connection to accept | a datagram, an error | each arrival of data, whether there was some already or not |
-//! | [`Events::OUT`] | room to write, established, or a write would fail | - | room for a datagram | when there is room again after a write fell short |
+//! | [`Events::OUT`] | room to write, established, or a write would fail | - | room for a datagram | when there is room again, and memory of the stack for it, after a write fell short |
 //! | [`Events::RDHUP`] | the peer has sent its FIN | - | - | the FIN |
 //! | [`Events::HUP`] | both directions are closed, or the connection failed | - | - | once |
 //! | [`Events::ERR`] | an error waits to be taken | - | an ICMP error waits | each error |
@@ -63,6 +63,7 @@
 //! |---|---|---|
 //! | `TCP_NODELAY`, `SO_KEEPALIVE` with its times, `TCP_USER_TIMEOUT` | [`TcpStream`] | at the next turn |
 //! | `SO_RCVBUF`, `SO_SNDBUF` | `TcpSocketOptions` at `listen` and `connect` | fixed afterwards |
+//! | `IP_TTL` | `TcpSocketOptions` at `listen` and `connect`, [`TcpStream::set_ttl`] | at the next turn |
 //! | `SO_ERROR` | `take_error` | |
 //! | everything else | | there is no function for it: nothing succeeds without effect |
 //!

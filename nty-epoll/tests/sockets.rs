@@ -91,6 +91,47 @@ fn edges_come_once_and_levels_stay() {
 }
 
 #[test]
+fn a_stream_is_not_writable_without_pages_and_says_when_there_are_some() {
+    let mut net = Net::with_pages(1);
+    let (mut idle, mut busy) = connected(&mut net);
+    let listener = net.b.listen(server(8), listen_options(16)).unwrap();
+    let mut client = net.a.connect(None, server(8), None).unwrap();
+    net.settle();
+    let _stream = listener.accept().unwrap();
+    let epoll = Epoll::new().unwrap();
+    epoll.add(&client, Events::OUT, 1).unwrap();
+    assert_eq!(report(&mut net, &epoll), Events::OUT);
+    // The only page holds what nobody reads.
+    busy.write(b"x").unwrap();
+    net.settle();
+    assert_eq!(client.write(b"y"), Err(SocketError::WouldBlock));
+    assert_eq!(client.writable(), 0);
+    assert_eq!(report(&mut net, &epoll), Events::empty());
+    assert_eq!(report(&mut net, &epoll), Events::empty());
+    assert_eq!(idle.read(&mut [0; 8]), Ok(1));
+    assert_eq!(report(&mut net, &epoll), Events::OUT);
+    assert_eq!(client.write(b"y"), Ok(1));
+}
+
+#[test]
+fn a_datagram_socket_is_not_writable_without_pages_and_says_when_there_are_some() {
+    let mut net = Net::with_pages(1);
+    let (mut idle, mut busy) = connected(&mut net);
+    let mut client = net.a.bind_udp("0.0.0.0:0".parse().unwrap(), Some(server(9))).unwrap();
+    let epoll = Epoll::new().unwrap();
+    epoll.add(&client, Events::OUT, 1).unwrap();
+    busy.write(b"x").unwrap();
+    net.settle();
+    for payload in [&b""[..], b"y"] {
+        assert_eq!(client.send(payload), Err(SocketError::WouldBlock));
+        assert_eq!(report(&mut net, &epoll), Events::empty());
+    }
+    assert_eq!(idle.read(&mut [0; 8]), Ok(1));
+    assert_eq!(report(&mut net, &epoll), Events::OUT);
+    assert_eq!(client.send(b"y"), Ok(()));
+}
+
+#[test]
 fn data_that_came_before_add_is_reported() {
     let mut net = Net::new();
     let (mut client, stream) = connected(&mut net);

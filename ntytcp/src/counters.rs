@@ -188,6 +188,8 @@ counters! {
     tcp_out_of_order,
     /// Connections given up: retransmission, persist or keepalive got no answer.
     tcp_gave_up,
+    /// Connections reset because the peer kept its window closed after the application had closed the socket.
+    tcp_orphans_reset,
 }
 
 impl Counters {

@@ -178,6 +178,28 @@ fn answer_that_breaks_off_is_reset_and_not_closed() {
 }
 
 #[test]
+fn a_server_that_is_stopped_resets_the_answers_that_it_cuts_off_and_closes_the_others() {
+    let mut served = Served::new();
+    let (mut cut, mut whole) = (served.net.connect(80, None), served.net.connect(80, None));
+    served.ask(&mut cut, b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n", 1_000, 1_000);
+    let mut got = served.ask(&mut whole, b"GET /small HTTP/1.1\r\nHost: h\r\n\r\n", 4_000, 100);
+    let mut program = served.net.program.take().unwrap();
+    program.stop();
+    drop(program);
+    let mut buf = vec![0; 100_000];
+    let error = served.net.until(|_| match cut.read(&mut buf) {
+        Ok(n) => {
+            assert!(n > 0, "a part looks like the whole");
+            None
+        }
+        Err(SocketError::WouldBlock) => None,
+        Err(error) => Some(error),
+    });
+    assert_eq!(error, SocketError::ConnectionReset);
+    served.net.until(|_| (!read(&mut whole, 100, &mut got)).then_some(()));
+}
+
+#[test]
 fn port_in_use_is_an_error_that_names_it() {
     let mut served = Served::new();
     let options = Options { hello: true, ..Options::default() };

@@ -120,3 +120,42 @@ fn without_the_option_nothing_is_stored() {
     assert_eq!(field(&split(&answer)[0].0, "Allow"), Some("GET, HEAD"));
     assert!(!world.root().join("x").exists());
 }
+
+#[test]
+fn what_a_killed_server_left_is_swept_at_the_start_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir_all(at("sub/.hidden")).unwrap();
+    fs::create_dir(at("away")).unwrap();
+    std::os::unix::fs::symlink(at("away"), at("sub/link")).unwrap();
+    let left = [
+        ".nty-upload-0123456789abcdef",
+        "sub/.nty-upload-ffffffffffffffff",
+        "sub/.hidden/.nty-upload-0000000000000000",
+    ];
+    let others = [
+        ".nty-upload-0123456789ABCDEF",
+        ".nty-upload-0123456789abcde",
+        "sub/.nty-upload-0123456789abcdef0",
+        "sub/nty-upload-0123456789abcdef",
+        "sub/file",
+    ];
+    left.iter().chain(&others).for_each(|name| fs::write(at(name), "x").unwrap());
+    let folder = ".nty-upload-00000000000000aa";
+    fs::create_dir(at(folder)).unwrap();
+    let link = ".nty-upload-00000000000000bb";
+    std::os::unix::fs::symlink("sub/file", at(link)).unwrap();
+    // Another process is at it.
+    let busy = ".nty-upload-00000000000000cc";
+    let file = fs::File::create(at(busy)).unwrap();
+    file.lock().unwrap();
+    let options = Options { root: Some(dir.path().to_owned()), ..Options::default() };
+    Site::open(&options).unwrap();
+    assert!(left.iter().all(|name| at(name).exists()), "a server that takes no uploads changes nothing");
+    Site::open(&Options { upload: true, ..options }).unwrap();
+    assert!(left.iter().all(|name| !at(name).exists()));
+    for name in others.iter().chain(&[folder, busy]) {
+        assert!(at(name).exists(), "{name}");
+    }
+    assert!(at(link).is_symlink());
+}

@@ -1,9 +1,12 @@
 //! Bad input: one clear line on standard error, the right exit status, and nothing left behind.
 
-use crate::world::{LINK, Link, NTY, Nty, OURS_NET, in_namespace, interfaces, run};
+use crate::world::{LINK, Link, NTY, Nty, OURS, OURS_NET, in_namespace, interfaces, run, try_run};
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 const FAILED: i32 = 1;
 const USAGE: i32 = 2;
@@ -56,6 +59,7 @@ fn bad_device_is_named() {
         contains(&fails("tap:sixteen-letters-", FAILED), &["sixteen-letters-", "1 to 15 bytes"]);
         contains(&fails("carrier-pigeon:x", USAGE), &["carrier-pigeon:x", "tap:NAME", "pcap:"]);
         contains(&fails("tap:lo", FAILED), &["lo"]);
+        contains(&fails("tap:x%d", FAILED), &["tap:x%d", "give the whole name"]);
         contains(&fails("pcap:/nonexistent", FAILED), &["/nonexistent"]);
     });
 }
@@ -141,6 +145,103 @@ fn mistake_in_a_zone_file_is_shown_with_its_line() {
 }
 
 #[test]
+fn devices_and_pipes_that_nobody_writes_to_are_no_files() {
+    in_namespace(|| {
+        let of = |app: &[&str]| {
+            let mut command = Command::new("timeout");
+            let link = LINK.command(app);
+            command.arg("20").arg(link.get_program()).args(link.get_args());
+            complaint(&mut command, FAILED)
+        };
+        contains(&of(&["run", "/dev/zero"]), &["/dev/zero: it is a device"]);
+        contains(&of(&["run", "/"]), &["/: it is a directory"]);
+        contains(&of(&["dns", "--zone", "example.test=/dev/zero"]), &["/dev/zero", "it is a device"]);
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        run("mkfifo", &[pipe.to_str().unwrap()]);
+        contains(&of(&["run", pipe.to_str().unwrap()]), &["it is a pipe that nobody writes to"]);
+    });
+}
+
+#[test]
+fn a_zone_may_come_through_a_pipe() {
+    in_namespace(|| {
+        let zone = "@ 60 IN SOA ns1 hostmaster 1 2 3 4 5\\n  NS ns1\\nns1 A 192.0.2.1\\n";
+        let script = format!(
+            "(sleep 0.5; printf '{zone}') | \
+             timeout -s INT 3 {NTY} dns --device tap:ntytest --addr {OURS_NET} --zone x.test=/dev/stdin"
+        );
+        // Ends with the status of `timeout`.
+        let said = String::from_utf8(try_run("sh", &["-c", &script]).stdout).unwrap();
+        contains(&said, &["ready: dns"]);
+    });
+}
+
+#[test]
+fn a_process_without_descriptors_is_told_the_limit() {
+    in_namespace(|| {
+        let mut command = Command::new("prlimit");
+        command.args(["--nofile=4:4", NTY, "echo", "--device", "tap:ntytest", "--addr", OURS_NET]);
+        contains(&complaint(&mut command, FAILED), &["Too many open files", "ulimit -n"]);
+    });
+}
+
+/// Serves with these flags while `body` runs, then stops; what was said on standard error.
+fn log_of(flags: &[&str], body: impl FnOnce()) -> String {
+    let link = Link { more: flags, ..LINK };
+    let mut command = link.command(&["http", "--hello"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert!(line.starts_with("ready: "), "{line}");
+    body();
+    run("sh", &["-c", &format!("kill -INT {}", child.id())]);
+    stdout.read_to_string(&mut line).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{line}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_client_of_another_network_is_told_of_when_there_is_no_gateway() {
+    in_namespace(|| {
+        run("ip", &["link", "set", "lo", "up"]);
+        run("ip", &["addr", "add", "192.0.2.1/32", "dev", "lo"]);
+        let ask = || {
+            try_run("curl", &["-sS", "-m", "3", "--interface", "192.0.2.1", "http://10.0.0.2/"]);
+        };
+        let said = log_of(&[], ask);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        contains(&said, &["WARN", "another network", "--gateway"]);
+        let said = log_of(&["--gateway", "10.0.0.1"], ask);
+        assert_eq!(said, "");
+    });
+}
+
+#[test]
+fn verbose_tells_of_the_device_addresses_neighbors_connections_and_drops() {
+    in_namespace(|| {
+        let said = log_of(&["-vv"], || {
+            run("curl", &["-sS", "-m", "30", "http://10.0.0.2/"]);
+            // Nobody listens there.
+            try_run("sh", &["-c", &format!("echo x | nc -u -w 1 {OURS} 9")]);
+            sleep(Duration::from_secs(2));
+        });
+        contains(&said, &[" dropped ", "no-socket 1"]);
+        contains(&said, &["device=tap:ntytest mtu=1500 tx_checksum=", "address addr=10.0.0.2/24"]);
+        contains(
+            &said,
+            &["neighbor learned ip=10.0.0.1", "http: connection accepted peer=", "http: connection closed"],
+        );
+        let quiet = log_of(&["-v"], || {
+            run("curl", &["-sS", "-m", "30", "http://10.0.0.2/"]);
+        });
+        assert!(quiet.contains("device=tap:ntytest") && !quiet.contains("neighbor"), "{quiet}");
+    });
+}
+
+#[test]
 fn two_programs_on_one_port_are_named_with_the_line() {
     in_namespace(|| {
         let dir = tempfile::tempdir().unwrap();
@@ -195,6 +296,8 @@ fn impossible_addresses_and_files_are_named() {
         );
         let stats = Link { more: &["--stats-socket", "/nonexistent/stats"], ..LINK };
         contains(&complaint(&mut stats.command(&["echo"]), FAILED), &["/nonexistent/stats"]);
-        contains(&complaint(&mut LINK.command(&["run", "/nonexistent"]), USAGE), &["/nonexistent"]);
+        contains(&complaint(&mut LINK.command(&["run", "/nonexistent"]), FAILED), &["/nonexistent"]);
+        let config = Link { more: &["--config", "/nonexistent"], ..LINK };
+        contains(&complaint(&mut config.command(&["echo"]), FAILED), &["/nonexistent"]);
     });
 }

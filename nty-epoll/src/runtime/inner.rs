@@ -116,6 +116,7 @@ impl Inner<'_> {
         let Some(entry) = self.table.entry(id) else { return };
         entry.waker.untouch();
         let (dropped, aborted) = (entry.waker.has_mark(DROPPED), entry.waker.has_mark(ABORTED));
+        let starved = entry.waker.take_starved();
         match id.kind {
             SocketKind::Datagram => {
                 let _ = self.stack.udp_poke(id);
@@ -138,6 +139,9 @@ impl Inner<'_> {
                     self.stack.tcp_close(self.now, id)
                 };
             }
+        }
+        if let Some(len) = starved.filter(|_| !dropped) {
+            self.stack.await_pages(id, len);
         }
     }
 

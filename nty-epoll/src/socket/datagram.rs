@@ -40,7 +40,10 @@ impl UdpSocket {
         let sent = self.half.send_to(payload, to);
         if sent == Err(SocketError::WouldBlock) {
             let half = &self.half;
-            self.shared.lower(Events::OUT, || half.can_send());
+            self.shared.lower(Events::OUT, || half.can_send(payload.len()));
+            if half.has_room(payload.len()) && !self.shared.conditions().contains(Events::OUT) {
+                self.shared.starve(payload.len().max(1));
+            }
         } else if sent.is_ok() {
             self.shared.touch();
         }

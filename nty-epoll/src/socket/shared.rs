@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     level: AtomicU32,
     /// The name is in the mailbox, or about to be.
     dirty: AtomicBool,
+    /// How many bytes the application wants to write that there are no pages for; 0 for none.
+    starved: AtomicU32,
     error: Mutex<Option<SocketError>>,
 }
 
@@ -39,6 +41,7 @@ impl Shared {
             source: Source::new(),
             level: AtomicU32::new(level.bits() | marks),
             dirty: AtomicBool::new(false),
+            starved: AtomicU32::new(0),
             error: Mutex::new(None),
         }
     }
@@ -79,6 +82,20 @@ impl Shared {
             self.level.fetch_or(condition.bits(), Ordering::AcqRel);
             self.source.wake(condition);
         }
+    }
+
+    /// There were no pages to write `len` bytes to. The shard is asked to say when there are.
+    pub(crate) fn starve(&self, len: usize) {
+        self.starved.store(len as u32, Ordering::Release);
+        self.touch();
+    }
+
+    /// How many bytes the application waits for pages for, told once.
+    pub(crate) fn take_starved(&self) -> Option<usize> {
+        if self.starved.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        Some(self.starved.swap(0, Ordering::AcqRel) as usize).filter(|&len| len > 0)
     }
 
     /// The shard says that `conditions` hold. Answers the edges to announce: new data always is one, room only to an

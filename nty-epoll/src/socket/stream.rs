@@ -117,7 +117,10 @@ impl TcpStream {
         let written = self.tx.write(buf);
         if written < buf.len() {
             let tx = &self.tx;
-            self.shared.lower(Events::OUT, || tx.free() > 0);
+            self.shared.lower(Events::OUT, || tx.can_write(1));
+            if tx.free() > 0 && !self.shared.conditions().contains(Events::OUT) {
+                self.shared.starve(1);
+            }
         }
         if written > 0 {
             self.shared.touch();
@@ -127,10 +130,10 @@ impl TcpStream {
         Ok(written)
     }
 
-    /// Bytes that would be taken by a write now.
+    /// Bytes that would be taken by a write now, as far as the stack has pages for them.
     pub fn writable(&self) -> usize {
         let open = self.shared.has_mark(CONNECTED) && !self.shared.has_mark(WRITE_CLOSED);
-        if open { self.tx.free() } else { 0 }
+        if open && self.tx.can_write(1) { self.tx.free() } else { 0 }
     }
 
     /// Ends one direction or both. The peer sees the end of the stream behind what was written. It does not see that we
@@ -202,6 +205,16 @@ impl TcpStream {
     pub fn set_user_timeout(&self, limit: Option<Duration>) -> Result<(), SocketError> {
         check(TcpSocketOptions { user_timeout: limit, ..TcpSocketOptions::default() })?;
         self.option(move |stack, _, id| stack.tcp_set_user_timeout(id, limit));
+        Ok(())
+    }
+
+    /// The TTL of what is sent (IP_TTL), from the shard's next turn on.
+    ///
+    /// # Errors
+    /// `Invalid` for 0.
+    pub fn set_ttl(&self, ttl: u8) -> Result<(), SocketError> {
+        check(TcpSocketOptions { ttl, ..TcpSocketOptions::default() })?;
+        self.option(move |stack, _, id| stack.tcp_set_ttl(id, ttl));
         Ok(())
     }
 

@@ -44,13 +44,13 @@ pub(crate) struct Net<C: Clock = VirtualClock> {
 impl<C: Clock + Clone> Net<C> {
     fn with_clock(clock: C) -> Self {
         let (left, right) = pair(MemConfig::default());
-        let runtime = |device, host| runtime(device, host, clock.clone());
+        let runtime = |device, host| runtime(device, host, clock.clone(), StackConfig::default());
         Self { a: runtime(left, 1), b: runtime(right, 2), clock }
     }
 }
 
-fn runtime<C: Clock>(device: MemDevice, host: u8, clock: C) -> Runtime<C> {
-    let stack = Stack::new(StackConfig::default(), seed_from(host.into())).unwrap();
+fn runtime<C: Clock>(device: MemDevice, host: u8, clock: C, config: StackConfig) -> Runtime<C> {
+    let stack = Stack::new(config, seed_from(host.into())).unwrap();
     let mut shard = Shard::new(stack, clock, IdlePolicy::default()).unwrap();
     let addr = InterfaceAddr::new(Ipv4Addr::new(10, 0, 0, host).into(), 24).unwrap();
     let config =
@@ -68,6 +68,15 @@ impl Net<MonotonicClock> {
 impl Net {
     pub(crate) fn new() -> Self {
         Self::with_clock(VirtualClock::default())
+    }
+
+    /// With so many pages for what `a` sends and receives.
+    pub(crate) fn with_pages(pages: usize) -> Self {
+        let mut net = Self::new();
+        let (left, right) = pair(MemConfig::default());
+        net.a = runtime(left, 1, net.clock.clone(), StackConfig { pages, ..StackConfig::default() });
+        net.b = runtime(right, 2, net.clock.clone(), StackConfig::default());
+        net
     }
 
     fn pass(&mut self, nanos: u64) {

@@ -2,7 +2,7 @@
 //!
 //! | string | device |
 //! |---|---|
-//! | `tap:NAME` | [`TapDevice`](super::tap::TapDevice): the kernel is at the other end |
+//! | `tap:NAME` | [`TapDevice`](super::tap::TapDevice): the kernel is at the other end. NAME is the whole name, without the kernel's `%d` |
 //! | `pcap:IN[,OUT]` | [`PcapDevice`]: a capture is replayed, what is sent is written to another |
 //! | `mem:` | a [`mem`] link whose other end is not connected: a stack that runs and hears nothing, for measuring what it costs |
 //!
@@ -133,6 +133,11 @@ fn unknown(text: &str) -> DeviceError {
 #[cfg(target_os = "linux")]
 fn open_tap(name: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
     use super::tap::{TapConfig, TapDevice};
+    if name.contains('%') {
+        // The kernel would put a number in its place, and whoever wrote the name would not know which.
+        let what = format!("tap:{name}: the kernel would choose a name: give the whole name, such as tap0");
+        return Err(DeviceError::Config(what));
+    }
     let OpenOptions { mtu, host_addrs, offload } = options.clone();
     let config = TapConfig { mtu, host_addrs, offload, ..TapConfig::new(name) };
     Ok(Box::new(TapDevice::open(&config)?))
@@ -174,6 +179,7 @@ mod tests {
         assert_eq!(message("pcap:"), "device `pcap:`: write it as `pcap:IN[,OUT]`");
         assert_eq!(message("pcap"), "device `pcap`: write it as `pcap:IN[,OUT]`");
         assert_eq!(message("mem:x"), "device `mem:x`: write it as `mem:`");
+        assert!(message("tap:x%d").ends_with("give the whole name, such as tap0"));
     }
 
     #[test]

@@ -163,6 +163,19 @@ impl PagePool {
         made - free
     }
 
+    /// How many pages are to be had now, counted up to `limit`: an estimate while other threads take and free pages.
+    pub fn available(&self, limit: usize) -> usize {
+        let mut count = self.max_pages().saturating_sub(self.pages_made()).min(limit);
+        let mut link = self.0.free.load(Acquire) as u32;
+        while count < limit
+            && let Some(page) = self.0.page(link)
+        {
+            count += 1;
+            link = page.next_free.load(Relaxed);
+        }
+        count
+    }
+
     /// Whether no page is to be had now.
     pub fn is_exhausted(&self) -> bool {
         self.pages_made() >= self.max_pages() && self.0.free.load(Relaxed) as u32 == 0

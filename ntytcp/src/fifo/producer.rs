@@ -91,6 +91,36 @@ impl Producer {
         self.word & STATE != DETACHED
     }
 
+    /// Whether [`Producer::write`] would take `len` bytes now: the capacity allows them, and there are pages for them, attached or to be
+    /// had. A hint, as the other users of the pool may be first. For one that was told there is no room, not for a hot path.
+    pub fn can_write(&self, len: usize) -> bool {
+        let Some(rest) = len.checked_sub(self.room_attached()) else { return len <= self.room() };
+        let pool = &self.shared.pool;
+        let pages = rest.div_ceil(pool.page_data());
+        len <= self.room() && pool.available(pages) == pages
+    }
+
+    /// How many bytes fit into the page of the tail.
+    fn room_attached(&self) -> usize {
+        // A consumer at home may have detached the page meanwhile.
+        let attached = self.word & STATE != DETACHED && self.shared.tail.load(Acquire) & STATE != DETACHED;
+        let Some(page) = self.page.filter(|_| attached || self.stored > 0) else { return 0 };
+        // SAFETY: pages live as long as the pool. If this one was detached since, what is read is another FIFO's, and the answer as
+        // wrong as one that was given before the page went.
+        let header = unsafe { page.as_ref() };
+        if self.is_rewindable(page) {
+            return header.size() as usize;
+        }
+        header.end().saturating_sub(self.tail()).min(header.size()) as usize
+    }
+
+    /// Whether all was read, so that the page of the tail may begin anew: the consumer has then put back the only page and waits for
+    /// a tail beyond its head.
+    fn is_rewindable(&self, page: NonNull<Page>) -> bool {
+        // SAFETY: pages live as long as the pool.
+        self.stored == 0 && self.drained() && unsafe { page.as_ref() }.next().is_none()
+    }
+
     /// Writes and publishes as many of `bytes` as fit, and says how many: fewer when the capacity or the pool is
     /// exhausted, none after [`Producer::close`].
     #[inline]
@@ -231,6 +261,10 @@ impl Producer {
         if n == 0 || !self.begin() {
             return 0;
         }
+        if let Some(page) = self.page.filter(|&page| self.is_rewindable(page)) {
+            // SAFETY: the state is WRITING, so the page of the tail is alive.
+            unsafe { page.as_ref() }.rebase(self.tail());
+        }
         if !self.zero_up_to(offset) {
             self.settle();
             return 0;
@@ -360,7 +394,7 @@ impl Producer {
     }
 
     /// How many bytes the capacity allows; none for a consumer that is gone.
-    fn room(&mut self) -> usize {
+    fn room(&self) -> usize {
         let head = self.shared.head.load(Acquire);
         if (self.word & CLOSED) | (head & GONE) != 0 {
             return 0;

@@ -49,6 +49,41 @@ fn bytes_come_out_as_they_went_in_and_pages_go_back() {
 }
 
 #[test]
+fn can_write_says_what_write_does() {
+    for home in HOMES {
+        let pool = small_pages(2);
+        let (mut tx, mut rx) = fifo(&pool, 100, home);
+        let (mut other, mut reader) = fifo(&pool, 100, home);
+        let expect = |tx: &mut Producer, fits: usize| {
+            assert_eq!([fits, fits + 1].map(|len| tx.can_write(len)), [true, false], "{fits}");
+        };
+        expect(&mut tx, 100);
+        assert_eq!(other.write(&[1; 60]), 60);
+        expect(&mut tx, 64);
+        expect(&mut other, 40);
+        assert_eq!(tx.write(&[2; 60]), 60);
+        expect(&mut tx, 4);
+        expect(&mut other, 4);
+        // More than fits is cut to what does; nothing is left of the page and there is no other.
+        assert_eq!(tx.write(&[2; 200]), 4);
+        expect(&mut tx, 0);
+        // What was read dry begins its page anew, however much is to be written.
+        assert_eq!(rx.read(&mut [0; 100]), 64);
+        expect(&mut tx, 64);
+        assert_eq!(tx.write(&[3; 200]), 64);
+        rx.consume(64);
+        release(home, &mut tx, &mut rx);
+        assert_eq!(pool.available(2), 1);
+        expect(&mut tx, 64);
+        expect(&mut other, 40);
+        assert_eq!(reader.read(&mut [0; 100]), 60);
+        expect(&mut other, 100);
+        tx.close();
+        expect(&mut tx, 0);
+    }
+}
+
+#[test]
 fn a_restarted_fifo_is_as_good_as_new_whatever_was_left_in_it() {
     for home in HOMES {
         for (left, stored, closed) in

@@ -14,7 +14,6 @@ use super::transport::Packet;
 use super::udp::MAX_UDP_PAYLOAD;
 use crate::counters::DropReason;
 use crate::device::{RxFrame, TxChecksum, TxMeta, Verdict};
-use crate::tcp::TcpAction;
 use crate::wire::checksum::update_u16;
 use crate::wire::{Icmpv4Message, IpProtocol, Ipv4Header, Sum, TcpHeader, UdpHeader};
 
@@ -25,7 +24,7 @@ pub(super) enum Answer {
     /// The same back: it is an echo request.
     Echo,
     /// A TCP segment without data.
-    Segment(TcpHeader),
+    Segment(TcpHeader, Ttl),
     /// What a responder makes of it.
     Respond(Respond),
 }
@@ -37,15 +36,8 @@ impl Answer {
     }
 }
 
-impl From<TcpAction> for Answer {
-    fn from(action: TcpAction) -> Self {
-        match action {
-            TcpAction::Done => Self::Verdict(Verdict::Done),
-            TcpAction::Drop(reason) => Self::drop(reason),
-            TcpAction::Reply(header) => Self::Segment(header),
-        }
-    }
-}
+/// A time to live.
+pub(super) type Ttl = u8;
 
 /// A UDP request for a responder.
 #[derive(Clone, Copy, Debug)]
@@ -116,17 +108,19 @@ impl Stack {
                 }
                 None => Verdict::Drop(DropReason::TooBig),
             },
-            Answer::Segment(header) => match segment_in_place(interface, link, frame, question, &header) {
-                Some(meta) => {
-                    self.counters.tcp_tx += 1;
-                    self.counters.ip_tx += 1;
-                    Verdict::Reply(meta)
+            Answer::Segment(header, ttl) => {
+                match segment_in_place(interface, link, frame, question, &header, ttl) {
+                    Some(meta) => {
+                        self.counters.tcp_tx += 1;
+                        self.counters.ip_tx += 1;
+                        Verdict::Reply(meta)
+                    }
+                    None => {
+                        self.send_or_count(segment_packet(question.dst, question.src, &header, ttl));
+                        Verdict::Done
+                    }
                 }
-                None => {
-                    self.send_or_count(segment_packet(question.dst, question.src, &header));
-                    Verdict::Done
-                }
-            },
+            }
             Answer::Respond(respond) => self.respond_in_place(link, frame, question, &respond),
         }
     }
@@ -145,7 +139,9 @@ impl Stack {
                 let reply = Icmpv4Message::EchoReply { ident, seq, payload };
                 self.send_or_count(icmp::packet(packet.dst, packet.src, &reply, DEFAULT_TTL, Some(ip_ident)));
             }
-            Answer::Segment(header) => self.send_or_count(segment_packet(packet.dst, packet.src, &header)),
+            Answer::Segment(header, ttl) => {
+                self.send_or_count(segment_packet(packet.dst, packet.src, &header, ttl));
+            }
             Answer::Respond(respond) => {
                 let request = packet.payload.get(UdpHeader::LEN..UdpHeader::LEN + respond.len);
                 self.respond_by_packet(packet.interface, &respond, request.unwrap_or_default());
@@ -305,27 +301,34 @@ fn segment_in_place(
     frame: &mut RxFrame<'_>,
     question: &Question,
     header: &TcpHeader,
+    ttl: Ttl,
 ) -> Option<TxMeta> {
     // Nothing is touched before it is known that the answer fits, as the caller then has another way.
     let total = Ipv4Header::LEN + header.header_len();
     frame.set_len(link.len + total).then_some(())?;
     let at = address_reply(interface, link, frame)?;
     let packet = frame.bytes_mut().get_mut(at..)?;
-    write_segment(packet, question.dst, question.src, header)?;
+    write_segment(packet, question.dst, question.src, header, ttl)?;
     // So small a segment is not worth the device's help.
     Some(TxMeta::default())
 }
 
-fn segment_packet(src: Ipv4Addr, dst: Ipv4Addr, header: &TcpHeader) -> Option<Vec<u8>> {
+fn segment_packet(src: Ipv4Addr, dst: Ipv4Addr, header: &TcpHeader, ttl: Ttl) -> Option<Vec<u8>> {
     let mut packet = vec![0; Ipv4Header::LEN + header.header_len()];
-    write_segment(&mut packet, src, dst, header)?;
+    write_segment(&mut packet, src, dst, header, ttl)?;
     Some(packet)
 }
 
 /// Writes a packet with a segment without data, exactly.
-fn write_segment(packet: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr, header: &TcpHeader) -> Option<()> {
+fn write_segment(
+    packet: &mut [u8],
+    src: Ipv4Addr,
+    dst: Ipv4Addr,
+    header: &TcpHeader,
+    ttl: Ttl,
+) -> Option<()> {
     let total_len = u16::try_from(packet.len()).ok()?;
-    ipv4_header(src, dst, IpProtocol::TCP, total_len, DEFAULT_TTL).emit(packet)?;
+    ipv4_header(src, dst, IpProtocol::TCP, total_len, ttl).emit(packet)?;
     let segment = packet.get_mut(Ipv4Header::LEN..)?;
     header.emit(segment)?;
     TcpHeader::fill_checksum(src.into(), dst.into(), segment)

@@ -43,6 +43,7 @@ mod records;
 pub mod route;
 pub(crate) mod slots;
 mod socket;
+mod starved;
 mod tcp_sockets;
 mod transport;
 mod udp;
@@ -78,11 +79,12 @@ use echo::EchoTable;
 use icmp::Quoted;
 use interface::Interface;
 use limiter::{LimiterConfig, RateLimiter};
-use neighbor::{NeighborConfig, StaticNeighborError};
+use neighbor::{NeighborConfig, NeighborInfo, StaticNeighborError};
 use outbox::Datagram;
 use ports::{PortAllocator, PortRange};
 use reassembly::{Reassembler, ReassemblyConfig};
 use route::{InterfaceAddr, Route, RouteError, RouteTable};
+use starved::Starved;
 use udp::UdpTable;
 
 /// Settings of a [`Stack`].
@@ -102,6 +104,9 @@ pub struct StackConfig {
     pub udp_tx_bytes: usize,
     /// Datagrams that each queue of a UDP socket holds. Default 4,096; at least 1.
     pub udp_datagrams: u64,
+    /// TTL of what UDP sockets send, unless [`Stack::udp_set_ttl`] says otherwise; that of TCP is in `tcp.socket`. Default 64; at
+    /// least 1.
+    pub udp_ttl: u8,
     /// How often ICMP errors are sent. Default: what Linux does.
     pub icmp_errors: LimiterConfig,
     /// Bounds and times of each interface's neighbor cache.
@@ -121,6 +126,7 @@ impl Default for StackConfig {
             udp_rx_bytes: 256 << 10,
             udp_tx_bytes: 256 << 10,
             udp_datagrams: 4_096,
+            udp_ttl: output::DEFAULT_TTL,
             icmp_errors: LimiterConfig::icmp_errors(),
             neighbors: NeighborConfig::default(),
             reassembly: ReassemblyConfig::default(),
@@ -173,6 +179,7 @@ impl StackConfig {
         }
         self.tcp.check()?;
         at_least("udp_sockets", self.udp_sockets, 1, "at least 1")?;
+        at_least("udp_ttl", self.udp_ttl.into(), 1, "1 to 255")?;
         at_least("udp_rx_bytes", self.udp_rx_bytes, WHOLE, "at least 65547")?;
         at_least("udp_tx_bytes", self.udp_tx_bytes, WHOLE, "at least 65547")?;
         at_least("udp_datagrams", self.udp_datagrams as usize, 1, "at least 1")
@@ -201,6 +208,7 @@ pub struct Stack {
     icmp_limiter: RateLimiter,
     reassembler: Reassembler,
     pool: PagePool,
+    starved: Starved,
     counters: Counters,
     events: EventQueue,
     rng: Rng,
@@ -225,6 +233,7 @@ impl Stack {
             icmp_limiter: RateLimiter::new(config.icmp_errors, &mut rng),
             reassembler: Reassembler::new(config.reassembly, &mut rng),
             pool,
+            starved: Starved::default(),
             counters: Counters::default(),
             events: EventQueue::default(),
             rng,
@@ -289,6 +298,11 @@ impl Stack {
         self.interfaces.get(usize::from(id.0)).into_iter().flat_map(Interface::claims)
     }
 
+    /// Who is known on the link of an interface, in no particular order: a walk over the whole cache.
+    pub fn neighbors(&self, id: InterfaceId) -> impl Iterator<Item = NeighborInfo> {
+        self.interfaces.get(usize::from(id.0)).into_iter().flat_map(|interface| interface.neighbors.iter())
+    }
+
     /// The last of our addresses on an interface that another station was seen to use (RFC 5227), and that station. `addresses`
     /// tells whether the address was kept. A lost one is sent from no more, and its sockets report `AddressNotAvailable`; the other
     /// station must be stopped, or this one given another address.
@@ -351,12 +365,14 @@ impl Stack {
         let (counters, events) = (&mut self.counters, &mut self.events);
         self.tcp.on_timeout(&mut Cx { now, counters, events });
         self.udp.on_timeout(now);
+        self.feed_starved(now);
     }
 
     /// When [`Stack::on_timeout`] wants to be called next, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
         let far = |at: Option<Instant>| at.unwrap_or(Instant::FAR_FUTURE);
         let sockets = far(self.tcp.next_deadline()).min(far(self.udp.next_deadline()));
+        let sockets = sockets.min(far(self.starved.next_deadline(&self.pool)));
         let next = self.interfaces.iter().fold(sockets, |next, i| next.min(far(i.next_deadline())));
         Some(next.min(far(self.reassembler.next_deadline()))).filter(|&at| at != Instant::FAR_FUTURE)
     }

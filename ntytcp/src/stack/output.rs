@@ -98,6 +98,16 @@ pub(crate) struct Hop {
     mac: u64,
     /// How large they may be.
     pub limits: PathLimits,
+    /// Their TTL.
+    ttl: u8,
+}
+
+impl Hop {
+    /// With this TTL in place of [`DEFAULT_TTL`].
+    #[inline(always)]
+    pub(crate) fn with_ttl(self, ttl: u8) -> Self {
+        Self { ttl, ..self }
+    }
 }
 
 /// The way out over one interface. See the module documentation.
@@ -154,13 +164,13 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
             if progress && aging {
                 self.interface.neighbors.confirm(self.cx.now, neighbor);
             }
-            return Ok(Hop { mac: mac.to_bits(), limits });
+            return Ok(Hop { mac: mac.to_bits(), limits, ttl: DEFAULT_TTL });
         }
         let mac = self.link_target(key.remote, path)?;
         if progress && let Some(neighbor) = path.neighbor {
             self.interface.neighbors.confirm(self.cx.now, neighbor);
         }
-        Ok(Hop { mac: mac.to_bits(), limits })
+        Ok(Hop { mac: mac.to_bits(), limits, ttl: DEFAULT_TTL })
     }
 
     /// The address that packets to `dst` are sent from, unless the sender has one.
@@ -247,8 +257,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         let len = header_len + payload.as_ref().map_or(0, |p| p.len);
         let offload = self.caps.tx_checksum;
         let pseudo = Sum::pseudo_header_v4(src, dst, IpProtocol::TCP, len as u32);
-        let (segment, start) =
-            self.begin_packet(hop.mac, (src, dst), IpProtocol::TCP, len, DEFAULT_TTL, None)?;
+        let (segment, start) = self.begin_packet(hop.mac, (src, dst), IpProtocol::TCP, len, hop.ttl, None)?;
         let (head, body) = segment.split_at_mut_checked(header_len).ok_or(TOO_LONG)?;
         if offload {
             TcpHeader { checksum: pseudo.fold(), ..*header }.emit(head).ok_or(TOO_LONG)?;

@@ -22,7 +22,7 @@ use crate::fifo::{Chunks, Consumer, Home, PagePool, Producer, fifo};
 /// Length of a record header with IPv4 addresses.
 const HEADER_V4: usize = 16;
 /// Length of the longest record header, that with IPv6 addresses.
-const MAX_HEADER: usize = 40;
+pub(super) const MAX_HEADER: usize = 40;
 /// What the family says.
 const V4: u8 = 4;
 const V6: u8 = 6;
@@ -157,9 +157,14 @@ impl RecordWriter {
         self.put - self.taken.load(Ordering::Relaxed) >= self.limit
     }
 
-    /// Whether a small datagram would fit.
-    pub(crate) fn has_room(&self) -> bool {
-        !self.is_full() && self.producer.free() > MAX_HEADER
+    /// Whether a datagram with `payload` bytes would be taken now; see [`Producer::can_write`].
+    pub(crate) fn can_push(&self, payload: usize) -> bool {
+        !self.is_full() && self.producer.can_write(MAX_HEADER + payload)
+    }
+
+    /// Whether the queue has room for a datagram with `payload` bytes, whatever the pool has.
+    pub(crate) fn has_room(&self, payload: usize) -> bool {
+        !self.is_full() && self.producer.free() >= MAX_HEADER + payload
     }
 
     /// Whether a datagram with `payload` bytes could ever fit.

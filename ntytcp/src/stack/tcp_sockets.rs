@@ -117,14 +117,16 @@ impl Stack {
             Err(SocketError::WouldBlock) => 0,
             _ => return result,
         };
-        if !self.reclaim_pages() {
-            return result;
+        let more = if self.reclaim_pages() {
+            let (tcp, mut cx) = self.tcp_cx(now);
+            tcp.send(&mut cx, id, data.get(sent..).unwrap_or_default()).unwrap_or(0)
+        } else {
+            0
+        };
+        if sent + more < data.len() && self.tcp.has_room(id) {
+            self.await_pages(id, 1);
         }
-        let (tcp, mut cx) = self.tcp_cx(now);
-        match tcp.send(&mut cx, id, data.get(sent..).unwrap_or_default()) {
-            Ok(more) => Ok(sent + more),
-            Err(_) => result,
-        }
+        if more > 0 { Ok(sent + more) } else { result }
     }
 
     /// Reads what has arrived; 0 bytes at the end of the stream.
@@ -283,6 +285,14 @@ impl Stack {
     /// `BadSocket`, `Invalid` for zero.
     pub fn tcp_set_user_timeout(&mut self, id: SocketId, limit: Option<Duration>) -> Result<(), SocketError> {
         self.tcp.set_user_timeout(id, limit)
+    }
+
+    /// IP_TTL: the TTL of what a connection sends.
+    ///
+    /// # Errors
+    /// `BadSocket`, `Invalid` for 0.
+    pub fn tcp_set_ttl(&mut self, id: SocketId, ttl: u8) -> Result<(), SocketError> {
+        self.tcp.set_ttl(id, ttl)
     }
 
     /// How many connections exist: being opened, open, and in TIME-WAIT.

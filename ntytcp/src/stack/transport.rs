@@ -103,7 +103,7 @@ impl Stack {
         let arrival = Arrival { key, interface: packet.interface, mtu: packet.mtu };
         let (counters, events) = (&mut self.counters, &mut self.events);
         let mut cx = Cx { now, counters, events };
-        let action = self.tcp.input(&mut cx, &arrival, slot, &seg, data);
+        let mut action = self.tcp.input(&mut cx, &arrival, slot, &seg, data);
         if let TcpAction::Drop(DropReason::SocketFull | DropReason::TcpReassemblyFull) = action
             && self.reclaim_for(now)
         {
@@ -111,9 +111,13 @@ impl Stack {
             self.counters.tcp_rx -= 1;
             let (counters, events) = (&mut self.counters, &mut self.events);
             let mut cx = Cx { now, counters, events };
-            return Answer::from(self.tcp.input(&mut cx, &arrival, slot, &seg, data));
+            action = self.tcp.input(&mut cx, &arrival, slot, &seg, data);
         }
-        Answer::from(action)
+        match action {
+            TcpAction::Done => Answer::Verdict(Verdict::Done),
+            TcpAction::Drop(reason) => Answer::drop(reason),
+            TcpAction::Reply(header) => Answer::Segment(header, self.tcp.ttl(&key, slot)),
+        }
     }
 
     fn udp_datagram(&mut self, now: Instant, packet: &Packet<'_>) -> Answer {

@@ -26,7 +26,7 @@ use super::demux::FlowKey;
 use super::icmp::IcmpError;
 use super::idle::IdleQueue;
 use super::interface::InterfaceId;
-use super::output::{DEFAULT_TTL, PathCache};
+use super::output::PathCache;
 use super::records::{RecordReader, RecordWriter};
 use super::slots::Slots;
 use super::socket::{Readiness, SocketError, SocketId, SocketKind};
@@ -212,6 +212,7 @@ impl UdpTable {
     pub(super) fn insert(
         &mut self,
         local: SocketAddr,
+        ttl: u8,
         rx: (RecordWriter, RecordReader),
         tx: (RecordWriter, RecordReader),
     ) -> SocketId {
@@ -225,7 +226,7 @@ impl UdpTable {
                 id: name,
                 local,
                 remote: None,
-                ttl: DEFAULT_TTL,
+                ttl,
                 error: None,
                 responder: None,
                 stats: UdpStats::default(),
@@ -361,6 +362,14 @@ impl UdpTable {
             if socket.warm {
                 self.idle.push(now, index, generation);
             }
+        }
+    }
+
+    /// There is a page for the application of a socket.
+    pub(super) fn feed(&mut self, cx: &mut Cx<'_>, id: SocketId) {
+        if let Some(socket) = self.get_mut(id) {
+            socket.wants_room = false;
+            socket.raise(cx.events, Readiness::WRITABLE);
         }
     }
 

@@ -55,9 +55,15 @@ impl UdpHalf {
         !self.rx.is_empty()
     }
 
-    /// Whether a small datagram could be sent.
-    pub fn can_send(&self) -> bool {
-        self.tx.has_room()
+    /// Whether a datagram with `len` bytes of payload could be queued.
+    pub fn can_send(&self, len: usize) -> bool {
+        self.tx.can_push(len)
+    }
+
+    /// Whether the queue has room for such a datagram. If it was refused all the same, the stack has no pages, and
+    /// [`Stack::await_pages`] sees to it that it is told when there are.
+    pub fn has_room(&self, len: usize) -> bool {
+        self.tx.has_room(len)
     }
 }
 
@@ -134,7 +140,7 @@ impl Stack {
         let limit = self.config.udp_datagrams;
         let rx = records(&self.pool, self.config.udp_rx_bytes, limit, Home::Producer);
         let tx = records(&self.pool, self.config.udp_tx_bytes, limit, Home::Consumer);
-        Ok(self.udp.insert(local, rx, tx))
+        Ok(self.udp.insert(local, self.config.udp_ttl, rx, tx))
     }
 
     /// Connects a socket: it sends to `remote` where no destination is given, hears nobody else, and is told of ICMP errors.
@@ -236,7 +242,7 @@ impl Stack {
         let mut readiness = Readiness::empty();
         if let Some((tx, rx)) = &socket.app {
             readiness.set(Readiness::READABLE, !rx.is_empty());
-            readiness.set(Readiness::WRITABLE, tx.has_room());
+            readiness.set(Readiness::WRITABLE, tx.can_push(1));
         }
         readiness.set(Readiness::ERROR, socket.error.is_some());
         Ok(readiness)
@@ -283,7 +289,7 @@ impl Stack {
         Ok(self.udp_socket(id)?.stats)
     }
 
-    /// Sets the TTL of what a socket sends. Default 64.
+    /// Sets the TTL of what a socket sends. Default [`StackConfig::udp_ttl`](super::StackConfig::udp_ttl).
     ///
     /// # Errors
     /// [`SocketError::BadSocket`], [`SocketError::Invalid`] for 0.
@@ -354,6 +360,9 @@ impl Stack {
             return self.udp_poke(id);
         }
         socket.wants_room = true;
+        if tx.has_room(payload.len()) {
+            self.await_pages(id, payload.len());
+        }
         Err(error)
     }
 

@@ -1,6 +1,7 @@
 //! What can be set about TCP, for a whole stack and for one socket.
 
 use crate::stack::ConfigError;
+use crate::stack::output::DEFAULT_TTL;
 use crate::time::Duration;
 use core::ops::RangeInclusive;
 
@@ -36,6 +37,8 @@ pub struct TcpSocketOptions {
     /// Gives up when data stays unacknowledged this long (RFC 5482). Default none: [`TcpConfig::retries`] decides; at least
     /// 1 ms.
     pub user_timeout: Option<Duration>,
+    /// TTL of every segment (RFC 9293 3.9.2), also of a SYN-ACK and what else a listener answers. Default 64; at least 1.
+    pub ttl: u8,
 }
 
 impl Default for TcpSocketOptions {
@@ -46,6 +49,7 @@ impl Default for TcpSocketOptions {
             recv_buffer: 256 << 10,
             send_buffer: 256 << 10,
             user_timeout: None,
+            ttl: DEFAULT_TTL,
         }
     }
 }
@@ -68,6 +72,10 @@ pub struct TcpConfig {
     pub syn_ack_retries: u8,
     /// Timeouts in a row, or unanswered window probes, before an established connection ends (RFC 9293 3.8.3, R2). Default 15.
     pub retries: u8,
+    /// Window probes in a row that a closed socket's peer may answer with a window of zero before the connection is reset: data that
+    /// nobody waits for any more must not be held for ever. RFC 9293 3.8.6.1 lets the window stay closed as long as probes are
+    /// answered, and that is what a socket in use does. Default 8 (a minute or a few, by the RTO); at least 1.
+    pub orphan_probes: u8,
     /// How long an ACK may wait for data to ride on. One that follows another soon may wait twice as long, and RFC 9293 3.8.6.3 wants
     /// less than 500 ms. Default 40 ms; at most 249 ms.
     pub delayed_ack: Duration,
@@ -102,6 +110,7 @@ impl Default for TcpConfig {
             syn_retries: 6,
             syn_ack_retries: 5,
             retries: 15,
+            orphan_probes: 8,
             delayed_ack: Duration::from_millis(40),
             initial_window: 10,
             timestamps: true,
@@ -142,6 +151,7 @@ impl TcpSocketOptions {
         const BUFFER: &str = "1 to 1073741824";
         numbers("tcp recv_buffer", self.recv_buffer, 1..=MAX_BUFFER, BUFFER)?;
         numbers("tcp send_buffer", self.send_buffer, 1..=MAX_BUFFER, BUFFER)?;
+        numbers("tcp ttl", self.ttl.into(), 1..=255, "1 to 255")?;
         self.keepalive.as_ref().map_or(Ok(()), KeepAlive::check)?;
         check_user_timeout(self.user_timeout)
     }
@@ -159,6 +169,7 @@ impl TcpConfig {
         times("tcp max_rto in ms", self.max_rto, MIN_TIME..=DAY, "1 to 86400000")?;
         times("tcp min_rto in ms", self.min_rto, MIN_TIME..=self.max_rto, "1 to max_rto")?;
         times("tcp initial_rto in ms", self.initial_rto, MIN_TIME..=self.max_rto, "1 to max_rto")?;
+        numbers("tcp orphan_probes", self.orphan_probes.into(), 1..=255, "1 to 255")?;
         // RFC 9293 3.8.6.3: "the delay MUST be less than 0.5 seconds".
         let delays = Duration::ZERO..=Duration::from_millis(249);
         times("tcp delayed_ack in ms", self.delayed_ack, delays, "0 to 249")?;
@@ -234,6 +245,11 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_socket_without_a_probe_is_refused() {
+        assert_eq!(refused(|c| c.orphan_probes = 0), Some("orphan_probes"));
+    }
+
+    #[test]
     fn an_initial_window_of_nothing_or_of_everything_is_refused() {
         assert_eq!(refused(|c| c.initial_window = 0), Some("initial_window"));
         assert_eq!(refused(|c| c.initial_window = u32::MAX), Some("initial_window"));
@@ -264,6 +280,11 @@ mod tests {
         assert_eq!(with(KeepAlive { idle: Duration::ZERO, ..good }), Some("keepalive idle in ms"));
         assert_eq!(with(KeepAlive { interval: Duration::ZERO, ..good }), Some("keepalive interval in ms"));
         assert_eq!(with(KeepAlive { count: 0, ..good }), Some("keepalive count"));
+    }
+
+    #[test]
+    fn packets_that_no_router_forwards_are_refused() {
+        assert_eq!(refused(|c| c.socket.ttl = 0), Some("ttl"));
     }
 
     #[test]

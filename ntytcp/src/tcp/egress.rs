@@ -10,6 +10,7 @@
 use super::config::TcpConfig;
 use super::table::{Slot, Tcp, push_dirty};
 use super::tcb::Tcb;
+use crate::counters::DropReason;
 use crate::device::TxQueue;
 use crate::stack::cx::Cx;
 use crate::stack::output::{Blocked, Hop, Output, PathCache};
@@ -78,7 +79,7 @@ impl Tcp {
     ) -> Result<(), Blocked> {
         let Some(tcb) = self.conns.get_mut(conn, generation) else { return Ok(()) };
         let progress = core::mem::take(&mut tcb.flags.progress);
-        let hop = out.prepare(&tcb.key, &mut tcb.path, progress)?;
+        let hop = out.prepare(&tcb.key, &mut tcb.path, progress)?.with_ttl(tcb.options.ttl);
         tcb.before_output(out.cx.now, &self.config);
         // A conversation sends one segment at a time, with all that there is.
         match tcb.only_segment(hop.limits) {
@@ -103,7 +104,7 @@ impl Tcp {
         let Some(entry) = self.syns.at_mut(slot) else { return Ok(()) };
         let Some(listener) = self.listeners.at(entry.listener) else { return Ok(()) };
         let header = entry.syn_ack(out.cx.now, &self.config, &listener.socket);
-        let hop = out.prepare(&entry.key, &mut PathCache::default(), false)?;
+        let hop = out.prepare(&entry.key, &mut PathCache::default(), false)?.with_ttl(listener.socket.ttl);
         out.send_tcp(&hop, &entry.key, &header, None)?;
         entry.dirty = false;
         out.cx.counters.tcp_retransmits += 1;
@@ -125,6 +126,9 @@ impl Tcp {
 
     /// A connection's packets cannot be routed or its next hop does not answer.
     fn unreachable(&mut self, cx: &mut Cx<'_>, packed: u32, error: SocketError) {
+        if error == SocketError::NetworkUnreachable {
+            cx.counters.drop(DropReason::NoRoute);
+        }
         match Slot::unpack(packed) {
             Slot::Conn(i) => {
                 if let Some(tcb) = self.conns.at_mut(i) {

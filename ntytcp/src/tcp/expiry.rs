@@ -69,6 +69,10 @@ impl Tcb {
         if self.probes >= config.retries || overdue {
             return self.give_up(counters);
         }
+        if self.flags.orphan && self.probe_backoff >= config.orphan_probes {
+            counters.tcp_orphans_reset += 1;
+            return self.abort(None);
+        }
         if self.tx.is_empty() {
             // The last probe was the last byte, and it was taken.
             return;

@@ -2,7 +2,9 @@
 
 use super::table::Tcp;
 use super::tcb::Tcb;
+use crate::stack::cx::Cx;
 use crate::stack::idle::KEEP_PAGES;
+use crate::stack::{Readiness, SocketId};
 use crate::time::Instant;
 
 impl Tcb {
@@ -29,6 +31,25 @@ impl Tcp {
             if tcb.flags.warm {
                 self.idle.push(now, conn, generation);
             }
+        }
+    }
+
+    /// Whether the send buffer has room. If less than all was sent all the same, there is no page for more.
+    pub(crate) fn has_room(&self, id: SocketId) -> bool {
+        let half = self.conns.get(id.index, id.generation).and_then(|tcb| tcb.half.as_ref());
+        half.is_some_and(|(tx, _)| tx.free() > 0 && !tx.is_closed())
+    }
+
+    /// Whether there still is a connection of this name.
+    pub(crate) fn exists(&self, id: SocketId) -> bool {
+        self.conns.get(id.index, id.generation).is_some()
+    }
+
+    /// There is a page for the application of a connection.
+    pub(crate) fn feed(&mut self, cx: &mut Cx<'_>, id: SocketId) {
+        if let Some(tcb) = self.conns.get_mut(id.index, id.generation) {
+            tcb.changed |= Readiness::WRITABLE;
+            self.settle(cx, id.index);
         }
     }
 

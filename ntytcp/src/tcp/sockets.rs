@@ -424,6 +424,18 @@ impl Tcp {
         Ok(())
     }
 
+    /// IP_TTL.
+    ///
+    /// # Errors
+    /// `BadSocket`, `Invalid` for 0.
+    pub(crate) fn set_ttl(&mut self, id: SocketId, ttl: u8) -> Result<(), SocketError> {
+        let tcb = self.conn(id)?;
+        let options = TcpSocketOptions { ttl, ..tcb.options };
+        options.check().map_err(|_| SocketError::Invalid)?;
+        tcb.options = options;
+        Ok(())
+    }
+
     #[inline]
     fn conn(&mut self, id: SocketId) -> Result<&mut Tcb, SocketError> {
         let tcb = self.conns.get_mut(id.index, id.generation).filter(|_| id.kind == SocketKind::Stream);

@@ -237,6 +237,20 @@ impl Tcp {
         }
     }
 
+    /// The TTL of an answer to a segment of a flow, which was for `slot` when it came.
+    pub(crate) fn ttl(&self, key: &FlowKey, slot: Lookup) -> u8 {
+        let ttl_of = |slot| match slot {
+            Slot::Conn(i) => self.conns.at(i).filter(|tcb| tcb.key == *key).map(|tcb| tcb.options.ttl),
+            Slot::Wait(i) => self.waits.get(i).filter(|wait| wait.key == *key).map(|wait| wait.ttl),
+            Slot::Syn(i) => {
+                let syn = self.syns.at(i).filter(|syn| syn.key == *key)?;
+                self.listeners.at(syn.listener).map(|listener| listener.socket.ttl)
+            }
+        };
+        let moved = || self.find(key, slot.err().unwrap_or_else(|| self.hasher.hash(key)));
+        slot.ok().and_then(ttl_of).or_else(|| ttl_of(moved()?)).unwrap_or(self.config.socket.ttl)
+    }
+
     /// RFC 9293 3.10.7.1 (CLOSED) and 3.10.7.2 (LISTEN).
     fn input_unknown(
         &mut self,

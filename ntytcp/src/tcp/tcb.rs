@@ -226,7 +226,7 @@ pub(crate) struct Tcb {
     pub(crate) timed_out_at: Instant,
     /// Window probes in a row without an answer.
     pub(crate) probes: u8,
-    /// How far the persist interval is backed off.
+    /// How far the persist interval is backed off: probes since the window was last seen open.
     pub(crate) probe_backoff: u8,
     /// Keepalive probes in a row without an answer.
     pub(crate) keepalives: u8,
@@ -386,6 +386,8 @@ impl Tcb {
     /// The application is gone: no more is sent after what was written, and nobody reads what arrived.
     pub(crate) fn hang_up(&mut self) {
         self.flags.orphan = true;
+        // An orphan has only so many probes, and those before do not count.
+        self.probe_backoff = 0;
         if let Some((tx, rx)) = &mut self.half {
             tx.close();
             rx.discard_all();

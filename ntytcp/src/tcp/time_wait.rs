@@ -35,6 +35,8 @@ pub(crate) struct TimeWait {
     pub(crate) expires: Instant,
     /// When it is looked at whether it has expired: as it was when the entry came to its place in the ring.
     due: Instant,
+    /// TTL of its answers.
+    pub(crate) ttl: u8,
     /// It has not ended early.
     live: bool,
 }
@@ -63,6 +65,7 @@ impl TimeWait {
             timestamp_offset: tcb.timestamp_offset,
             expires,
             due: expires,
+            ttl: tcb.options.ttl,
             live: true,
         }
     }
@@ -257,6 +260,7 @@ mod tests {
             timestamp_offset: 0,
             expires,
             due: expires,
+            ttl: 64,
             live: true,
         }
     }

@@ -71,18 +71,12 @@ impl<'a> Icmpv4Message<'a> {
 
     /// Code of destination unreachable: no route to the network.
     pub const UNREACHABLE_NET: u8 = 0;
-    /// Code of destination unreachable: the host does not answer.
-    pub const UNREACHABLE_HOST: u8 = 1;
     /// Code of destination unreachable: the host does not speak the protocol.
     pub const UNREACHABLE_PROTOCOL: u8 = 2;
     /// Code of destination unreachable: nobody listens on the port.
     pub const UNREACHABLE_PORT: u8 = 3;
     /// Code of destination unreachable: the packet is too large and has DF set.
     pub const UNREACHABLE_FRAGMENTATION: u8 = 4;
-    /// Code of destination unreachable: a filter forbids it (RFC 1812 5.2.7.1).
-    pub const UNREACHABLE_PROHIBITED: u8 = 13;
-    /// Code of time exceeded: TTL.
-    pub const EXCEEDED_TTL: u8 = 0;
     /// Code of time exceeded: reassembly.
     pub const EXCEEDED_REASSEMBLY: u8 = 1;
 

@@ -98,3 +98,26 @@ fn the_last_page_serves_both_directions_in_turn() {
     ";
     runner::run(config, &format!("{ACCEPTED}\n{text}"));
 }
+
+#[test]
+fn who_found_no_page_to_send_from_is_told_when_there_is_one() {
+    let config = StackConfig { pages: 1, ..StackConfig::default() };
+    let text = "
+        < P. 1:101(100) ack 1 win 65535
+        event READABLE
+        send error WouldBlock
+        +0.04 > . 1:1(0) ack 101
+        // As long as it is taken nothing is said.
+        +5 wait
+        event
+        recv 100
+        +0.1 wait
+        event WRITABLE
+        send 50
+        > P. 1:51(50) ack 101
+        < . 101:101(0) ack 51 win 65535
+        event WRITABLE
+        +60 at-rest
+    ";
+    runner::run(config, &format!("{ACCEPTED}\n{text}"));
+}

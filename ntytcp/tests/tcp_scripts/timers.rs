@@ -116,6 +116,56 @@ fn a_closed_window_is_probed_with_backoff() {
 }
 
 #[test]
+fn a_closed_socket_is_reset_when_the_window_stays_closed_for_eight_probes() {
+    let probes: String = [1, 2, 4, 8, 16, 32, 60, 60]
+        .map(|wait| format!("+{wait} > . 1:2(1) ack 1\n< . 1:1(0) ack 1 win 0\n"))
+        .concat();
+    accepted(&format!(
+        "
+        < . 1:1(0) ack 1 win 0
+        send 100
+        close
+        {probes}
+        +60 > R. 2:2(0) ack 1
+        population 0 0 0
+        "
+    ));
+}
+
+#[test]
+fn the_probes_of_a_closed_socket_begin_anew_when_the_window_opens() {
+    let probes: String = [1, 2, 4, 8, 16, 32, 60]
+        .map(|wait| format!("+{wait} > . 1:2(1) ack 1\n< . 1:1(0) ack 1 win 0\n"))
+        .concat();
+    accepted(&format!(
+        "
+        < . 1:1(0) ack 1 win 0
+        send 1100
+        close
+        {probes}
+        < . 1:1(0) ack 1 win 1000
+        > . 1:1001(1000) ack 1
+        < . 1:1(0) ack 1001 win 0
+        +1 > . 1001:1002(1) ack 1
+        < . 1:1(0) ack 1001 win 0
+        +2 > . 1001:1002(1) ack 1
+        < . 1:1(0) ack 1001 win 1000
+        > FP. 1001:1101(100) ack 1
+        "
+    ));
+}
+
+#[test]
+fn a_socket_in_use_probes_on() {
+    let probes: String = [1, 2, 4, 8, 16, 32]
+        .into_iter()
+        .chain([60; 20])
+        .map(|wait| format!("+{wait} > . 1:2(1) ack 1\n< . 1:1(0) ack 1 win 0\n"))
+        .collect();
+    accepted(&format!("< . 1:1(0) ack 1 win 0\nsend 100\n{probes}\nstate ESTABLISHED"));
+}
+
+#[test]
 fn a_probed_byte_that_is_taken_counts() {
     accepted(
         "

@@ -78,3 +78,35 @@ fn pages_of_sockets_at_rest_go_to_those_that_need_them() {
     host.receive(&udp_to(US, 1, 8, b"in time")).unwrap();
     assert_eq!(host.stack.udp_recv_from(second, &mut buf).map(|got| got.len), Ok(7));
 }
+
+#[test]
+fn a_datagram_that_found_no_pages_is_announced_when_there_are_enough() {
+    let mut host = Host::with_pages(2);
+    let [first, second] = [7, 8].map(|port| host.stack.udp_bind(at(US, port)).unwrap());
+    let mut half = host.stack.udp_split(second).unwrap();
+    for _ in 0..15 {
+        host.receive(&udp_to(US, 1, 7, &[1; 1_400])).unwrap();
+    }
+    while host.stack.poll_event().is_some() {}
+    assert_eq!(host.stack.pages_in_use(), 2);
+    let large = [2; 20_000];
+    assert_eq!(half.send_to(&large, at(PEER, 1)), Err(SocketError::WouldBlock));
+    assert!(half.has_room(large.len()) && !half.can_send(large.len()));
+    host.stack.await_pages(second, large.len());
+    let mut buf = [0; 2_000];
+    let told = |host: &mut Host| {
+        host.pass(60 * MS);
+        core::iter::from_fn(|| host.stack.poll_event()).any(|event| event.socket == second)
+    };
+    assert!(!told(&mut host));
+    // One page comes back, which is not enough.
+    for _ in 0..12 {
+        host.stack.udp_recv_from(first, &mut buf).unwrap();
+    }
+    assert_eq!(host.stack.pages_in_use(), 1);
+    assert!(!told(&mut host));
+    while host.stack.udp_recv_from(first, &mut buf).is_ok() {}
+    assert!(told(&mut host));
+    assert_eq!(half.send_to(&large, at(PEER, 1)), Ok(()));
+    assert!(!told(&mut host), "once");
+}

@@ -8,8 +8,8 @@ use crate::stack::{ConfigError, SocketError, Stack, StackConfig};
 use crate::tcp::{KeepAlive, ListenOptions, State, TcpSocketOptions};
 use crate::time::Duration;
 use crate::wire::{
-    ArpOperation, EtherType, EthernetHeader, Icmpv4Message, Ipv4Header, MacAddr, Seq, TcpFlags, TcpHeader,
-    TcpOptions, Timestamps,
+    ArpOperation, EtherType, EthernetHeader, Icmpv4Message, IpProtocol, Ipv4Header, MacAddr, Seq, TcpFlags,
+    TcpHeader, TcpOptions, Timestamps,
 };
 use core::net::Ipv4Addr;
 
@@ -53,6 +53,77 @@ fn options_out_of_range_are_refused_wherever_they_are_given() {
 }
 
 #[test]
+fn every_segment_has_the_ttl_of_its_socket() {
+    let mut host = host(|config| (config.tcp.socket.ttl, config.udp_ttl) = (9, 8));
+    host.stack.add_neighbor(host.id, PEER.into(), PEER_MAC).unwrap();
+    let ttl = |frame: &[u8]| parse_ip(frame).0.ttl;
+    let ttls = |frames: Vec<Vec<u8>>| -> Vec<u8> {
+        frames.iter().filter(|frame| frame[12..14] == [8, 0]).map(|frame| ttl(frame)).collect()
+    };
+    // Nobody's, and what opens a connection without options of its own.
+    let refusal = host.receive(&tcp(81, (Seq(0), Seq(0)), TcpFlags::SYN, b"")).unwrap().unwrap();
+    assert_eq!(ttl(&refusal), 9);
+    host.stack.tcp_connect(host.now, None, at(PEER, 80), None).unwrap();
+    assert_eq!(ttls(host.egress()), [9]);
+    // A listener's: the SYN-ACK, also the one that is sent again, then all of the connection.
+    let socket = Some(TcpSocketOptions { ttl: 255, ..TcpSocketOptions::default() });
+    let options = ListenOptions { socket, ..ListenOptions::default() };
+    let listener = host.stack.tcp_listen(at(US, 80), options).unwrap();
+    let syn_ack = host.receive(&tcp(80, (Seq(0), Seq(0)), TcpFlags::SYN, b"")).unwrap().unwrap();
+    assert_eq!(ttl(&syn_ack), 255);
+    assert!(ttls(host.pass(Duration::from_millis(1_100))).contains(&255));
+    let iss = parse_tcp(&syn_ack).0.seq;
+    host.receive(&tcp(80, (Seq(1), iss + 1), TcpFlags::ACK, b"")).unwrap();
+    let (conn, _) = host.stack.tcp_accept(host.now, listener).unwrap();
+    host.stack.tcp_send(host.now, conn, b"hello").unwrap();
+    assert_eq!(ttls(host.egress()), [255]);
+    assert!(host.receive(&tcp(80, (Seq(1), iss + 1), TcpFlags::SYN, b"")).is_err());
+    assert_eq!(ttls(host.egress()), [255], "a challenge");
+    host.receive(&tcp(80, (Seq(1), iss + 6), TcpFlags::ACK, b"")).unwrap();
+    assert_eq!(host.stack.tcp_set_ttl(conn, 0), Err(SocketError::Invalid));
+    host.stack.tcp_set_ttl(conn, 3).unwrap();
+    host.stack.tcp_send(host.now, conn, b"hello").unwrap();
+    assert_eq!(ttls(host.egress()), [3]);
+    host.receive(&tcp(80, (Seq(1), iss + 11), TcpFlags::ACK, b"")).unwrap();
+    // In TIME-WAIT too.
+    host.stack.tcp_close(host.now, conn).unwrap();
+    assert_eq!(ttls(host.egress()), [3]);
+    let fin = tcp(80, (Seq(1), iss + 12), TcpFlags::ACK | TcpFlags::FIN, b"");
+    assert_eq!(ttl(&host.receive(&fin).unwrap().unwrap()), 3);
+    assert_eq!(host.stack.tcp_connections().time_wait, 1);
+    assert_eq!(ttl(&host.receive(&fin).unwrap().unwrap()), 3);
+    let socket = host.stack.udp_bind(at(US, 7)).unwrap();
+    host.stack.udp_send_to(socket, b"hello", Some(at(PEER, 9))).unwrap();
+    assert_eq!(ttls(host.egress()), [8]);
+}
+
+#[test]
+fn what_cannot_be_sent_for_want_of_a_route_is_counted() {
+    let mut host = Host::new();
+    let far = Ipv4Addr::new(192, 0, 2, 1);
+    let listener = host.stack.tcp_listen(at(US, 80), ListenOptions::default()).unwrap();
+    let from_far = |seq, ack, flags, text: &[u8]| {
+        let options = TcpOptions::NONE;
+        let (src_port, dst_port, window) = (1_000, 80, 65_535);
+        let seg = TcpHeader { src_port, dst_port, seq, ack, flags, window, checksum: 0, urgent: 0, options };
+        let mut bytes = vec![0; seg.header_len()];
+        seg.emit(&mut bytes).unwrap();
+        bytes.extend_from_slice(text);
+        TcpHeader::fill_checksum(far.into(), US.into(), &mut bytes).unwrap();
+        packet(Ipv4Header { src: far, ..header(US, IpProtocol::TCP, bytes.len()) }, &bytes)
+    };
+    // The SYN-ACK goes back to the station that the SYN came from.
+    let syn_ack = host.receive(&from_far(Seq(0), Seq(0), TcpFlags::SYN, b"")).unwrap().unwrap();
+    let iss = parse_tcp(&syn_ack).0.seq;
+    host.receive(&from_far(Seq(1), iss + 1, TcpFlags::ACK, b"")).unwrap();
+    let (conn, _) = host.stack.tcp_accept(host.now, listener).unwrap();
+    assert_eq!(host.dropped(DropReason::NoRoute), 0);
+    host.stack.tcp_send(host.now, conn, b"hello").unwrap();
+    assert!(segments(&host.egress()).is_empty());
+    assert_eq!(host.dropped(DropReason::NoRoute), 1);
+}
+
+#[test]
 fn a_stack_with_settings_out_of_range_is_not_made() {
     let refused = |change: fn(&mut StackConfig)| {
         let mut config = StackConfig::default();
@@ -65,6 +136,7 @@ fn a_stack_with_settings_out_of_range_is_not_made() {
     assert_eq!(refused(|config| config.pages = 0), "pages");
     assert_eq!(refused(|config| config.pages = usize::MAX), "pages");
     assert_eq!(refused(|config| config.tcp.initial_window = u32::MAX), "tcp initial_window");
+    assert_eq!(refused(|config| config.udp_ttl = 0), "udp_ttl");
 }
 
 #[test]
