@@ -18,6 +18,8 @@ pub mod fault;
 mod forward;
 pub mod mem;
 pub mod offload;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod packet;
 #[cfg(feature = "devices")]
 pub mod pcap;
 #[cfg(feature = "devices")]
@@ -30,6 +32,8 @@ pub mod tap;
 mod testing;
 #[cfg(feature = "devices")]
 pub mod trace;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+mod vnet;
 
 use crate::counters::DropReason;
 use crate::time::Instant;

@@ -3,6 +3,7 @@
 //! | string | device |
 //! |---|---|
 //! | `tap:NAME` | [`TapDevice`](super::tap::TapDevice): the kernel is at the other end |
+//! | `packet:IFACE` | [`PacketDevice`](super::packet::PacketDevice): a packet socket on an interface that exists |
 //! | `pcap:IN[,OUT]` | [`PcapDevice`]: a capture is replayed, what is sent is written to another |
 //! | `mem:` | a [`mem`] link whose other end is not connected: a stack that runs and hears nothing, for measuring what it costs |
 //!
@@ -32,6 +33,8 @@ struct Kind {
 const KINDS: &[Kind] = &[
     #[cfg(target_os = "linux")]
     Kind { name: "tap", argument: "NAME", open: open_tap },
+    #[cfg(target_os = "linux")]
+    Kind { name: "packet", argument: "IFACE", open: open_packet },
     Kind { name: "pcap", argument: "IN[,OUT]", open: open_pcap },
     Kind { name: "mem", argument: "", open: open_mem },
 ];
@@ -136,6 +139,14 @@ fn open_tap(name: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceErro
     let OpenOptions { mtu, host_addrs, offload } = options.clone();
     let config = TapConfig { mtu, host_addrs, offload, ..TapConfig::new(name) };
     Ok(Box::new(TapDevice::open(&config)?))
+}
+
+#[cfg(target_os = "linux")]
+fn open_packet(interface: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
+    use super::packet::{PacketConfig, PacketDevice};
+    let OpenOptions { mtu, offload, .. } = *options;
+    let config = PacketConfig { mtu: Some(mtu), offload, ..PacketConfig::new(interface) };
+    Ok(Box::new(PacketDevice::open(&config)?))
 }
 
 fn open_pcap(files: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {

@@ -10,6 +10,8 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
+
 /// One descriptor to sleep on, and what was found there.
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
@@ -205,6 +207,29 @@ impl Control {
         Ok(unsafe { request.ifr_ifru.ifru_ifindex })
     }
 
+    pub(super) fn mtu(&self, name: IfName) -> io::Result<usize> {
+        let request = self.request(libc::SIOCGIFMTU as _, name.request())?;
+        // SAFETY: SIOCGIFMTU fills in the MTU.
+        Ok(unsafe { request.ifr_ifru.ifru_mtu }.unsigned_abs() as usize)
+    }
+
+    pub(super) fn is_up(&self, name: IfName) -> io::Result<bool> {
+        let request = self.request(libc::SIOCGIFFLAGS as _, name.request())?;
+        // SAFETY: SIOCGIFFLAGS fills in the flags.
+        Ok(libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags }) & libc::IFF_UP != 0)
+    }
+
+    /// The name of the interface of that index, if there is one.
+    pub(super) fn name(&self, index: c_int) -> io::Result<Option<IfName>> {
+        let mut request = IfName([0; libc::IFNAMSIZ]).request();
+        request.ifr_ifru.ifru_ifindex = index;
+        match self.request(libc::SIOCGIFNAME as _, request) {
+            Ok(named) => Ok(Some(IfName(named.ifr_name.map(|c| c as u8)))),
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     pub(super) fn set_mtu(&self, name: IfName, mtu: c_int) -> io::Result<()> {
         let mut request = name.request();
         request.ifr_ifru.ifru_mtu = mtu;
@@ -224,6 +249,94 @@ impl Control {
         unsafe { ioctl(self.0.as_raw_fd(), what, (&raw mut request).cast())? };
         Ok(request)
     }
+}
+
+/// A packet socket that is bound to no interface and so receives nothing yet.
+///
+/// # Errors
+/// `EPERM` without CAP_NET_RAW.
+pub(super) fn packet_socket() -> io::Result<OwnedFd> {
+    socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0)
+}
+
+/// Binds a packet socket: from now on it receives every frame of the interface.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn bind_packet(fd: BorrowedFd<'_>, index: c_int) -> io::Result<()> {
+    // SAFETY: sockaddr_ll consists of integers and an array of them.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = index;
+    let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: pointer and length are those of a sockaddr_ll that lives until after the call.
+    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) } as isize).map(drop)
+}
+
+/// Makes the interface receive frames for all stations, as long as the packet socket exists.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn make_promiscuous(fd: BorrowedFd<'_>, index: c_int) -> io::Result<()> {
+    let mode = libc::PACKET_MR_PROMISC as libc::c_ushort;
+    let request = libc::packet_mreq { mr_ifindex: index, mr_type: mode, mr_alen: 0, mr_address: [0; 8] };
+    set_option(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, request)
+}
+
+/// Sets a socket option.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn set_option<T: Copy>(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: T) -> io::Result<()> {
+    let len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel reads no more than `len` bytes, those of a value that lives until after the call.
+    let set = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) };
+    check(set as isize).map(drop)
+}
+
+/// Takes the error that waits at a socket (SO_ERROR), 0 for none.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn take_error(fd: BorrowedFd<'_>) -> io::Result<c_int> {
+    option(fd, libc::SOL_SOCKET, libc::SO_ERROR, 0)
+}
+
+/// How many frames a packet socket had no room for since this was asked last.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn packet_drops(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let none = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    option(fd, libc::SOL_PACKET, libc::PACKET_STATISTICS, none).map(|stats| stats.tp_drops)
+}
+
+/// A socket option; `value` stands where the kernel writes less than all of it.
+fn option<T: Copy>(fd: BorrowedFd<'_>, level: c_int, name: c_int, mut value: T) -> io::Result<T> {
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel writes no more than `len` bytes, into a value that lives until after the call; the options that are asked
+    // for consist of integers, so that any bytes are a value.
+    let got = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len) };
+    check(got as isize).map(|_| value)
+}
+
+/// Sends packets of two parts each by one system call, at most 64; how many went.
+///
+/// # Errors
+/// What the system says of the first, when none went.
+pub(super) fn send_many(fd: BorrowedFd<'_>, packets: &[[IoSlice<'_>; 2]]) -> io::Result<usize> {
+    let message = |parts: &[IoSlice<'_>; 2]| {
+        // SAFETY: mmsghdr consists of integers and pointers; all zero is a valid value of each.
+        let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        message.msg_hdr.msg_iov = parts.as_ptr().cast_mut().cast();
+        message.msg_hdr.msg_iovlen = parts.len() as _;
+        message
+    };
+    let mut messages: ArrayVec<libc::mmsghdr, 64> = packets.iter().take(64).map(message).collect();
+    // SAFETY: IoSlice is guaranteed to have the layout of iovec; the kernel reads the parts, which are borrowed, and writes lengths
+    // into the messages, which live until after the call.
+    check(unsafe { libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), messages.len() as _, 0) } as isize)
 }
 
 fn socket(family: c_int, kind: c_int, protocol: c_int) -> io::Result<OwnedFd> {
