@@ -67,7 +67,7 @@ fn removed_interface_is_reported_as_gone() {
     if !inside("packet::removed_interface_is_reported_as_gone") {
         return;
     }
-    let gone = |e, name: &str| matches!(e, DeviceError::Gone(of) if of == name);
+    let gone = |e, name: &str| matches!(e, DeviceError::Gone(of) if of == format!("packet:{name}"));
     let (ours, _) = link();
     let mut device = open(&PacketConfig::new(&*ours));
     ip(&["link", "del", &ours]);
@@ -103,7 +103,9 @@ fn an_interface_that_is_down_is_not_gone_and_is_looked_after() {
     ip(&["link", "set", &ours, "down"]);
     assert!(look(&mut device, 3).unwrap());
     ip(&["link", "del", &ours]);
-    assert!(matches!(look(&mut device, 4).unwrap_err(), DeviceError::Gone(of) if of == ours));
+    assert!(
+        matches!(look(&mut device, 4).unwrap_err(), DeviceError::Gone(of) if of == format!("packet:{ours}"))
+    );
 }
 
 #[test]

@@ -18,9 +18,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use arrayvec::ArrayVec;
 
 use self::ring::Ring;
-use super::sys::{self, Control, IfName};
+use super::netdev::Interface;
+use super::sys;
 use super::{BURST, Caps, Device, DeviceError, MAX_L2_HEADER, RxFrame, TxMeta, TxQueue, Verdict, vnet};
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 
 /// What a packet socket is opened with.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,9 +65,6 @@ impl Slot {
 /// The largest frame that crosses with offload: a full IP packet behind the longest Ethernet header.
 const MAX_FRAME: usize = 65_535 + MAX_L2_HEADER;
 
-/// How often it is looked whether the interface still exists, while nothing arrives.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-
 /// A packet socket on an interface. See the module documentation.
 #[derive(Debug)]
 pub struct PacketDevice {
@@ -82,19 +80,13 @@ pub struct PacketDevice {
     /// Committed and not yet sent, oldest first.
     queue: VecDeque<Slot>,
     spare: Vec<Slot>,
-    now: Instant,
-    look_at: Instant,
 }
 
 /// The socket, and what came of the frames that were sent through it.
 #[derive(Debug)]
 struct Link {
     socket: OwnedFd,
-    control: Control,
-    name: String,
-    index: libc::c_int,
-    /// The interface was down when it was last heard of.
-    down: bool,
+    interface: Interface,
     stats: Stats,
 }
 
@@ -113,66 +105,47 @@ impl PacketDevice {
     /// # Errors
     /// One line that names the interface and the remedy: no permission, no such interface, no memory for the ring.
     pub fn open(config: &PacketConfig) -> Result<Self, DeviceError> {
-        let PacketConfig { interface, mtu, offload, ring } = config;
-        let failed = |what: &str, remedy| {
-            let what = format!("packet:{interface}: cannot {what}");
-            move |source| DeviceError::Io { what, source, remedy }
-        };
+        let PacketConfig { interface: name, mtu, offload, ring } = config;
         if !(BURST..=1 << 16).contains(ring) {
-            let message = format!("packet:{interface}: a ring of {ring} frames: it takes {BURST} to 65536");
+            let message = format!("packet:{name}: a ring of {ring} frames: it takes {BURST} to 65536");
             return Err(DeviceError::Config(message));
         }
-        let socket = sys::packet_socket().map_err(|source| {
-            let remedy = "it takes CAP_NET_RAW: run as root, or inside `unshare -Urn`";
-            let remedy = if source.raw_os_error() == Some(libc::EPERM) { remedy } else { "" };
-            failed("open a packet socket", remedy)(source)
-        })?;
-        let control = Control::new().map_err(failed("open a control socket", ""))?;
-        let none = "there is no interface of that name: `ip link` lists those that there are";
-        let name = IfName::new(interface)
-            .ok_or_else(|| DeviceError::Config(format!("packet:{interface}: {none}")))?;
-        let index = control.index(name).map_err(failed("find the interface", none))?;
-        let own_mtu = control.mtu(name).map_err(failed("ask for the MTU", ""))?;
         let mut notices = Vec::new();
-        if !control.is_up(name).map_err(failed("ask for the state", ""))? {
-            notices.push(format!("the interface is down: `ip link set {interface} up`"));
-        }
+        let interface = Interface::find("packet", name, &mut notices)?;
+        let socket = sys::packet_socket().map_err(|source| match source.raw_os_error() {
+            Some(libc::EPERM) => {
+                let remedy = "it takes CAP_NET_RAW: run as root, or inside `unshare -Urn`";
+                interface.failed("open a packet socket", source, remedy)
+            }
+            _ => interface.failed("open a packet socket", source, ""),
+        })?;
+        let own_mtu = interface.mtu()?;
         let mtu = mtu.map_or(own_mtu, |mtu| mtu.min(own_mtu));
         let tso_max = if *offload { 65_535 } else { 0 };
-        let longest = mtu.max(tso_max) + MAX_L2_HEADER;
         let set = |name, value: libc::c_int| sys::set_option(socket.as_fd(), libc::SOL_PACKET, name, value);
         set(libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V2 as libc::c_int)
-            .map_err(failed("choose the ring's version", ""))?;
-        set(libc::PACKET_VNET_HDR, 1).map_err(failed("ask for virtio-net headers", ""))?;
+            .map_err(|e| interface.failed("choose the ring's version", e, ""))?;
+        set(libc::PACKET_VNET_HDR, 1).map_err(|e| interface.failed("have virtio-net headers", e, ""))?;
         let ring = Ring::new(socket.as_fd(), MAX_FRAME, *ring)
-            .map_err(failed("make the receive ring", "ask for a smaller one"))?;
+            .map_err(|e| interface.failed("make the receive ring", e, "ask for a smaller one"))?;
         if let Err(e) = set(libc::PACKET_IGNORE_OUTGOING, 1) {
             notices.push(format!("frames that the kernel sends are seen too: {e}"));
         }
-        sys::bind_packet(socket.as_fd(), index).map_err(failed("bind to the interface", ""))?;
-        sys::make_promiscuous(socket.as_fd(), index)
-            .map_err(failed("make the interface promiscuous", "it takes CAP_NET_RAW"))?;
+        sys::bind_packet(socket.as_fd(), interface.index())
+            .and_then(|()| sys::make_promiscuous(socket.as_fd(), interface.index()))
+            .map_err(|e| interface.failed("receive all its frames", e, ""))?;
         for notice in &notices {
-            tracing::warn!(device = %interface, "{notice}");
+            tracing::warn!(device = %name, "{notice}");
         }
         Ok(Self {
             ring,
-            link: Link {
-                socket,
-                control,
-                name: interface.clone(),
-                index,
-                down: false,
-                stats: Stats::default(),
-            },
+            link: Link { socket, interface, stats: Stats::default() },
             caps: Caps { mtu, tx_checksum: *offload, tso_max },
-            longest,
+            longest: mtu.max(tso_max) + MAX_L2_HEADER,
             notices,
             open: None,
             queue: VecDeque::with_capacity(BURST),
             spare: Vec::with_capacity(BURST),
-            now: Instant::ZERO,
-            look_at: Instant::ZERO,
         })
     }
 
@@ -191,15 +164,6 @@ impl PacketDevice {
             self.spare.extend(self.queue.drain(..done));
         }
         Ok(())
-    }
-
-    /// Nothing has arrived: does the interface still exist?
-    fn look(&mut self) -> Result<(), DeviceError> {
-        if self.now < self.look_at {
-            return Ok(());
-        }
-        self.look_at = self.now + LOOK_EVERY;
-        self.link.look()
     }
 }
 
@@ -251,18 +215,13 @@ impl Link {
         }
     }
 
-    /// Whether the interface still exists, and is up.
+    /// Nothing has arrived.
     fn look(&mut self) -> Result<(), DeviceError> {
-        let Self { socket, control, name, index, .. } = self;
-        let failed =
-            |source| DeviceError::Io { what: format!("packet:{name}: look at it"), source, remedy: "" };
-        // An error that waits at the socket would end every sleep at once.
-        sys::take_error(socket.as_fd()).map_err(failed)?;
-        self.stats.rx_full += u64::from(sys::packet_drops(socket.as_fd()).map_err(failed)?);
-        let Some(current) = control.name(*index).map_err(failed)? else {
-            return Err(DeviceError::Gone(name.clone()));
-        };
-        self.down = !control.is_up(current).map_err(failed)?;
+        let Self { socket, interface, stats } = self;
+        if interface.look(socket.as_fd())? {
+            let drops = sys::packet_drops(socket.as_fd());
+            stats.rx_full += u64::from(drops.map_err(|e| interface.failed("ask for its losses", e, ""))?);
+        }
         Ok(())
     }
 
@@ -270,10 +229,10 @@ impl Link {
     fn refused(&mut self, error: &io::Error) -> Result<usize, DeviceError> {
         match error.raw_os_error() {
             Some(libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM) => return Ok(0),
-            Some(libc::ENXIO | libc::ENODEV) => return Err(DeviceError::Gone(self.name.clone())),
+            Some(libc::ENXIO | libc::ENODEV) => return Err(self.interface.gone()),
             Some(libc::ENETDOWN) => {
                 self.stats.link_down += 1;
-                self.down = true;
+                self.interface.down = true;
             }
             // A frame that the kernel finds malformed; the next may be better.
             _ => self.stats.tx_refused += 1,
@@ -319,7 +278,7 @@ impl Device for PacketDevice {
         link.stats.rx_cut += cut;
         replied?;
         if count == 0 {
-            self.look()?;
+            self.link.look()?;
         }
         Ok(count)
     }
@@ -333,12 +292,11 @@ impl Device for PacketDevice {
     }
 
     fn set_now(&mut self, now: Instant) {
-        self.now = now;
+        self.link.interface.now = now;
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        // The kernel does not tell when an interface goes that is down.
-        self.link.down.then_some(self.look_at)
+        self.link.interface.next_look()
     }
 
     fn stats(&self) -> Vec<(&'static str, u64)> {
