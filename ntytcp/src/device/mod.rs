@@ -36,6 +36,8 @@ mod testing;
 pub mod trace;
 #[cfg(all(feature = "devices", target_os = "linux"))]
 mod vnet;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod xdp;
 
 use crate::counters::DropReason;
 use crate::time::Instant;

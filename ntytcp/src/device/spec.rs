@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `tap:NAME` | [`TapDevice`](super::tap::TapDevice): the kernel is at the other end |
 //! | `packet:IFACE` | [`PacketDevice`](super::packet::PacketDevice): a packet socket on an interface that exists |
+//! | `xdp:IFACE` | [`XdpDevice`](super::xdp::XdpDevice): the frames of an interface, past the kernel's stack |
 //! | `pcap:IN[,OUT]` | [`PcapDevice`]: a capture is replayed, what is sent is written to another |
 //! | `mem:` | a [`mem`] link whose other end is not connected: a stack that runs and hears nothing, for measuring what it costs |
 //!
@@ -35,6 +36,8 @@ const KINDS: &[Kind] = &[
     Kind { name: "tap", argument: "NAME", open: open_tap },
     #[cfg(target_os = "linux")]
     Kind { name: "packet", argument: "IFACE", open: open_packet },
+    #[cfg(target_os = "linux")]
+    Kind { name: "xdp", argument: "IFACE", open: open_xdp },
     Kind { name: "pcap", argument: "IN[,OUT]", open: open_pcap },
     Kind { name: "mem", argument: "", open: open_mem },
 ];
@@ -147,6 +150,13 @@ fn open_packet(interface: &str, options: &OpenOptions) -> Result<BoxedDevice, De
     let OpenOptions { mtu, offload, .. } = *options;
     let config = PacketConfig { mtu: Some(mtu), offload, ..PacketConfig::new(interface) };
     Ok(Box::new(PacketDevice::open(&config)?))
+}
+
+#[cfg(target_os = "linux")]
+fn open_xdp(interface: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
+    use super::xdp::{XdpConfig, XdpDevice};
+    let config = XdpConfig { mtu: Some(options.mtu), ..XdpConfig::new(interface) };
+    Ok(Box::new(XdpDevice::open(&config)?))
 }
 
 fn open_pcap(files: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {

@@ -219,6 +219,25 @@ impl Control {
         Ok(libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags }) & libc::IFF_UP != 0)
     }
 
+    /// What drives the interface (`ethtool -i`): `veth`, `i40e`; empty when the driver does not say.
+    pub(super) fn driver(&self, name: IfName) -> io::Result<String> {
+        /// ETHTOOL_GDRVINFO, and the `ethtool_drvinfo` that it fills in: the command, then texts of 32 bytes, the driver first.
+        const GET_DRIVER: u32 = 3;
+        #[repr(C, align(4))]
+        struct Info([u8; 196]);
+        let mut info = Info([0; 196]);
+        info.0.iter_mut().zip(GET_DRIVER.to_ne_bytes()).for_each(|(to, from)| *to = from);
+        let mut request = name.request();
+        request.ifr_ifru.ifru_data = (&raw mut info).cast();
+        // The kernel writes into `info`, which lives until after the call.
+        match self.request(libc::SIOCETHTOOL as _, request) {
+            Err(e) if e.raw_os_error() != Some(libc::EOPNOTSUPP) => return Err(e),
+            Ok(_) | Err(_) => {}
+        }
+        let text = info.0.get(4..36).unwrap_or_default().split(|&c| c == 0).next().unwrap_or_default();
+        Ok(String::from_utf8_lossy(text).into_owned())
+    }
+
     /// The name of the interface of that index, if there is one.
     pub(super) fn name(&self, index: c_int) -> io::Result<Option<IfName>> {
         let mut request = IfName([0; libc::IFNAMSIZ]).request();
@@ -310,6 +329,72 @@ pub(super) fn take_error(fd: BorrowedFd<'_>) -> io::Result<c_int> {
 pub(super) fn packet_drops(fd: BorrowedFd<'_>) -> io::Result<u32> {
     let none = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
     option(fd, libc::SOL_PACKET, libc::PACKET_STATISTICS, none).map(|stats| stats.tp_drops)
+}
+
+/// Where the rings of an AF_XDP socket lie in what is mapped of it.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn xdp_offsets(fd: BorrowedFd<'_>) -> io::Result<libc::xdp_mmap_offsets> {
+    // SAFETY: the offsets consist of integers.
+    option(fd, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS, unsafe { std::mem::zeroed() })
+}
+
+/// What an AF_XDP socket has lost.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn xdp_statistics(fd: BorrowedFd<'_>) -> io::Result<libc::xdp_statistics> {
+    // SAFETY: the statistics consist of integers.
+    option(fd, libc::SOL_XDP, libc::XDP_STATISTICS, unsafe { std::mem::zeroed() })
+}
+
+/// An AF_XDP socket that is bound to nothing.
+///
+/// # Errors
+/// `EPERM` without CAP_NET_RAW.
+pub(super) fn xdp_socket() -> io::Result<OwnedFd> {
+    socket(libc::AF_XDP, libc::SOCK_RAW, 0)
+}
+
+/// Binds an AF_XDP socket, which has its rings, to a queue of an interface.
+///
+/// # Errors
+/// `EBUSY` when the queue has a socket, `EOPNOTSUPP` for flags that the driver cannot.
+pub(super) fn bind_xdp(fd: BorrowedFd<'_>, index: c_int, queue: u32, flags: u16) -> io::Result<()> {
+    let address = libc::sockaddr_xdp {
+        sxdp_family: libc::AF_XDP as u16,
+        sxdp_flags: flags,
+        sxdp_ifindex: index as u32,
+        sxdp_queue_id: queue,
+        sxdp_shared_umem_fd: 0,
+    };
+    let len = size_of::<libc::sockaddr_xdp>() as libc::socklen_t;
+    // SAFETY: pointer and length are those of a value that lives until after the call.
+    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) } as isize).map(drop)
+}
+
+/// Tells the kernel that there are frames in the transmit ring of an AF_XDP socket.
+///
+/// # Errors
+/// `EAGAIN` when it wants to be told again, or what it says of the interface.
+pub(super) fn wake_transmit(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: nothing is pointed to.
+    let sent =
+        unsafe { libc::sendto(fd.as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0) };
+    check(sent).map(drop)
+}
+
+/// Tells the kernel that there is room in the fill ring of an AF_XDP socket.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn wake_receive(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let none = std::ptr::null_mut();
+    // SAFETY: nothing is pointed to.
+    let got =
+        unsafe { libc::recvfrom(fd.as_raw_fd(), none, 0, libc::MSG_DONTWAIT, none.cast(), none.cast()) };
+    check(got).map(drop)
 }
 
 /// A socket option; `value` stands where the kernel writes less than all of it.

@@ -54,6 +54,17 @@ pub(crate) fn ip(args: &[&str]) {
     assert!(output.status.success(), "ip {args:?}: {output:?}");
 }
 
+/// A veth pair: the names of our end and of the host's, which has the host's address.
+pub(crate) fn link() -> (String, String) {
+    let (ours, host) = (name(), name());
+    ip(&["link", "add", &ours, "type", "veth", "peer", "name", &host]);
+    ip(&["addr", "add", "10.9.8.1/24", "dev", &host]);
+    for end in [&ours, &host] {
+        ip(&["link", "set", end, "up"]);
+    }
+    (ours, host)
+}
+
 /// What the kernel counted as received on the interface; `None` when there is none of that name.
 pub(crate) fn kernel_rx_packets(name: &str) -> Option<u64> {
     let table = std::fs::read_to_string("/proc/net/dev").unwrap();

@@ -7,3 +7,4 @@
 mod kit;
 mod packet;
 mod tap;
+mod xdp;

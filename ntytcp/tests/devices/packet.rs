@@ -9,17 +9,6 @@ use ntytcp::device::sys::{PollFd, poll};
 use ntytcp::device::{Caps, Device, DeviceError, TxMeta, TxQueue};
 use ntytcp::time::Instant;
 
-/// A veth pair: the names of our end and of the host's, which has the host's address.
-fn link() -> (String, String) {
-    let (ours, host) = (name(), name());
-    ip(&["link", "add", &ours, "type", "veth", "peer", "name", &host]);
-    ip(&["addr", "add", "10.9.8.1/24", "dev", &host]);
-    for end in [&ours, &host] {
-        ip(&["link", "set", end, "up"]);
-    }
-    (ours, host)
-}
-
 fn open(config: &PacketConfig) -> PacketDevice {
     let device = PacketDevice::open(config).unwrap();
     assert_eq!(device.notices(), [] as [String; 0]);

@@ -296,7 +296,9 @@ impl Device for PacketDevice {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.link.interface.next_look()
+        // The kernel does not tell when an interface goes that is down.
+        let interface = &self.link.interface;
+        interface.down.then_some(interface.next_look())
     }
 
     fn stats(&self) -> Vec<(&'static str, u64)> {
