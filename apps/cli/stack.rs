@@ -12,7 +12,7 @@ use std::path::PathBuf;
 #[command(next_help_heading = "Stack")]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct StackArgs {
-    /// Device: tap:NAME, mem:, pcap:IN or pcap:IN,OUT; after the last frame of IN nothing more is received, which the log
+    /// Device: tap:NAME, packet:IFACE, xdp:IFACE, mem:, pcap:IN or pcap:IN,OUT; after the last frame of IN nothing more is received, which the log
     /// says, and a server goes on until a signal
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,

@@ -8,10 +8,10 @@ use tempfile::TempDir;
 const QUERIES: usize = 10_000;
 
 /// A zone with `hosts` names and one answer that does not fit a plain datagram.
-struct Zone(TempDir);
+pub(crate) struct Zone(TempDir);
 
 impl Zone {
-    fn new(hosts: usize) -> Self {
+    pub(crate) fn new(hosts: usize) -> Self {
         let mut text =
             String::from("$TTL 60\n@ IN SOA ns1 hostmaster 1 2h 15m 2w 5m\n  NS ns1\nns1 A 192.0.2.53\n");
         for n in 0..40 {
@@ -25,8 +25,13 @@ impl Zone {
         Self(dir)
     }
 
+    /// As `nty dns --zone` wants it.
+    pub(crate) fn spec(&self) -> String {
+        format!("example.test={}", self.0.path().join("zone").display())
+    }
+
     fn serve(&self) -> Nty {
-        Nty::serve(&["dns", "--zone", &format!("example.test={}", self.0.path().join("zone").display())])
+        Nty::serve(&["dns", "--zone", &self.spec()])
     }
 }
 
@@ -34,16 +39,21 @@ fn dig(args: &[&str]) -> String {
     run("dig", &[&["@10.0.0.2", "+tries=3", "+time=5"], args].concat())
 }
 
+/// Asks for a name of a zone of ten and for one that there is not.
+pub(crate) fn dig_over_udp_and_tcp() {
+    for transport in ["+notcp", "+tcp"] {
+        assert_eq!(dig(&[transport, "+short", "h7.example.test", "A"]), "192.0.2.7\n");
+        let none = dig(&[transport, "nothing.example.test", "A"]);
+        assert!(none.contains("status: NXDOMAIN") && none.contains("AUTHORITY: 1"), "{none}");
+    }
+}
+
 #[test]
 fn dig_asks_over_udp_and_tcp() {
     in_namespace(|| {
         let zone = Zone::new(10);
         let nty = zone.serve();
-        for transport in ["+notcp", "+tcp"] {
-            assert_eq!(dig(&[transport, "+short", "h7.example.test", "A"]), "192.0.2.7\n");
-            let none = dig(&[transport, "nothing.example.test", "A"]);
-            assert!(none.contains("status: NXDOMAIN") && none.contains("AUTHORITY: 1"), "{none}");
-        }
+        dig_over_udp_and_tcp();
         let counters = nty.stop();
         assert_eq!(counters.get("tcp-passive-opens"), 2, "{counters:?}");
     });

@@ -6,10 +6,25 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 
-const BIG: usize = 200 << 20;
+pub(crate) const BIG: usize = 200 << 20;
 
 fn sha256(path: &str) -> String {
     run("sha256sum", &[path]).split_whitespace().next().unwrap().to_owned()
+}
+
+/// Fetches the file `big` of the site by curl, and stores it once more as `up`.
+pub(crate) fn curl_both_ways(site: &Site) {
+    let (big, up) = (site.path("big"), site.path("up"));
+    let big = big.to_str().unwrap();
+    let expected = sha256(big);
+    let down = run("sh", &["-c", "curl -sSf -m 60 http://10.0.0.2/big | sha256sum"]);
+    assert_eq!(down.split_whitespace().next(), Some(expected.as_str()));
+    let status = run(
+        "curl",
+        &["-sSf", "-m", "60", "-o", "/dev/null", "-w", "%{http_code}", "-T", big, "http://10.0.0.2/up"],
+    );
+    assert_eq!(status, "201");
+    assert_eq!(sha256(up.to_str().unwrap()), expected);
 }
 
 #[test]
@@ -18,17 +33,7 @@ fn curl_moves_200_megabytes_down_and_up() {
         let site = Site::new();
         site.add("big", &noise(1, BIG));
         let nty = Nty::serve(&["http", "--root", site.root(), "--upload"]);
-        let (big, up) = (site.path("big"), site.path("up"));
-        let big = big.to_str().unwrap();
-        let expected = sha256(big);
-        let down = run("sh", &["-c", "curl -sSf -m 60 http://10.0.0.2/big | sha256sum"]);
-        assert_eq!(down.split_whitespace().next(), Some(expected.as_str()));
-        let status = run(
-            "curl",
-            &["-sSf", "-m", "60", "-o", "/dev/null", "-w", "%{http_code}", "-T", big, "http://10.0.0.2/up"],
-        );
-        assert_eq!(status, "201");
-        assert_eq!(sha256(up.to_str().unwrap()), expected);
+        curl_both_ways(&site);
         nty.stop();
         let mut left: Vec<_> = fs::read_dir(site.root()).unwrap().map(|e| e.unwrap().file_name()).collect();
         left.sort();

@@ -1,4 +1,4 @@
-//! The `nty` command with the Linux kernel and real programs as its peer, over a TAP.
+//! The `nty` command with the Linux kernel and real programs as its peer, over a TAP, and over each other device in [`wires`].
 //!
 //! Each test runs once more as a process of its own in fresh network and process namespaces ([`world::in_namespace`]), so
 //! tests neither see each other nor leave anything behind; that nothing is left is asserted there too. Root only: without
@@ -13,4 +13,5 @@ mod files;
 mod life;
 mod measure;
 mod streams;
+mod wires;
 mod world;

@@ -31,20 +31,25 @@ pub(crate) fn in_parallel(port: u16, nty: &Nty, talk: impl Fn(u64, TcpStream) + 
     });
 }
 
+/// [`PARALLEL`] connections to an echo server, each with bytes of its own, until all are closed.
+pub(crate) fn echo_in_parallel(nty: &Nty) {
+    in_parallel(7, nty, |n, mut stream| {
+        let sent = noise(n, 5_000 + n as usize);
+        stream.write_all(&sent).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).unwrap();
+        assert!(got == sent, "connection {n}: {} of {} bytes", got.len(), sent.len());
+    });
+    nty.wait_for("tcp-connections", |n| n == 0);
+}
+
 #[test]
 fn thousand_parallel_echo_connections_are_byte_exact() {
     in_namespace(|| {
         for mode in ["lt", "et"] {
             let nty = Nty::serve(&["echo", "--mode", mode]);
-            in_parallel(7, &nty, |n, mut stream| {
-                let sent = noise(n, 5_000 + n as usize);
-                stream.write_all(&sent).unwrap();
-                stream.shutdown(Shutdown::Write).unwrap();
-                let mut got = Vec::new();
-                stream.read_to_end(&mut got).unwrap();
-                assert!(got == sent, "connection {n}: {} of {} bytes", got.len(), sent.len());
-            });
-            nty.wait_for("tcp-connections", |n| n == 0);
+            echo_in_parallel(&nty);
             let counters = nty.stop();
             assert_eq!(counters.get("tcp-passive-opens"), PARALLEL as u64);
             assert_eq!((counters.get("tcp-resets"), counters.get("tcp-rst-tx")), (0, 0));

@@ -181,16 +181,20 @@ impl Nty {
 
     /// The same on another link.
     pub(crate) fn serve_on(link: &Link<'_>, app: &[&str]) -> Self {
+        Self::start(link.command(app))
+    }
+
+    /// Starts servers by this command, and waits until they can be reached.
+    pub(crate) fn start(mut command: Command) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let stderr = fs::File::create(dir.path().join("stderr")).unwrap();
-        let mut command = link.command(app);
         command.arg("--stats-socket").arg(dir.path().join("stats"));
         let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let stdout = RefCell::new(BufReader::new(child.stdout.take().unwrap()));
         let nty = Self { child, stdout, dir };
         let mut line = String::new();
         nty.stdout.borrow_mut().read_line(&mut line).unwrap();
-        assert!(line.starts_with("ready: "), "nty {app:?} said {line:?} and {:?}", nty.stderr());
+        assert!(line.starts_with("ready: "), "{command:?} said {line:?} and {:?}", nty.stderr());
         nty
     }
 

@@ -17,7 +17,11 @@
 pub mod fault;
 mod forward;
 pub mod mem;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+mod netdev;
 pub mod offload;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod packet;
 #[cfg(feature = "devices")]
 pub mod pcap;
 #[cfg(feature = "devices")]
@@ -30,6 +34,10 @@ pub mod tap;
 mod testing;
 #[cfg(feature = "devices")]
 pub mod trace;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+mod vnet;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod xdp;
 
 use crate::counters::DropReason;
 use crate::time::Instant;

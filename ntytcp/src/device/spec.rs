@@ -3,6 +3,8 @@
 //! | string | device |
 //! |---|---|
 //! | `tap:NAME` | [`TapDevice`](super::tap::TapDevice): the kernel is at the other end. NAME is the whole name, without the kernel's `%d` |
+//! | `packet:IFACE` | [`PacketDevice`](super::packet::PacketDevice): a packet socket on an interface that exists |
+//! | `xdp:IFACE` | [`XdpDevice`](super::xdp::XdpDevice): the frames of an interface, past the kernel's stack |
 //! | `pcap:IN[,OUT]` | [`PcapDevice`]: a capture is replayed, what is sent is written to another |
 //! | `mem:` | a [`mem`] link whose other end is not connected: a stack that runs and hears nothing, for measuring what it costs |
 //!
@@ -32,6 +34,10 @@ struct Kind {
 const KINDS: &[Kind] = &[
     #[cfg(target_os = "linux")]
     Kind { name: "tap", argument: "NAME", open: open_tap },
+    #[cfg(target_os = "linux")]
+    Kind { name: "packet", argument: "IFACE", open: open_packet },
+    #[cfg(target_os = "linux")]
+    Kind { name: "xdp", argument: "IFACE", open: open_xdp },
     Kind { name: "pcap", argument: "IN[,OUT]", open: open_pcap },
     Kind { name: "mem", argument: "", open: open_mem },
 ];
@@ -141,6 +147,21 @@ fn open_tap(name: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceErro
     let OpenOptions { mtu, host_addrs, offload } = options.clone();
     let config = TapConfig { mtu, host_addrs, offload, ..TapConfig::new(name) };
     Ok(Box::new(TapDevice::open(&config)?))
+}
+
+#[cfg(target_os = "linux")]
+fn open_packet(interface: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
+    use super::packet::{PacketConfig, PacketDevice};
+    let OpenOptions { mtu, offload, .. } = *options;
+    let config = PacketConfig { mtu: Some(mtu), offload, ..PacketConfig::new(interface) };
+    Ok(Box::new(PacketDevice::open(&config)?))
+}
+
+#[cfg(target_os = "linux")]
+fn open_xdp(interface: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
+    use super::xdp::{XdpConfig, XdpDevice};
+    let config = XdpConfig { mtu: Some(options.mtu), ..XdpConfig::new(interface) };
+    Ok(Box::new(XdpDevice::open(&config)?))
 }
 
 fn open_pcap(files: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {

@@ -10,6 +10,8 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
+
 /// One descriptor to sleep on, and what was found there.
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
@@ -205,6 +207,48 @@ impl Control {
         Ok(unsafe { request.ifr_ifru.ifru_ifindex })
     }
 
+    pub(super) fn mtu(&self, name: IfName) -> io::Result<usize> {
+        let request = self.request(libc::SIOCGIFMTU as _, name.request())?;
+        // SAFETY: SIOCGIFMTU fills in the MTU.
+        Ok(unsafe { request.ifr_ifru.ifru_mtu }.unsigned_abs() as usize)
+    }
+
+    pub(super) fn is_up(&self, name: IfName) -> io::Result<bool> {
+        let request = self.request(libc::SIOCGIFFLAGS as _, name.request())?;
+        // SAFETY: SIOCGIFFLAGS fills in the flags.
+        Ok(libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags }) & libc::IFF_UP != 0)
+    }
+
+    /// What drives the interface (`ethtool -i`): `veth`, `i40e`; empty when the driver does not say.
+    pub(super) fn driver(&self, name: IfName) -> io::Result<String> {
+        /// ETHTOOL_GDRVINFO, and the `ethtool_drvinfo` that it fills in: the command, then texts of 32 bytes, the driver first.
+        const GET_DRIVER: u32 = 3;
+        #[repr(C, align(4))]
+        struct Info([u8; 196]);
+        let mut info = Info([0; 196]);
+        info.0.iter_mut().zip(GET_DRIVER.to_ne_bytes()).for_each(|(to, from)| *to = from);
+        let mut request = name.request();
+        request.ifr_ifru.ifru_data = (&raw mut info).cast();
+        // The kernel writes into `info`, which lives until after the call.
+        match self.request(libc::SIOCETHTOOL as _, request) {
+            Err(e) if e.raw_os_error() != Some(libc::EOPNOTSUPP) => return Err(e),
+            Ok(_) | Err(_) => {}
+        }
+        let text = info.0.get(4..36).unwrap_or_default().split(|&c| c == 0).next().unwrap_or_default();
+        Ok(String::from_utf8_lossy(text).into_owned())
+    }
+
+    /// The name of the interface of that index, if there is one.
+    pub(super) fn name(&self, index: c_int) -> io::Result<Option<IfName>> {
+        let mut request = IfName([0; libc::IFNAMSIZ]).request();
+        request.ifr_ifru.ifru_ifindex = index;
+        match self.request(libc::SIOCGIFNAME as _, request) {
+            Ok(named) => Ok(Some(IfName(named.ifr_name.map(|c| c as u8)))),
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     pub(super) fn set_mtu(&self, name: IfName, mtu: c_int) -> io::Result<()> {
         let mut request = name.request();
         request.ifr_ifru.ifru_mtu = mtu;
@@ -224,6 +268,160 @@ impl Control {
         unsafe { ioctl(self.0.as_raw_fd(), what, (&raw mut request).cast())? };
         Ok(request)
     }
+}
+
+/// A packet socket that is bound to no interface and so receives nothing yet.
+///
+/// # Errors
+/// `EPERM` without CAP_NET_RAW.
+pub(super) fn packet_socket() -> io::Result<OwnedFd> {
+    socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0)
+}
+
+/// Binds a packet socket: from now on it receives every frame of the interface.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn bind_packet(fd: BorrowedFd<'_>, index: c_int) -> io::Result<()> {
+    // SAFETY: sockaddr_ll consists of integers and an array of them.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = index;
+    let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: pointer and length are those of a sockaddr_ll that lives until after the call.
+    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) } as isize).map(drop)
+}
+
+/// Makes the interface receive frames for all stations, as long as the packet socket exists.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn make_promiscuous(fd: BorrowedFd<'_>, index: c_int) -> io::Result<()> {
+    let mode = libc::PACKET_MR_PROMISC as libc::c_ushort;
+    let request = libc::packet_mreq { mr_ifindex: index, mr_type: mode, mr_alen: 0, mr_address: [0; 8] };
+    set_option(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, request)
+}
+
+/// Sets a socket option.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn set_option<T: Copy>(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: T) -> io::Result<()> {
+    let len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel reads no more than `len` bytes, those of a value that lives until after the call.
+    let set = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) };
+    check(set as isize).map(drop)
+}
+
+/// Takes the error that waits at a socket (SO_ERROR), 0 for none.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn take_error(fd: BorrowedFd<'_>) -> io::Result<c_int> {
+    option(fd, libc::SOL_SOCKET, libc::SO_ERROR, 0)
+}
+
+/// How many frames a packet socket had no room for since this was asked last.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn packet_drops(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let none = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    option(fd, libc::SOL_PACKET, libc::PACKET_STATISTICS, none).map(|stats| stats.tp_drops)
+}
+
+/// Where the rings of an AF_XDP socket lie in what is mapped of it.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn xdp_offsets(fd: BorrowedFd<'_>) -> io::Result<libc::xdp_mmap_offsets> {
+    // SAFETY: the offsets consist of integers.
+    option(fd, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS, unsafe { std::mem::zeroed() })
+}
+
+/// What an AF_XDP socket has lost.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn xdp_statistics(fd: BorrowedFd<'_>) -> io::Result<libc::xdp_statistics> {
+    // SAFETY: the statistics consist of integers.
+    option(fd, libc::SOL_XDP, libc::XDP_STATISTICS, unsafe { std::mem::zeroed() })
+}
+
+/// An AF_XDP socket that is bound to nothing.
+///
+/// # Errors
+/// `EPERM` without CAP_NET_RAW.
+pub(super) fn xdp_socket() -> io::Result<OwnedFd> {
+    socket(libc::AF_XDP, libc::SOCK_RAW, 0)
+}
+
+/// Binds an AF_XDP socket, which has its rings, to a queue of an interface.
+///
+/// # Errors
+/// `EBUSY` when the queue has a socket, `EOPNOTSUPP` for flags that the driver cannot.
+pub(super) fn bind_xdp(fd: BorrowedFd<'_>, index: c_int, queue: u32, flags: u16) -> io::Result<()> {
+    let address = libc::sockaddr_xdp {
+        sxdp_family: libc::AF_XDP as u16,
+        sxdp_flags: flags,
+        sxdp_ifindex: index as u32,
+        sxdp_queue_id: queue,
+        sxdp_shared_umem_fd: 0,
+    };
+    let len = size_of::<libc::sockaddr_xdp>() as libc::socklen_t;
+    // SAFETY: pointer and length are those of a value that lives until after the call.
+    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) } as isize).map(drop)
+}
+
+/// Tells the kernel that there are frames in the transmit ring of an AF_XDP socket.
+///
+/// # Errors
+/// `EAGAIN` when it wants to be told again, or what it says of the interface.
+pub(super) fn wake_transmit(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: nothing is pointed to.
+    let sent =
+        unsafe { libc::sendto(fd.as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0) };
+    check(sent).map(drop)
+}
+
+/// Tells the kernel that there is room in the fill ring of an AF_XDP socket.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn wake_receive(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let none = std::ptr::null_mut();
+    // SAFETY: nothing is pointed to.
+    let got =
+        unsafe { libc::recvfrom(fd.as_raw_fd(), none, 0, libc::MSG_DONTWAIT, none.cast(), none.cast()) };
+    check(got).map(drop)
+}
+
+/// A socket option; `value` stands where the kernel writes less than all of it.
+fn option<T: Copy>(fd: BorrowedFd<'_>, level: c_int, name: c_int, mut value: T) -> io::Result<T> {
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel writes no more than `len` bytes, into a value that lives until after the call; the options that are asked
+    // for consist of integers, so that any bytes are a value.
+    let got = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len) };
+    check(got as isize).map(|_| value)
+}
+
+/// Sends packets of two parts each by one system call, at most 64; how many went.
+///
+/// # Errors
+/// What the system says of the first, when none went.
+pub(super) fn send_many(fd: BorrowedFd<'_>, packets: &[[IoSlice<'_>; 2]]) -> io::Result<usize> {
+    let message = |parts: &[IoSlice<'_>; 2]| {
+        // SAFETY: mmsghdr consists of integers and pointers; all zero is a valid value of each.
+        let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        message.msg_hdr.msg_iov = parts.as_ptr().cast_mut().cast();
+        message.msg_hdr.msg_iovlen = parts.len() as _;
+        message
+    };
+    let mut messages: ArrayVec<libc::mmsghdr, 64> = packets.iter().take(64).map(message).collect();
+    // SAFETY: IoSlice is guaranteed to have the layout of iovec; the kernel reads the parts, which are borrowed, and writes lengths
+    // into the messages, which live until after the call.
+    check(unsafe { libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), messages.len() as _, 0) } as isize)
 }
 
 fn socket(family: c_int, kind: c_int, protocol: c_int) -> io::Result<OwnedFd> {

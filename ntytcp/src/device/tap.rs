@@ -4,11 +4,6 @@
 //! that nobody needs to compute because the bytes never leave the machine, and TCP trains of up to 64 KB that nobody needs to
 //! cut. Where the kernel refuses, the device falls back to plain frames and says so in [`TapDevice::notices`].
 //!
-//! ```text
-//!   virtio_net_hdr (12 bytes, host byte order)                                   frame
-//!   | flags u8 | gso_type u8 | hdr_len u16 | gso_size u16 | csum_start u16 | csum_offset u16 | num_buffers u16 | ...
-//! ```
-//!
 //! Every frame is one system call, made when it is committed; the few that the kernel will not take at once wait in a ring and
 //! are retried by [`Device::flush`]. An interface that this device created is gone when the device is dropped, or when the
 //! process dies in whatever way; one that existed before (`ip tuntap add`) stays.
@@ -24,21 +19,16 @@ use arrayvec::ArrayVec;
 
 use super::offload::complete_checksum;
 use super::sys::{self, Control, IfName};
+use super::vnet;
 use super::{
-    BURST, Caps, Device, DeviceError, Gso, GsoKind, HEADROOM, MAX_L2_HEADER, RxChecksum, RxFrame, RxMeta,
-    TxChecksum, TxMeta, TxQueue, Verdict,
+    BURST, Caps, Device, DeviceError, HEADROOM, MAX_L2_HEADER, RxFrame, RxMeta, TxChecksum, TxMeta, TxQueue,
+    Verdict,
 };
 
-/// The length of the virtio-net header that we ask for: the 10 bytes of old and `num_buffers`.
-const VNET_HEADER: usize = 12;
+/// The length of the virtio-net header that we ask for: [`vnet::HEADER`] and `num_buffers`.
+const VNET_HEADER: usize = vnet::HEADER + 2;
 /// The largest frame that crosses: a full IP packet behind the longest Ethernet header.
 const MAX_FRAME: usize = 65_535 + MAX_L2_HEADER;
-
-const NEEDS_CSUM: u8 = 1;
-const DATA_VALID: u8 = 2;
-const GSO_NONE: u8 = 0;
-const GSO_TCPV4: u8 = 1;
-const GSO_TCPV6: u8 = 4;
 
 /// What a TAP is opened with.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -306,41 +296,11 @@ fn configure(interface: IfName, name: &str, mtu: usize, addrs: &[(IpAddr, u8)]) 
     Ok(())
 }
 
-/// What the kernel says of a frame of `len` bytes.
-fn decode(header: &[u8; VNET_HEADER], len: usize) -> RxMeta {
-    let [flags, gso_type, _, _, s0, s1, c0, c1, o0, o1, ..] = *header;
-    let (start, offset) = (u16::from_ne_bytes([c0, c1]), u16::from_ne_bytes([o0, o1]));
-    let checksum = if flags & NEEDS_CSUM != 0 && usize::from(start) + usize::from(offset) + 2 <= len {
-        RxChecksum::Partial { start, offset }
-    } else if flags & DATA_VALID != 0 {
-        RxChecksum::Verified
-    } else {
-        RxChecksum::Unknown
-    };
-    let gso_size = (gso_type != GSO_NONE).then_some(u16::from_ne_bytes([s0, s1]));
-    RxMeta { checksum, gso_size, ..RxMeta::default() }
-}
-
-/// What the kernel is asked to do with a frame.
-fn encode(meta: TxMeta) -> [u8; VNET_HEADER] {
-    let (flags, start, offset) = match meta.checksum {
-        TxChecksum::Complete => (0, 0, 0),
-        TxChecksum::Partial { start, offset } => (NEEDS_CSUM, start, offset),
-    };
-    let (gso_type, header_len, size) = match meta.gso {
-        None => (GSO_NONE, 0, 0),
-        Some(Gso { kind: GsoKind::TcpV4, size, header_len }) => (GSO_TCPV4, header_len, size),
-        Some(Gso { kind: GsoKind::TcpV6, size, header_len }) => (GSO_TCPV6, header_len, size),
-    };
-    let [[h0, h1], [s0, s1], [c0, c1], [o0, o1]] = [header_len, size, start, offset].map(u16::to_ne_bytes);
-    [flags, gso_type, h0, h1, s0, s1, c0, c1, o0, o1, 0, 0]
-}
-
 impl TapDevice {
     /// Fills in the header of a frame, or does in software what a plain TAP cannot.
     fn prepare(vnet: bool, slot: &mut Slot, start: usize, meta: TxMeta) {
         if vnet {
-            slot.header = encode(meta);
+            slot.header = vnet::encode(meta);
         } else if let TxChecksum::Partial { start: from, offset } = meta.checksum {
             let frame = slot.buf.get_mut(start..start.saturating_add(slot.len)).unwrap_or_default();
             complete_checksum(frame, from, offset);
@@ -417,7 +377,7 @@ impl Device for TapDevice {
             .iter_mut()
             .take(count)
             .map(|slot| {
-                let meta = if vnet { decode(&slot.header, slot.len) } else { RxMeta::default() };
+                let meta = if vnet { vnet::decode(&slot.header, slot.len) } else { RxMeta::default() };
                 RxFrame::new(&mut slot.buf, HEADROOM, slot.len, meta)
             })
             .collect();

@@ -1,0 +1,101 @@
+//! An interface that the kernel owns and a device works on: what it is, and whether it is still there.
+
+use std::os::fd::BorrowedFd;
+
+use super::DeviceError;
+use super::sys::{self, Control, IfName};
+use crate::time::{Duration, Instant};
+
+/// How often it is looked whether the interface still exists, while nothing arrives.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// An interface, found by its name. See the module documentation.
+#[derive(Debug)]
+pub(super) struct Interface {
+    control: Control,
+    /// The kind of device, and the name it was found by: `packet:eth0`.
+    label: String,
+    current: IfName,
+    index: libc::c_int,
+    /// The interface was down when it was last heard of.
+    pub down: bool,
+    pub now: Instant,
+    look_at: Instant,
+}
+
+impl Interface {
+    /// Finds the interface `name` for a device of that `kind`. What is worth a notice is added to `notices`.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub(super) fn find(kind: &str, name: &str, notices: &mut Vec<String>) -> Result<Self, DeviceError> {
+        const NONE: &str = "there is no interface of that name: `ip link` lists those that there are";
+        let label = format!("{kind}:{name}");
+        let failed = |what: &str, remedy| {
+            let what = format!("{label}: cannot {what}");
+            move |source| DeviceError::Io { what, source, remedy }
+        };
+        let control = Control::new().map_err(failed("open a control socket", ""))?;
+        let current = IfName::new(name).ok_or_else(|| DeviceError::Config(format!("{label}: {NONE}")))?;
+        let index = control.index(current).map_err(failed("find the interface", NONE))?;
+        let down = !control.is_up(current).map_err(failed("ask for its state", ""))?;
+        if down {
+            notices.push(format!("the interface is down: `ip link set {name} up`"));
+        }
+        Ok(Self { control, label, current, index, down, now: Instant::ZERO, look_at: Instant::ZERO })
+    }
+
+    pub(super) fn index(&self) -> libc::c_int {
+        self.index
+    }
+
+    /// The largest IP packet that it carries.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn mtu(&self) -> Result<usize, DeviceError> {
+        self.control.mtu(self.current).map_err(|e| self.failed("ask for its MTU", e, ""))
+    }
+
+    /// The name of its driver, empty when that does not say.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn driver(&self) -> Result<String, DeviceError> {
+        self.control.driver(self.current).map_err(|e| self.failed("ask for its driver", e, ""))
+    }
+
+    /// The error for something that could not be done with this interface.
+    pub(super) fn failed(&self, what: &str, source: std::io::Error, remedy: &'static str) -> DeviceError {
+        DeviceError::Io { what: format!("{}: cannot {what}", self.label), source, remedy }
+    }
+
+    /// The error for an interface that was removed.
+    pub(super) fn gone(&self) -> DeviceError {
+        DeviceError::Gone(self.label.clone())
+    }
+
+    /// Nothing has arrived: if it is time to, looks whether the interface still exists and is up, and takes the error that may wait
+    /// at the socket, which would end every sleep at once. Whether it looked.
+    ///
+    /// # Errors
+    /// [`DeviceError::Gone`].
+    pub(super) fn look(&mut self, socket: BorrowedFd<'_>) -> Result<bool, DeviceError> {
+        if self.now < self.look_at {
+            return Ok(false);
+        }
+        self.look_at = self.now + LOOK_EVERY;
+        let taken = sys::take_error(socket).and_then(|_| self.control.name(self.index));
+        let Some(current) = taken.map_err(|e| self.failed("look at it", e, ""))? else {
+            return Err(self.gone());
+        };
+        self.current = current;
+        self.down = !self.control.is_up(current).map_err(|e| self.failed("look at it", e, ""))?;
+        Ok(true)
+    }
+
+    /// When it is looked at next.
+    pub(super) fn next_look(&self) -> Instant {
+        self.look_at
+    }
+}

@@ -1,0 +1,117 @@
+//! The packet socket, on one end of a veth pair; the host has the other.
+#![allow(clippy::unwrap_used)] // A failed step is a failed test, in helpers too.
+
+use std::time::Duration;
+
+use super::kit::*;
+use ntytcp::device::packet::{PacketConfig, PacketDevice};
+use ntytcp::device::sys::{PollFd, poll};
+use ntytcp::device::{Caps, Device, DeviceError, TxMeta, TxQueue};
+use ntytcp::time::Instant;
+
+fn open(config: &PacketConfig) -> PacketDevice {
+    let device = PacketDevice::open(config).unwrap();
+    assert_eq!(device.notices(), [] as [String; 0]);
+    device
+}
+
+#[test]
+fn kernel_pings_us_and_gets_answers_in_place() {
+    if inside("packet::kernel_pings_us_and_gets_answers_in_place") {
+        answers_pings_in_place(&mut open(&PacketConfig::new(link().0)));
+    }
+}
+
+#[test]
+fn checksums_cross_partial_and_the_kernel_counts_our_frames() {
+    if inside("packet::checksums_cross_partial_and_the_kernel_counts_our_frames") {
+        let (ours, host) = link();
+        passes_partial_checksums(&mut open(&PacketConfig::new(ours)), &host);
+    }
+}
+
+#[test]
+fn without_offload_we_finish_what_we_send() {
+    if inside("packet::without_offload_we_finish_what_we_send") {
+        let (ours, host) = link();
+        let mut config = PacketConfig::new(ours);
+        config.offload = false;
+        let mut device = open(&config);
+        assert_eq!(*device.caps(), Caps::plain(1500));
+        // The host leaves its checksums to us all the same.
+        passes_partial_checksums(&mut device, &host);
+    }
+}
+
+#[test]
+fn tcp_trains_of_64_kilobytes_cross_in_both_directions() {
+    if inside("packet::tcp_trains_of_64_kilobytes_cross_in_both_directions") {
+        let (ours, host) = link();
+        passes_trains_of_64_kilobytes(&mut open(&PacketConfig::new(ours)), &host);
+    }
+}
+
+#[test]
+fn removed_interface_is_reported_as_gone() {
+    if !inside("packet::removed_interface_is_reported_as_gone") {
+        return;
+    }
+    let gone = |e, name: &str| matches!(e, DeviceError::Gone(of) if of == format!("packet:{name}"));
+    let (ours, _) = link();
+    let mut device = open(&PacketConfig::new(&*ours));
+    ip(&["link", "del", &ours]);
+    let mut fds = [PollFd::readable(device.poll_fd().unwrap())];
+    assert_eq!(poll(&mut fds, Some(Duration::from_secs(5))).unwrap(), 1, "a sleeper is woken");
+    while device.rx_burst(&mut |_| {}).is_ok_and(|n| n > 0) {}
+    device.set_now(Instant::from_nanos(1_000_000_000));
+    assert!(gone(device.rx_burst(&mut |_| {}).unwrap_err(), &ours));
+    device.reserve(60).unwrap().fill(0);
+    device.commit(TxMeta::default());
+    assert!(gone(device.flush().unwrap_err(), &ours));
+}
+
+#[test]
+fn an_interface_that_is_down_is_not_gone_and_is_looked_after() {
+    if !inside("packet::an_interface_that_is_down_is_not_gone_and_is_looked_after") {
+        return;
+    }
+    let (ours, _) = link();
+    let mut device = open(&PacketConfig::new(&*ours));
+    assert_eq!(device.next_deadline(), None);
+    ip(&["link", "set", &ours, "down"]);
+    send(&mut device, &[0; 60], TxMeta::default());
+    assert_eq!(device.stats()[0], ("packet-link-down", 1));
+    let look = |device: &mut PacketDevice, seconds: u64| {
+        device.set_now(Instant::from_nanos(seconds * 1_000_000_000));
+        while device.rx_burst(&mut |_| {})? > 0 {}
+        Ok::<_, DeviceError>(device.next_deadline().is_some())
+    };
+    assert!(look(&mut device, 1).unwrap(), "nobody tells when it is removed");
+    ip(&["link", "set", &ours, "up"]);
+    assert!(!look(&mut device, 2).unwrap());
+    ip(&["link", "set", &ours, "down"]);
+    assert!(look(&mut device, 3).unwrap());
+    ip(&["link", "del", &ours]);
+    assert!(
+        matches!(look(&mut device, 4).unwrap_err(), DeviceError::Gone(of) if of == format!("packet:{ours}"))
+    );
+}
+
+#[test]
+fn open_errors_are_one_line_with_the_remedy() {
+    if !inside("packet::open_errors_are_one_line_with_the_remedy") {
+        return;
+    }
+    let message = |config: &PacketConfig| {
+        let message = PacketDevice::open(config).unwrap_err().to_string();
+        assert!(!message.contains('\n'));
+        message
+    };
+    let none = message(&PacketConfig::new("nobody0"));
+    assert!(none.contains("packet:nobody0:") && none.contains("`ip link` lists"), "{none}");
+    let long = message(&PacketConfig::new("sixteen-letters-"));
+    assert!(long.contains("`ip link` lists"), "{long}");
+    let mut config = PacketConfig::new(link().0);
+    config.ring = 1;
+    assert!(message(&config).contains("it takes 64 to 65536"));
+}

@@ -1,0 +1,113 @@
+//! AF_XDP, on one end of a veth pair; the host has the other.
+#![allow(clippy::unwrap_used)] // A failed step is a failed test, in helpers too.
+
+use super::kit::*;
+use ntytcp::device::xdp::{XdpConfig, XdpDevice};
+use ntytcp::device::{Caps, Device, DeviceError, RxChecksum, TxMeta, TxQueue};
+use ntytcp::time::Instant;
+
+fn open(config: &XdpConfig) -> XdpDevice {
+    let device = XdpDevice::open(config).unwrap();
+    assert_eq!(device.notices(), [] as [String; 0]);
+    device
+}
+
+#[test]
+fn kernel_pings_us_and_gets_answers_in_place() {
+    if inside("xdp::kernel_pings_us_and_gets_answers_in_place") {
+        answers_pings_in_place(&mut open(&XdpConfig::new(link().0)));
+    }
+}
+
+#[test]
+fn what_a_veth_leaves_undone_is_trusted_and_what_we_send_is_finished() {
+    if inside("xdp::what_a_veth_leaves_undone_is_trusted_and_what_we_send_is_finished") {
+        let mut device = open(&XdpConfig::new(link().0));
+        assert_eq!(*device.caps(), Caps::plain(1500));
+        assert_eq!(exchange_datagrams(&mut device).1.checksum, RxChecksum::Verified);
+    }
+}
+
+#[test]
+fn more_frames_than_the_rings_hold_go_round() {
+    if !inside("xdp::more_frames_than_the_rings_hold_go_round") {
+        return;
+    }
+    let (ours, host) = link();
+    let mut config = XdpConfig::new(ours);
+    config.ring = 64;
+    let mut device = open(&config);
+    let before = kernel_rx_packets(&host).unwrap();
+    let mut sent = 0;
+    while sent < 1_000 {
+        while let Some(frame) = device.reserve(60) {
+            frame.fill(0xff);
+            device.commit(TxMeta::default());
+            sent += 1;
+        }
+        device.flush().unwrap();
+    }
+    assert_eq!(kernel_rx_packets(&host), Some(before + sent), "back-pressure loses nothing");
+}
+
+#[test]
+fn removed_interface_is_reported_as_gone() {
+    if !inside("xdp::removed_interface_is_reported_as_gone") {
+        return;
+    }
+    let (ours, _) = link();
+    let mut device = open(&XdpConfig::new(&*ours));
+    ip(&["link", "del", &ours]);
+    // A sleeper is not woken by the kernel, but by the clock.
+    let look = device.next_deadline().unwrap();
+    assert!(look <= Instant::from_nanos(1_000_000_000));
+    device.set_now(look);
+    let mut last = Ok(1);
+    while matches!(last, Ok(n) if n > 0) {
+        last = device.rx_burst(&mut |_| {});
+    }
+    assert!(matches!(last.unwrap_err(), DeviceError::Gone(of) if of == format!("xdp:{ours}")));
+}
+
+#[test]
+fn the_interface_is_the_kernels_again_afterwards() {
+    if !inside("xdp::the_interface_is_the_kernels_again_afterwards") {
+        return;
+    }
+    let (ours, host) = link();
+    let shown = || {
+        let output = std::process::Command::new("ip").args(["link", "show", "dev", &ours]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let device = open(&XdpConfig::new(&*ours));
+    assert!(shown().contains("xdp"), "{}", shown());
+    let busy = XdpDevice::open(&XdpConfig::new(&*ours)).unwrap_err().to_string();
+    assert!(busy.contains("xdp off") && !busy.contains('\n'), "{busy}");
+    drop(device);
+    assert!(!shown().contains("xdp"), "{}", shown());
+    drop(open(&XdpConfig::new(host)));
+}
+
+#[test]
+fn open_errors_are_one_line_with_the_remedy() {
+    if !inside("xdp::open_errors_are_one_line_with_the_remedy") {
+        return;
+    }
+    let message = |config: &XdpConfig| {
+        let message = XdpDevice::open(config).unwrap_err().to_string();
+        assert!(!message.contains('\n'));
+        message
+    };
+    let none = message(&XdpConfig::new("nobody0"));
+    assert!(none.contains("xdp:nobody0:") && none.contains("`ip link` lists"), "{none}");
+    let (ours, _) = link();
+    let mut config = XdpConfig::new(&*ours);
+    config.queue = 7;
+    let queue = message(&config);
+    assert!(queue.contains("cannot bind to queue 7") && queue.contains("ethtool -l"), "{queue}");
+    config.ring = 100;
+    assert!(message(&config).contains("a power of two from 64 to 32768"));
+    ip(&["link", "set", &ours, "mtu", "9000"]);
+    let large = message(&XdpConfig::new(&*ours));
+    assert!(large.contains("its MTU is 9000") && large.contains("ip link set"), "{large}");
+}
