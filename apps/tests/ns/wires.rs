@@ -11,11 +11,11 @@ use std::process::{Command, Stdio};
 const WIRE: [&str; 2] = ["ntywire", "ntyhost"];
 
 /// Echo, DNS and HTTP on one stack over a device of this kind, and the kernel's programs as their clients.
-fn serves(kind: &str) {
+fn serves(kind: &str, mtu: &str) {
     run("ip", &["link", "add", WIRE[0], "type", "veth", "peer", "name", WIRE[1]]);
     run("ip", &["addr", "add", HOST_NET, "dev", WIRE[1]]);
     for end in WIRE {
-        run("ip", &["link", "set", end, "up"]);
+        run("ip", &["link", "set", end, "mtu", mtu, "up"]);
     }
     let (site, zone) = (Site::new(), Zone::new(10));
     site.add("big", &noise(1, BIG));
@@ -28,7 +28,8 @@ fn serves(kind: &str) {
     fs::write(&config, apps).unwrap();
     let device = format!("{kind}:{}", WIRE[0]);
     let mut command = Command::new(NTY);
-    command.arg("run").arg(&config).args(["--device", &device, "--addr", OURS_NET]).stdin(Stdio::null());
+    command.arg("run").arg(&config).args(["--device", &device, "--addr", OURS_NET, "--mtu", mtu]);
+    command.stdin(Stdio::null());
     let nty = Nty::start(command);
     for size in ["0", "56", "1472", "20000"] {
         run("ping", &["-q", "-c", "2", "-i", "0.05", "-W", "5", "-s", size, "10.0.0.2"]);
@@ -42,10 +43,20 @@ fn serves(kind: &str) {
 
 #[test]
 fn everything_works_over_a_packet_socket() {
-    in_namespace(|| serves("packet"));
+    in_namespace(|| serves("packet", "1500"));
+}
+
+#[test]
+fn everything_works_over_a_packet_socket_at_mtu_9000() {
+    in_namespace(|| serves("packet", "9000"));
 }
 
 #[test]
 fn everything_works_over_xdp() {
-    in_namespace(|| serves("xdp"));
+    in_namespace(|| serves("xdp", "1500"));
+}
+
+#[test]
+fn everything_works_over_xdp_at_mtu_9000() {
+    in_namespace(|| serves("xdp", "9000"));
 }

@@ -313,9 +313,9 @@ impl Rings {
         self.transmit.is_pending()
     }
 
-    /// Whether there is room to send another frame.
-    pub(super) fn can_send(&mut self) -> bool {
-        self.transmit.room() > 0
+    /// How many more descriptors can be queued to be sent.
+    pub(super) fn room_to_send(&mut self) -> usize {
+        self.transmit.room() as usize
     }
 
     /// Whether the kernel must be called for frames to be received.

@@ -6,6 +6,9 @@
 //! The kernel keeps what the program does not redirect, that is, the frames of other queues. When the process ends, in whatever
 //! way, the program is detached and the interface is the kernel's again.
 //!
+//! A frame that is longer than a chunk (4 KB) lies in several of them. It is put together for the stack, and taken apart again to be
+//! sent: what an MTU above some 3,500 costs.
+//!
 //! An interface between namespaces (veth) hands over what the other side left undone: its checksums are partial, and cannot be told
 //! from wrong ones. They are taken for right there ([`RxChecksumPolicy`]).
 
@@ -18,7 +21,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use arrayvec::ArrayVec;
 
 use self::memory::{Chunk, Extent, Rings, Umem};
-use self::program::{Mode, Program};
+use self::program::{Frames, Mode, Program};
 use super::netdev::Interface;
 use super::offload::complete_checksum;
 use super::sys;
@@ -75,6 +78,27 @@ const CHUNK: usize = 4_096;
 const DRIVER_ROOM: usize = 256 + 320;
 /// The longest frame that fits a chunk whatever the driver.
 const LONGEST: usize = CHUNK - DRIVER_ROOM;
+/// The longest frame at all: more pieces the kernel does not take.
+const LONGEST_IN_PIECES: usize = 16 * (CHUNK - HEADROOM);
+/// The descriptor's frame goes on in the next one (XDP_PKT_CONTD).
+const CONTINUED: u32 = 1;
+
+/// A frame that arrived.
+#[derive(Debug)]
+enum Arrived {
+    /// It lies in this chunk.
+    Chunk(Chunk, Extent),
+    /// It was put together, behind [`HEADROOM`] bytes, and has this length.
+    Joined(Box<[u8]>, usize),
+}
+
+/// What was reserved.
+#[derive(Debug)]
+enum Reserved {
+    Chunk(Chunk, usize),
+    /// So many bytes of [`XdpDevice::long`].
+    Long(usize),
+}
 
 /// An AF_XDP socket on a queue. See the module documentation.
 #[derive(Debug)]
@@ -93,8 +117,13 @@ pub struct XdpDevice {
     /// How many chunks the kernel has to receive in, and how many it may have.
     provided: usize,
     most_provided: usize,
-    /// The reservation, and its length.
-    open: Option<(Chunk, usize)>,
+    open: Option<Reserved>,
+    /// Where a frame is written that needs several chunks; empty where none can.
+    long: Box<[u8]>,
+    /// A frame whose rest has not been seen yet, and its length so far.
+    joining: Option<(Box<[u8]>, usize)>,
+    /// Buffers of frames that were put together.
+    spare: Vec<Box<[u8]>>,
     link_down: u64,
     tx_full: u64,
     /// What the kernel counted, as of the last look.
@@ -117,8 +146,8 @@ impl XdpDevice {
         let mut notices = Vec::new();
         let interface = Interface::find("xdp", name, &mut notices)?;
         let own_mtu = interface.mtu()?;
-        if own_mtu + MAX_L2_HEADER > LONGEST {
-            let most = LONGEST - MAX_L2_HEADER;
+        if own_mtu + MAX_L2_HEADER > LONGEST_IN_PIECES {
+            let most = LONGEST_IN_PIECES - MAX_L2_HEADER;
             let remedy = format!("lower it: `ip link set {name} mtu {most}`");
             return Err(DeviceError::Config(format!(
                 "xdp:{name}: its MTU is {own_mtu}, at most {most} fit: {remedy}"
@@ -140,8 +169,9 @@ impl XdpDevice {
         })?;
         let mut rings =
             Rings::new(socket.as_fd(), *ring).map_err(|e| interface.failed("make rings", e, ""))?;
-        let program = attach(&interface, queue + 1, &mut notices)?;
-        bind(&socket, &interface, *queue)?;
+        let frames = if own_mtu + MAX_L2_HEADER > LONGEST { Frames::InPieces } else { Frames::Whole };
+        let program = attach(&interface, (queue + 1, frames), &mut notices)?;
+        bind(&socket, &interface, (*queue, frames))?;
         program
             .direct(*queue, socket.as_fd())
             .map_err(|e| interface.failed("direct the queue to the socket", e, ""))?;
@@ -163,6 +193,13 @@ impl XdpDevice {
             provided,
             most_provided,
             open: None,
+            long: if frames == Frames::InPieces {
+                vec![0; own_mtu + MAX_L2_HEADER].into()
+            } else {
+                Box::default()
+            },
+            joining: None,
+            spare: Vec::new(),
             link_down: 0,
             tx_full: 0,
             lost: None,
@@ -213,8 +250,12 @@ fn permission(interface: &Interface, what: &str, error: io::Error) -> DeviceErro
 }
 
 /// Attaches the program in the driver, or behind it where that cannot.
-fn attach(interface: &Interface, queues: u32, notices: &mut Vec<String>) -> Result<Program, DeviceError> {
-    let native = match Program::attach(interface.index(), queues, Mode::Native) {
+fn attach(
+    interface: &Interface,
+    (queues, frames): (u32, Frames),
+    notices: &mut Vec<String>,
+) -> Result<Program, DeviceError> {
+    let native = match Program::attach(interface.index(), queues, Mode::Native, frames) {
         Ok(program) => return Ok(program),
         Err(e) => e,
     };
@@ -222,7 +263,7 @@ fn attach(interface: &Interface, queues: u32, notices: &mut Vec<String>) -> Resu
     if refused(&native) {
         return Err(permission(interface, "attach the program", native));
     }
-    let program = Program::attach(interface.index(), queues, Mode::Skb);
+    let program = Program::attach(interface.index(), queues, Mode::Skb, frames);
     notices.push(format!(
         "the driver takes no XDP program ({native}): frames are taken behind it, which is slower"
     ));
@@ -230,9 +271,10 @@ fn attach(interface: &Interface, queues: u32, notices: &mut Vec<String>) -> Resu
 }
 
 /// Binds the socket, without copies where the driver can.
-fn bind(socket: &OwnedFd, interface: &Interface, queue: u32) -> Result<(), DeviceError> {
-    let index = interface.index();
-    let bind = |flags| sys::bind_xdp(socket.as_fd(), index, queue, flags | libc::XDP_USE_NEED_WAKEUP);
+fn bind(socket: &OwnedFd, interface: &Interface, (queue, frames): (u32, Frames)) -> Result<(), DeviceError> {
+    let pieces = if frames == Frames::InPieces { libc::XDP_USE_SG } else { 0 };
+    let always = libc::XDP_USE_NEED_WAKEUP | pieces;
+    let bind = |flags| sys::bind_xdp(socket.as_fd(), interface.index(), queue, flags | always);
     let bound = bind(libc::XDP_ZEROCOPY).or_else(|e| match e.raw_os_error() {
         Some(libc::EOPNOTSUPP | libc::EINVAL) => bind(libc::XDP_COPY),
         _ => Err(e),
@@ -260,53 +302,153 @@ impl TxQueue for XdpDevice {
     }
 
     fn reserve(&mut self, len: usize) -> Option<&mut [u8]> {
-        let reserved = self.open.take().map(|(chunk, _)| chunk);
-        if reserved.is_none() && self.free.is_empty() {
+        let reserved = match self.open.take() {
+            Some(Reserved::Chunk(chunk, _)) => Some(chunk),
+            Some(Reserved::Long(_)) | None => None,
+        };
+        self.free.extend(reserved);
+        let pieces = len.div_ceil(PIECE);
+        if self.free.len() < pieces {
             self.rings.complete(&self.umem, &mut self.free);
         }
-        if len > self.caps.mtu + MAX_L2_HEADER || !self.rings.can_send() {
-            self.free.extend(reserved);
+        if len > self.caps.mtu + MAX_L2_HEADER
+            || self.rings.room_to_send() < pieces
+            || self.free.len() < pieces
+        {
             return None;
         }
-        let chunk = reserved.or_else(|| self.free.pop())?;
-        let (chunk, _) = self.open.insert((chunk, len));
-        self.umem.bytes(chunk).get_mut(HEADROOM..HEADROOM + len)
+        if pieces > 1 {
+            self.open = Some(Reserved::Long(len));
+            return self.long.get_mut(..len);
+        }
+        let chunk = self.free.pop()?;
+        match self.open.insert(Reserved::Chunk(chunk, len)) {
+            Reserved::Chunk(chunk, _) => self.umem.bytes(chunk).get_mut(HEADROOM..HEADROOM + len),
+            Reserved::Long(_) => None,
+        }
     }
 
     fn commit(&mut self, meta: TxMeta) {
-        let Some((mut chunk, len)) = self.open.take() else { return };
-        prepare(self.umem.bytes(&mut chunk).get_mut(HEADROOM..HEADROOM + len).unwrap_or_default(), meta);
-        let frame = Extent { offset: HEADROOM, len, options: 0 };
+        match self.open.take() {
+            Some(Reserved::Chunk(mut chunk, len)) => {
+                prepare(
+                    self.umem.bytes(&mut chunk).get_mut(HEADROOM..HEADROOM + len).unwrap_or_default(),
+                    meta,
+                );
+                self.send(chunk, Extent { offset: HEADROOM, len, options: 0 });
+            }
+            Some(Reserved::Long(len)) => {
+                let mut long = std::mem::take(&mut self.long);
+                let frame = long.get_mut(..len).unwrap_or_default();
+                prepare(frame, meta);
+                self.send_in_pieces(frame);
+                self.long = long;
+            }
+            None => {}
+        }
+    }
+}
+
+/// Bytes of a frame that is sent in several chunks, in each of them.
+const PIECE: usize = CHUNK - HEADROOM;
+
+impl XdpDevice {
+    /// Queues a frame that lies in a chunk.
+    fn send(&mut self, chunk: Chunk, frame: Extent) {
         if let Err(chunk) = self.rings.send(&self.umem, chunk, frame) {
             self.free.push(chunk);
             self.tx_full += 1;
+        }
+    }
+
+    /// Queues a frame that lies elsewhere: all of it, or nothing.
+    fn send_in_pieces(&mut self, frame: &[u8]) {
+        let mut left = frame.len().div_ceil(PIECE);
+        if self.free.len() < left || self.rings.room_to_send() < left {
+            self.tx_full += 1;
+            return;
+        }
+        for piece in frame.chunks(PIECE) {
+            let Some(mut chunk) = self.free.pop() else { return };
+            left -= 1;
+            self.umem
+                .bytes(&mut chunk)
+                .iter_mut()
+                .skip(HEADROOM)
+                .zip(piece)
+                .for_each(|(to, from)| *to = *from);
+            let options = if left > 0 { CONTINUED } else { 0 };
+            self.send(chunk, Extent { offset: HEADROOM, len: piece.len(), options });
+        }
+    }
+
+    /// The next frame that arrived; one in pieces only once the last of them has.
+    fn next_frame(&mut self) -> Option<Arrived> {
+        loop {
+            let (mut chunk, extent) = self.rings.receive(&self.umem)?;
+            self.provided -= 1;
+            let continued = extent.options & CONTINUED != 0;
+            if !continued && self.joining.is_none() {
+                return Some(Arrived::Chunk(chunk, extent));
+            }
+            let new = || vec![0; HEADROOM + LONGEST_IN_PIECES].into();
+            let (mut frame, len) =
+                self.joining.take().unwrap_or_else(|| (self.spare.pop().unwrap_or_else(new), 0));
+            let piece = self.umem.bytes(&mut chunk).get(extent.offset..extent.offset + extent.len);
+            let piece = piece.unwrap_or_default();
+            // Of a frame that is longer than any can be, the end is cut off: no header fits it, and it is dropped.
+            frame.iter_mut().skip(HEADROOM + len).zip(piece).for_each(|(to, from)| *to = *from);
+            let len = (len + piece.len()).min(LONGEST_IN_PIECES);
+            self.free.push(chunk);
+            if !continued {
+                return Some(Arrived::Joined(frame, len));
+            }
+            self.joining = Some((frame, len));
+        }
+    }
+
+    /// Acts on the verdict of a frame, or rather on its answer, if that is what it became.
+    fn finish(&mut self, frame: Arrived, answer: Option<Extent>) {
+        match (frame, answer) {
+            (Arrived::Chunk(chunk, _), Some(answer)) => self.send(chunk, answer),
+            (Arrived::Chunk(chunk, _), None) => self.free.push(chunk),
+            (Arrived::Joined(frame, _), answer) => {
+                if let Some(Extent { offset, len, .. }) = answer {
+                    self.send_in_pieces(frame.get(offset..offset + len).unwrap_or_default());
+                }
+                self.spare.push(frame);
+            }
         }
     }
 }
 
 impl Device for XdpDevice {
     fn rx_burst(&mut self, sink: &mut dyn FnMut(&mut [RxFrame<'_>])) -> Result<usize, DeviceError> {
-        let mut arrived = ArrayVec::<(Chunk, Extent), BURST>::new();
+        let mut arrived = ArrayVec::<Arrived, BURST>::new();
         while !arrived.is_full()
-            && let Some(frame) = self.rings.receive(&self.umem)
+            && let Some(frame) = self.next_frame()
         {
             arrived.push(frame);
         }
-        if arrived.is_empty() {
+        self.rings.received();
+        let count = arrived.len();
+        if count == 0 {
             self.recycle()?;
             if self.interface.look(self.socket.as_fd())? {
                 self.lost = sys::xdp_statistics(self.socket.as_fd()).ok();
             }
             return Ok(0);
         }
-        self.rings.received();
-        let count = arrived.len();
-        self.provided -= count;
         let checksum = if self.trusted { RxChecksum::Verified } else { RxChecksum::Unknown };
         let meta = RxMeta { checksum, ..RxMeta::default() };
         let mut frames = ArrayVec::<RxFrame<'_>, BURST>::new();
-        for (chunk, Extent { offset, len, .. }) in &mut arrived {
-            frames.push(RxFrame::new(self.umem.bytes(chunk), *offset, *len, meta));
+        for frame in &mut arrived {
+            frames.push(match frame {
+                Arrived::Chunk(chunk, Extent { offset, len, .. }) => {
+                    RxFrame::new(self.umem.bytes(chunk), *offset, *len, meta)
+                }
+                Arrived::Joined(frame, len) => RxFrame::new(frame, HEADROOM, *len, meta),
+            });
         }
         sink(&mut frames);
         let mut answers = ArrayVec::<_, BURST>::new();
@@ -320,13 +462,8 @@ impl Device for XdpDevice {
             });
         }
         drop(frames);
-        for ((chunk, _), answer) in arrived.into_iter().zip(answers) {
-            let back = match answer {
-                Some(frame) => self.rings.send(&self.umem, chunk, frame),
-                None => Err(chunk),
-            };
-            self.tx_full += u64::from(answer.is_some() && back.is_err());
-            self.free.extend(back.err());
+        for (frame, answer) in arrived.into_iter().zip(answers) {
+            self.finish(frame, answer);
         }
         self.recycle()?;
         Ok(count)

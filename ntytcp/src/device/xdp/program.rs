@@ -56,6 +56,15 @@ pub(super) enum Mode {
     Skb,
 }
 
+/// What frames look like to the program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Frames {
+    /// Each lies in one piece.
+    Whole,
+    /// Long ones lie in several pieces.
+    InPieces,
+}
+
 /// The program, attached while this exists.
 #[derive(Debug)]
 pub(super) struct Program {
@@ -70,9 +79,14 @@ impl Program {
     /// # Errors
     /// `EPERM` without CAP_BPF and CAP_NET_ADMIN, `EBUSY` when another program is attached; in [`Mode::Native`] also what the driver
     /// says that cannot.
-    pub(super) fn attach(interface: libc::c_int, queues: u32, mode: Mode) -> io::Result<Self> {
+    pub(super) fn attach(
+        interface: libc::c_int,
+        queues: u32,
+        mode: Mode,
+        frames: Frames,
+    ) -> io::Result<Self> {
         let map = create_map(queues)?;
-        let program = load(map.as_raw_fd())?;
+        let program = load(map.as_raw_fd(), frames)?;
         #[repr(C)]
         struct Request {
             program: u32,
@@ -120,7 +134,9 @@ fn create_map(queues: u32) -> io::Result<OwnedFd> {
     bpf(MAP_CREATE, &request).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn load(map: i32) -> io::Result<OwnedFd> {
+fn load(map: i32, frames: Frames) -> io::Result<OwnedFd> {
+    /// BPF_F_XDP_HAS_FRAGS
+    const HAS_FRAGMENTS: u32 = 1 << 5;
     let program = [
         instruction(LOAD_WORD, 1 << 4 | 2, RX_QUEUE_INDEX, 0),
         instruction(LOAD_MAP, IS_DESCRIPTOR | 1, 0, map),
@@ -150,7 +166,7 @@ fn load(map: i32) -> io::Result<OwnedFd> {
         log_size: 0,
         log: 0,
         kernel_version: 0,
-        flags: 0,
+        flags: if frames == Frames::InPieces { HAS_FRAGMENTS } else { 0 },
     };
     // SAFETY: the descriptor was just made and nobody else has it.
     bpf(PROG_LOAD, &request).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
