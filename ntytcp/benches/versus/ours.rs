@@ -55,6 +55,10 @@ impl Host {
         {}
     }
 
+    fn connections(&self) -> usize {
+        self.stack.tcp_connections().connections
+    }
+
     fn send(&mut self, now: Instant) {
         assert_eq!(
             self.stack.egress(now, self.interface, &mut self.device),
@@ -82,7 +86,7 @@ pub(crate) struct Ours {
     /// The active sockets.
     ends: Option<(SocketId, SocketId)>,
     listener: Option<SocketId>,
-    /// What the server's sockets hold when nothing is going on.
+    /// How many connections each has when nothing is going on.
     idle: usize,
     scratch: Box<[u8]>,
 }
@@ -257,16 +261,9 @@ impl Net for Ours {
             .tcp_connect(self.now, None, server_at(PORT), None)
             .expect("a port that is free");
         let mut closed = false;
-        while !closed || self.server.stack.tcp_connections().connections > self.idle {
+        while [&self.client, &self.server].iter().any(|host| host.connections() > self.idle) {
             self.now += TURN;
             let now = self.now;
-            self.client.receive(now);
-            while let Some(event) = self.client.stack.poll_event() {
-                if event.socket == client && event.readiness.contains(Readiness::WRITABLE) && !closed {
-                    self.client.stack.tcp_close(now, client).expect("a socket");
-                    closed = true;
-                }
-            }
             self.client.send(now);
             self.server.receive(now);
             while let Some(Event { socket, readiness }) = self.server.stack.poll_event() {
@@ -277,7 +274,19 @@ impl Net for Ours {
                 }
             }
             self.server.send(now);
+            self.client.receive(now);
+            while let Some(event) = self.client.stack.poll_event() {
+                if event.socket == client && event.readiness.contains(Readiness::WRITABLE) && !closed {
+                    self.client.stack.tcp_close(now, client).expect("a socket");
+                    closed = true;
+                }
+            }
         }
+        // The server has nothing left, the client TIME-WAIT.
+        self.now += TIME_WAIT;
+        self.client.receive(self.now);
+        let left = self.client.stack.tcp_connections();
+        assert_eq!((left.connections, left.time_wait), (self.idle, 0));
     }
 
     fn udp(&mut self) {

@@ -4,7 +4,8 @@
 
 use super::link::{self, Port};
 use super::{
-    BUFFER, CHUNK, CLIENT, IDLE_PORT, MESSAGE, Net, PORT, RING, Role, SERVER, TURN, UDP_BUFFER, UDP_BURST,
+    BUFFER, CHUNK, CLIENT, IDLE_PORT, MESSAGE, Net, PORT, RING, Role, SERVER, TIME_WAIT, TURN, UDP_BUFFER,
+    UDP_BURST,
 };
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::{tcp, udp};
@@ -164,7 +165,7 @@ impl Smol {
         }
     }
 
-    /// Closes the active connection from both ends.
+    /// Closes the active connection from both ends, and waits until nothing is left of it.
     fn finish(&mut self) {
         let (client, server) = self.ends;
         self.client.tcp(client).close();
@@ -178,6 +179,10 @@ impl Smol {
             self.server.send(now);
             self.client.receive(now);
         }
+        // The server has nothing left, the client TIME-WAIT.
+        self.now += Duration::from_micros(TIME_WAIT.as_micros() as u64);
+        self.client.send(self.now);
+        assert_eq!(self.client.tcp(client).state(), tcp::State::Closed);
     }
 
     fn udp_burst(&mut self) {
