@@ -22,7 +22,7 @@ use super::{Cx, Stack, icmp};
 use crate::counters::DropReason;
 use crate::device::{RxChecksum, RxFrame, TxMeta, Verdict};
 use crate::stack::demux::FlowKey;
-use crate::tcp::{Foreseen, Lookup};
+use crate::tcp::{Arrival, Foreseen};
 use crate::time::Instant;
 use crate::wire::{
     ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, Ipv4Option, MacAddr, ParseError, Sum,
@@ -152,18 +152,23 @@ impl Stack {
                 Foreseen::No(found) => slot = Some((key, found)),
             }
         }
-        self.plain_unforeseen(now, (id, mtu), plain, frame, slot)
+        match slot {
+            Some((key, slot)) => {
+                let arrival = Arrival { key, interface: id, mtu };
+                self.plain_segment(now, &arrival, plain, frame, slot)
+            }
+            None => self.plain_packet(now, (id, mtu), plain, frame),
+        }
     }
 
-    /// A plain frame that is not simply the next segment of a connection.
+    /// A plain frame that is not a segment.
     #[inline(never)]
-    fn plain_unforeseen(
+    fn plain_packet(
         &mut self,
         now: Instant,
         (id, mtu): (InterfaceId, usize),
         plain: &Plain,
         frame: &mut RxFrame<'_>,
-        slot: Option<(FlowKey, Lookup)>,
     ) -> Verdict {
         let bytes = frame.bytes();
         let packet = Packet {
@@ -180,25 +185,15 @@ impl Stack {
             checksum: frame.meta.checksum,
             gso_size: frame.meta.gso_size,
         };
-        let answer = match slot {
-            Some((key, slot)) => self.unforeseen_segment(now, &packet, key, slot),
-            None => self.transport(now, &packet),
-        };
-        match answer {
+        match self.transport(now, &packet) {
             Answer::Verdict(verdict) => verdict,
             answer => {
                 let question = Question::of(&packet);
-                self.answer_plain(frame, &question, answer)
+                let src = plain::station(frame.bytes());
+                let link = Link { len: EthernetHeader::LEN, src, group: false, ethertype: EtherType::IPV4 };
+                self.answer_in_place(&link, frame, &question, answer)
             }
         }
-    }
-
-    #[inline(never)]
-    fn answer_plain(&mut self, frame: &mut RxFrame<'_>, question: &Question, answer: Answer) -> Verdict {
-        let source = frame.bytes().get(6..).and_then(|bytes| bytes.first_chunk::<6>());
-        let src = MacAddr(source.copied().unwrap_or_default());
-        let link = Link { len: EthernetHeader::LEN, src, group: false, ethertype: EtherType::IPV4 };
-        self.answer_in_place(&link, frame, question, answer)
     }
 
     /// Any frame, from its first byte on.

@@ -36,6 +36,7 @@ pub mod neighbor;
 mod outbox;
 pub(crate) mod output;
 mod plain;
+mod plain_tcp;
 mod plain_udp;
 pub mod ports;
 pub mod reassembly;

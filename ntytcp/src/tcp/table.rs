@@ -206,6 +206,26 @@ impl Tcp {
         }
     }
 
+    /// As [`Tcp::input_foreseen`], of what ends the streams of the connection in `slot`. It is settled at once, as it may be gone
+    /// by the next segment of the burst.
+    #[inline]
+    pub(crate) fn input_end(
+        &mut self,
+        cx: &mut Cx<'_>,
+        slot: Lookup,
+        bytes: &[u8],
+        is_intact: impl FnOnce() -> bool,
+    ) -> Option<TcpAction> {
+        let Ok(Slot::Conn(conn)) = slot else { return None };
+        let tcb = self.conns.at_mut(conn)?;
+        let predicted = tcb.predict_end(bytes).filter(|_| is_intact())?;
+        cx.counters.tcp_rx += 1;
+        tcb.take_end(cx, &self.config, &predicted);
+        let answer = tcb.last_ack(cx.now);
+        self.settle(cx, conn);
+        Some(answer.map_or(TcpAction::Done, TcpAction::Reply))
+    }
+
     /// A segment with a correct checksum arrived for what is in `slot`.
     pub(crate) fn input(
         &mut self,

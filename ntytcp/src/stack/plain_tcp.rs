@@ -1,0 +1,70 @@
+//! Segments in plain frames ([`super::plain`]) that are more to their connection than the next one, and answers in the same frame.
+
+use super::answer::segment_packet;
+use super::output::DEFAULT_TTL;
+use super::plain::{self, HEADERS, Plain};
+use super::{Cx, InterfaceId, Stack};
+use crate::device::{RxChecksum, RxFrame, TxMeta, Verdict};
+use crate::tcp::{Arrival, Lookup, TcpAction};
+use crate::time::Instant;
+use crate::wire::{IpProtocol, Ipv4Header, Sum, TcpHeader};
+
+impl Stack {
+    /// A segment that ends a stream, or is not what its connection expects next, or that belongs to none.
+    #[inline(never)]
+    pub(super) fn plain_segment(
+        &mut self,
+        now: Instant,
+        arrival: &Arrival,
+        plain: &Plain,
+        frame: &mut RxFrame<'_>,
+        slot: Lookup,
+    ) -> Verdict {
+        let (bytes, checksum) =
+            (frame.bytes().get(HEADERS..plain.end).unwrap_or_default(), frame.meta.checksum);
+        let sum = || Sum::pseudo_header_v4(plain.src, plain.dst, IpProtocol::TCP, bytes.len() as u32);
+        let is_intact = || checksum != RxChecksum::Unknown || sum().add(bytes).verify();
+        let (counters, events) = (&mut self.counters, &mut self.events);
+        let end = self.tcp.input_end(&mut Cx { now, counters, events }, slot, bytes, is_intact);
+        let action = match end {
+            Some(action) => action,
+            None => self.unforeseen_segment(now, arrival, slot, bytes, checksum),
+        };
+        match action {
+            TcpAction::Done => Verdict::Done,
+            TcpAction::Drop(reason) => Verdict::Drop(reason),
+            TcpAction::Reply(header) => self.answer_plain(arrival.interface, plain, frame, &header),
+        }
+    }
+
+    /// Writes a segment without data over the frame that calls for it.
+    #[inline]
+    fn answer_plain(
+        &mut self,
+        id: InterfaceId,
+        plain: &Plain,
+        frame: &mut RxFrame<'_>,
+        header: &TcpHeader,
+    ) -> Verdict {
+        let (us, peer) = (plain.dst, plain.src);
+        let ours = self.interfaces.get(usize::from(id.0)).map_or(0, |interface| interface.mac_bits);
+        let theirs = plain::station(frame.bytes()).to_bits();
+        let len = header.header_len();
+        // Nothing is touched before it is known that the answer fits.
+        if frame.set_len(HEADERS + len)
+            && let Some((headers, segment)) = frame.bytes_mut().split_first_chunk_mut()
+        {
+            let total_len = (Ipv4Header::LEN + len) as u16;
+            plain::emit(headers, (theirs, ours), (us, peer), IpProtocol::TCP, total_len, DEFAULT_TTL, None);
+            let pseudo = Sum::pseudo_header_v4(us, peer, IpProtocol::TCP, len as u32);
+            if header.emit_summed(segment, pseudo).is_some() {
+                self.counters.tcp_tx += 1;
+                self.counters.ip_tx += 1;
+                // So small a segment is not worth the device's help.
+                return Verdict::Reply(TxMeta::default());
+            }
+        }
+        self.send_or_count(segment_packet(us, peer, header));
+        Verdict::Done
+    }
+}
