@@ -124,7 +124,6 @@ impl Stack {
             return verdict;
         }
         let bytes = frame.bytes().get(plain::HEADERS..plain.end).unwrap_or_default();
-        let mut slot = None;
         if plain.protocol == IpProtocol::TCP
             && let Some(&[s0, s1, d0, d1]) = bytes.first_chunk::<4>()
         {
@@ -134,12 +133,14 @@ impl Stack {
                 local_port: u16::from_be_bytes([d0, d1]),
                 remote_port: u16::from_be_bytes([s0, s1]),
             };
+            let arrival = Arrival { key, interface: id, mtu };
             let is_intact = || {
                 let sum = || Sum::pseudo_header_v4(plain.src, plain.dst, IpProtocol::TCP, bytes.len() as u32);
                 frame.meta.checksum != RxChecksum::Unknown || sum().add(bytes).verify()
             };
             let (counters, events) = (&mut self.counters, &mut self.events);
-            match self.tcp.input_foreseen(&mut Cx { now, counters, events }, &key, bytes, is_intact) {
+            let cx = &mut Cx { now, counters, events };
+            let slot = match self.tcp.input_foreseen(cx, &arrival.key, bytes, is_intact) {
                 Foreseen::Taken => return Verdict::Done,
                 Foreseen::Dropped(found, reason) => {
                     if !self.reclaim_for(now) {
@@ -147,18 +148,13 @@ impl Stack {
                     }
                     // There is room now. What was taken of it is old by now. Counted again by what follows.
                     self.counters.tcp_rx -= 1;
-                    slot = Some((key, found));
+                    found
                 }
-                Foreseen::No(found) => slot = Some((key, found)),
-            }
+                Foreseen::No(found) => found,
+            };
+            return self.plain_segment(now, &arrival, plain, frame, slot);
         }
-        match slot {
-            Some((key, slot)) => {
-                let arrival = Arrival { key, interface: id, mtu };
-                self.plain_segment(now, &arrival, plain, frame, slot)
-            }
-            None => self.plain_packet(now, (id, mtu), plain, frame),
-        }
+        self.plain_packet(now, (id, mtu), plain, frame)
     }
 
     /// A plain frame that is not a segment.
