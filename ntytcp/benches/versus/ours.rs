@@ -5,7 +5,7 @@ use super::{
     BUFFER, CHUNK, CLIENT, IDLE_PORT, MESSAGE, Net, PORT, RING, Role, SERVER, TIME_WAIT, TURN, UDP_BUFFER,
     UDP_BURST,
 };
-use ntytcp::device::{Caps, Device};
+use ntytcp::device::{BURST, Caps, Device, RxFrame};
 use ntytcp::rng::seed_from;
 use ntytcp::stack::route::InterfaceAddr;
 use ntytcp::stack::{
@@ -50,9 +50,9 @@ impl Host {
             self.stack.on_timeout(now);
         }
         let (stack, interface) = (&mut self.stack, self.interface);
-        while self.device.rx_burst(&mut |frames| stack.ingress_burst(now, interface, frames)).expect("a link")
-            > 0
-        {}
+        let mut take = |frames: &mut [RxFrame<'_>]| stack.ingress_burst(now, interface, frames);
+        // A burst that is not full was the last.
+        while self.device.rx_burst(&mut take).expect("a link") == BURST {}
     }
 
     fn connections(&self) -> usize {

@@ -20,7 +20,7 @@ use crate::stack::idle::IdleQueue;
 use crate::stack::limiter::{LimiterConfig, RateLimiter};
 use crate::stack::slots::Slots;
 use crate::stack::{IcmpError, InterfaceId, Readiness, SocketError, SocketId, SocketKind};
-use crate::time::{Instant, earlier};
+use crate::time::{Instant, earliest};
 use crate::wheel::Wheel;
 use crate::wire::{Seq, TcpFlags, TcpHeader};
 use core::net::IpAddr;
@@ -560,9 +560,8 @@ impl Tcp {
     /// When [`Tcp::on_timeout`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let delayed = self.delayed_acks.front().map(|e| e.0);
-        let waits = self.waits.next_deadline();
-        let queues = earlier(earlier(delayed, waits), self.idle.next());
-        earlier(earlier(self.wheel.next(), self.syn_wheel.next()), queues)
+        let queues = [delayed, self.waits.next_deadline(), self.idle.next()];
+        earliest([earliest(queues), self.wheel.next(), self.syn_wheel.next()])
     }
 
     /// Handles every deadline up to now.

@@ -423,6 +423,7 @@ impl Tcb {
         self.error = self.error.or(error);
         self.timers.stop_all();
         self.ack = AckDue::No;
+        self.flags.output &= self.flags.reset;
         self.rx.close();
         let failed = if error.is_some() { Readiness::ERROR } else { Readiness::empty() };
         self.changed |=
