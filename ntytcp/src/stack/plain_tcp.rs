@@ -3,14 +3,14 @@
 use super::answer::segment_packet;
 use super::output::DEFAULT_TTL;
 use super::plain::{self, HEADERS, Plain};
-use super::{Cx, InterfaceId, Stack};
-use crate::device::{RxChecksum, RxFrame, TxMeta, Verdict};
+use super::{InterfaceId, Stack};
+use crate::device::{RxFrame, TxMeta, Verdict};
 use crate::tcp::{Arrival, Lookup, TcpAction};
 use crate::time::Instant;
 use crate::wire::{IpProtocol, Ipv4Header, Sum, TcpHeader};
 
 impl Stack {
-    /// A segment that ends a stream, or is not what its connection expects next, or that belongs to none.
+    /// A segment that is not what its connection expects next, or that belongs to none.
     #[inline(never)]
     pub(super) fn plain_segment(
         &mut self,
@@ -20,16 +20,8 @@ impl Stack {
         frame: &mut RxFrame<'_>,
         slot: Lookup,
     ) -> Verdict {
-        let (bytes, checksum) =
-            (frame.bytes().get(HEADERS..plain.end).unwrap_or_default(), frame.meta.checksum);
-        let sum = || Sum::pseudo_header_v4(plain.src, plain.dst, IpProtocol::TCP, bytes.len() as u32);
-        let is_intact = || checksum != RxChecksum::Unknown || sum().add(bytes).verify();
-        let (counters, events) = (&mut self.counters, &mut self.events);
-        let end = self.tcp.input_end(&mut Cx { now, counters, events }, slot, bytes, is_intact);
-        let action = match end {
-            Some(action) => action,
-            None => self.unforeseen_segment(now, arrival, slot, bytes, checksum),
-        };
+        let bytes = frame.bytes().get(HEADERS..plain.end).unwrap_or_default();
+        let action = self.unforeseen_segment(now, arrival, slot, bytes, frame.meta.checksum);
         match action {
             TcpAction::Done => Verdict::Done,
             TcpAction::Drop(reason) => Verdict::Drop(reason),

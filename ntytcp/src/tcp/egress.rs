@@ -81,7 +81,7 @@ impl Tcp {
         let hop = out.prepare(&tcb.key, &mut tcb.path, progress)?;
         tcb.before_output(out.cx.now, &self.config);
         // A conversation sends one segment at a time, with all that there is.
-        match tcb.only_segment(hop.limits).or_else(|| tcb.only_fin()) {
+        match tcb.only_segment(hop.limits) {
             Some(segment) => {
                 let header = tcb.bare_header(&segment);
                 out.send_tcp(&hop, &tcb.key, &header, segment.payload(&mut tcb.tx))?;

@@ -18,6 +18,8 @@ const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
 /// Why a segment was refused.
 type Refused = TcpAction;
 
+/// ACK alone.
+const PLAIN: u16 = TcpFlags::ACK.bits() as u16;
 /// Flags that change nothing about what is foreseen.
 const FORESEEN: u16 = TcpFlags::PSH.union(TcpFlags::ECE).union(TcpFlags::CWR).bits() as u16;
 
@@ -78,38 +80,11 @@ impl Tcb {
     /// checks below. `bytes` are the whole segment; its checksum is not looked at.
     #[inline(always)]
     pub(crate) fn predict<'a>(&self, bytes: &'a [u8]) -> Option<Predicted<'a>> {
-        let seg = self.next_in_order(bytes, TcpFlags::ACK)?;
-        let as_foreseen = self.state == State::Established
-            && self.rcv.fin.is_none()
-            && !self.flags.orphan
-            // Text that nobody will read is answered by a RST.
-            && (seg.text.is_empty() || self.rx.is_consumer_alive());
-        as_foreseen.then_some(Predicted(seg))
-    }
-
-    /// As [`Tcb::predict`], of the segments without text that follow the last of it: the peer's FIN, and the ACK of ours.
-    #[inline]
-    pub(crate) fn predict_end<'a>(&self, bytes: &'a [u8]) -> Option<Predicted<'a>> {
-        let fin = TcpFlags::from_bits_retain(*bytes.get(13)?) & TcpFlags::FIN;
-        let seg = self.next_in_order(bytes, TcpFlags::ACK | fin)?;
-        let fits_state = match self.state {
-            State::Established | State::FinWait1 | State::FinWait2 => self.rcv.fin.is_none(),
-            // The peer's FIN was taken: only acknowledgments can follow.
-            State::CloseWait | State::Closing | State::LastAck => fin.is_empty(),
-            State::Closed | State::Listen | State::SynSent | State::SynReceived | State::TimeWait => false,
-        };
-        (fits_state && seg.text.is_empty()).then_some(Predicted(seg))
-    }
-
-    /// The segment in `bytes` if it has just these `flags` and is in order.
-    #[inline(always)]
-    fn next_in_order<'a>(&self, bytes: &'a [u8], flags: TcpFlags) -> Option<Segment<'a>> {
         let h = bytes.first_chunk::<20>()?;
-        let plain = u16::from(flags.bits());
         let control = u16::from_be_bytes([h[12], h[13]]) & !FORESEEN;
         let (timestamps, text) = match &self.timestamps {
-            None if control == 5 << 12 | plain => (None, bytes.get(20..)?),
-            Some(state) if control == 8 << 12 | plain => {
+            None if control == 5 << 12 | PLAIN => (None, bytes.get(20..)?),
+            Some(state) if control == 8 << 12 | PLAIN => {
                 let (options, text) = bytes.get(20..)?.split_first_chunk::<12>()?;
                 let &[1, 1, 8, 10, v0, v1, v2, v3, e0, e1, e2, e3] = options else { return None };
                 let value = u32::from_be_bytes([v0, v1, v2, v3]);
@@ -122,13 +97,18 @@ impl Tcb {
         };
         let seq = Seq(u32::from_be_bytes([h[4], h[5], h[6], h[7]]));
         let ack = Seq(u32::from_be_bytes([h[8], h[9], h[10], h[11]]));
-        let in_order = seq == self.rcv.nxt
+        let as_foreseen = self.state == State::Established
+            && seq == self.rcv.nxt
             && text.len() as u32 <= self.rcv.wnd()
             // SND.UNA =< SEG.ACK =< SND.MAX
             && ack.since(self.snd.una) <= self.snd.max.since(self.snd.una)
-            && self.assembly.is_empty();
+            && self.assembly.is_empty()
+            && self.rcv.fin.is_none()
+            && !self.flags.orphan
+            // Text that nobody will read is answered by a RST.
+            && (text.is_empty() || self.rx.is_consumer_alive());
         let wnd = u32::from(u16::from_be_bytes([h[14], h[15]])) << self.snd.scale;
-        in_order.then_some(Segment { seq, ack, wnd, flags, timestamps, text })
+        as_foreseen.then_some(Predicted(Segment { seq, ack, wnd, flags: TcpFlags::ACK, timestamps, text }))
     }
 
     /// Takes a segment that was predicted and whose checksum is right.
@@ -144,17 +124,6 @@ impl Tcb {
         self.update_ts_recent(cx.now, seg);
         self.process_ack(cx, config, seg);
         if seg.text.is_empty() { Ok(()) } else { self.take_text_in_order(cx, config, seg.text) }
-    }
-
-    /// Takes a segment that [`Tcb::predict_end`] foresaw and whose checksum is right.
-    #[inline]
-    pub(crate) fn take_end(&mut self, cx: &mut Cx<'_>, config: &TcpConfig, Predicted(seg): &Predicted<'_>) {
-        cx.counters.tcp_fast_path += 1;
-        self.heard(cx.now);
-        self.update_ts_recent(cx.now, seg);
-        self.process_ack(cx, config, seg);
-        self.after_our_fin(cx, config);
-        self.check_fin(cx, seg);
     }
 
     /// RFC 9293 3.10.7.4, all synchronized states and SYN-RECEIVED.

@@ -113,24 +113,6 @@ impl Tcb {
         (fits && (flight == 0 || self.options.nodelay)).then_some(segment)
     }
 
-    /// As [`Tcb::only_segment`], of our FIN when the text before it is on its way.
-    #[inline]
-    pub(crate) fn only_fin(&self) -> Option<Transmit> {
-        let flags = &self.flags;
-        let special = flags.reset | flags.keepalive | flags.probe | self.recovery.is_active();
-        let (queued, closed) = self.tx.look();
-        let regular = matches!(self.state, State::FinWait1 | State::LastAck)
-            && !special
-            && self.snd.nxt == self.snd.max
-            && self.timestamps.is_none()
-            && self.assembly.is_empty();
-        let unsent = closed && self.snd.nxt == self.tx_base + queued as u32;
-        (regular && unsent).then(|| {
-            let flags = TcpFlags::ACK | TcpFlags::FIN;
-            Transmit { last: true, offset: queued, ..control(self.snd.nxt, flags, Purpose::Next) }
-        })
-    }
-
     /// The next segment to send, if any. Call it again after [`Tcb::on_sent`], unless it is said to be the last.
     #[inline]
     pub(crate) fn next_segment(&mut self, limits: PathLimits) -> Option<Transmit> {
@@ -500,8 +482,8 @@ mod tests {
     use crate::stack::InterfaceId;
     use crate::stack::demux::FlowKey;
     use crate::tcp::isn::Origin;
-    use crate::tcp::pipes::PipeStock;
-    use crate::tcp::tcb::{Opening, TimestampState};
+    use crate::tcp::opening::Opening;
+    use crate::tcp::tcb::TimestampState;
     use core::net::Ipv4Addr;
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
@@ -536,8 +518,9 @@ mod tests {
             let origin = Origin { iss: Seq(self.iss), timestamp_offset: 0 };
             let (interface, options) = (InterfaceId::default(), config.socket);
             let opening = Opening { key, tag: 0, interface, mtu: 1_500, origin, options };
-            let pipes = PipeStock::new(pool.clone()).take(65_536, 65_536);
-            let mut tcb = Tcb::connect(Instant::ZERO, opening, config, pipes);
+            let mut slot = None;
+            Tcb::open(&mut slot, pool, Instant::ZERO, &opening, config);
+            let mut tcb = slot.unwrap();
             tcb.state = self.state;
             let (app, _) = tcb.half.as_mut().unwrap();
             let queued = app.write(&vec![7; self.queued]);
@@ -574,7 +557,6 @@ mod tests {
         use State::*;
         let state = prop_oneof![
             9 => Just(Established),
-            2 => prop::sample::select(vec![FinWait1, LastAck]),
             1 => prop::sample::select(vec![CloseWait, FinWait1, FinWait2, Closing, LastAck, TimeWait, Closed]),
         ];
         let rarely = || prop::bool::weighted(0.1);
@@ -622,7 +604,7 @@ mod tests {
         fn the_only_segment_is_the_next_and_the_last(situation in situation()) {
             let config = TcpConfig { initial_window: situation.initial_window, ..TcpConfig::default() };
             let mut tcb = situation.tcb(&config, &PagePool::new(64));
-            if let Some(only) = tcb.only_segment(situation.limits()).or_else(|| tcb.only_fin()) {
+            if let Some(only) = tcb.only_segment(situation.limits()) {
                 // A header of twenty bytes is right for it, and nothing is left for `after_output` to look at.
                 prop_assert!(only.last && tcb.timestamps.is_none() && tcb.assembly.is_empty());
                 prop_assert_eq!(tcb.next_segment(situation.limits()), Some(only));

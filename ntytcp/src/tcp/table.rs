@@ -7,7 +7,7 @@
 use super::handshake::{SynEntry, SynOutcome};
 use super::isn::IsnGenerator;
 use super::listener::{Bindings, Listener};
-use super::pipes::PipeStock;
+use super::opening::SPARES;
 use super::tcb::{AckDue, State, Tcb};
 use super::time_wait::{TimeWait, TimeWaitOutcome, TimeWaits};
 use super::{Arrival, TcpAction, TcpConfig, reset_segment};
@@ -75,7 +75,7 @@ pub(crate) enum Foreseen {
 #[derive(Debug)]
 pub(crate) struct Tcp {
     pub(super) config: TcpConfig,
-    pub(super) pipes: PipeStock,
+    pub(super) pool: PagePool,
     pub(super) hasher: FlowHasher,
     pub(super) flows: FlowTable,
     pub(super) conns: Slots<Tcb>,
@@ -108,7 +108,7 @@ impl Tcp {
     pub(crate) fn new(config: TcpConfig, pool: PagePool, rng: &mut Rng) -> Self {
         Self {
             config,
-            pipes: PipeStock::new(pool),
+            pool,
             hasher: FlowHasher::new(rng.key()),
             flows: FlowTable::new(),
             conns: Slots::default(),
@@ -204,26 +204,6 @@ impl Tcp {
         if conn != NOBODY {
             self.settle(cx, conn);
         }
-    }
-
-    /// As [`Tcp::input_foreseen`], of what ends the streams of the connection in `slot`. It is settled at once, as it may be gone
-    /// by the next segment of the burst.
-    #[inline]
-    pub(crate) fn input_end(
-        &mut self,
-        cx: &mut Cx<'_>,
-        slot: Lookup,
-        bytes: &[u8],
-        is_intact: impl FnOnce() -> bool,
-    ) -> Option<TcpAction> {
-        let Ok(Slot::Conn(conn)) = slot else { return None };
-        let tcb = self.conns.at_mut(conn)?;
-        let predicted = tcb.predict_end(bytes).filter(|_| is_intact())?;
-        cx.counters.tcp_rx += 1;
-        tcb.take_end(cx, &self.config, &predicted);
-        let answer = tcb.last_ack(cx.now);
-        self.settle(cx, conn);
-        Some(answer.map_or(TcpAction::Done, TcpAction::Reply))
     }
 
     /// A segment with a correct checksum arrived for what is in `slot`.
@@ -371,8 +351,8 @@ impl Tcp {
         let options = socket.socket;
         let Some(entry) = self.take_half_open(slot) else { return TcpAction::Done };
         let tag = entry.tag;
-        let pipes = self.pipes.take(options.send_buffer, options.recv_buffer);
-        let conn = self.conns.insert_with(|_, _| entry.into_tcb(cx.now, &self.config, options, pipes));
+        let (pool, config) = (&self.pool, &self.config);
+        let conn = self.conns.reuse(|_, _, slot| entry.open(slot, pool, cx.now, config, options));
         self.flows.replace(tag, Slot::Syn(slot).pack(), Slot::Conn(conn).pack());
         let generation = self.begin(conn);
         let Some(tcb) = self.conns.at_mut(conn) else { return TcpAction::Done };
@@ -508,9 +488,8 @@ impl Tcp {
 
     /// Nobody needs a TCB any more. Its FIFOs may serve another.
     fn free(&mut self, conn: u32) {
-        if let Some(pipes) = self.conns.remove_at(conn).and_then(Tcb::into_pipes) {
-            self.pipes.give_back(pipes);
-        }
+        let is_spare = self.conns.left() < SPARES;
+        self.conns.vacate(conn, |tcb| is_spare && tcb.leave());
     }
 
     /// Takes what changed at a socket whose event is being delivered.
