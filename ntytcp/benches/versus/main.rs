@@ -108,7 +108,7 @@ const WORKLOADS: [Workload; 5] = [
         title: "connect and close",
         units: 1,
         unit: "",
-        limit: "cache: TIME-WAIT entries and their flows, 11 % in the lookup; the long way of 5 frames",
+        limit: "instruction cache: 7,700 instructions run once or twice each; the long way of 5 frames",
     },
     Workload {
         role: Role::Udp,
