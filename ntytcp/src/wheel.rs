@@ -176,9 +176,12 @@ impl Wheel {
             }
             match self.next_slot() {
                 Some((tick, list)) if tick <= target => {
-                    self.current = tick;
-                    if list < SLOTS {
-                        let key = self.heads[list];
+                    let key = self.heads[list];
+                    let entry = self.entries[key as usize];
+                    // One that is alone in the first slot is the first of all, and need not fall if it is due.
+                    let alone = entry.next == key && entry.tick() <= target;
+                    self.current = if alone { entry.tick() } else { tick };
+                    if alone || list < SLOTS {
                         self.unlink(key);
                         self.armed -= 1;
                         return Some(key);

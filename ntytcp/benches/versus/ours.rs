@@ -4,7 +4,7 @@ use super::link::{self, Port};
 use super::{
     BUFFER, CLIENT, IDLE_PORT, MESSAGE, Net, PORT, RING, Role, SERVER, TIME_WAIT, TURN, UDP_BUFFER, UDP_BURST,
 };
-use ntytcp::device::{Caps, Device};
+use ntytcp::device::{BURST, Caps, Device, RxFrame};
 use ntytcp::rng::seed_from;
 use ntytcp::stack::route::InterfaceAddr;
 use ntytcp::stack::{
@@ -49,9 +49,13 @@ impl Host {
             self.stack.on_timeout(now);
         }
         let (stack, interface) = (&mut self.stack, self.interface);
-        while self.device.rx_burst(&mut |frames| stack.ingress_burst(now, interface, frames)).expect("a link")
-            > 0
-        {}
+        let mut take = |frames: &mut [RxFrame<'_>]| stack.ingress_burst(now, interface, frames);
+        // A burst that is not full was the last.
+        while self.device.rx_burst(&mut take).expect("a link") == BURST {}
+    }
+
+    fn connections(&self) -> usize {
+        self.stack.tcp_connections().connections
     }
 
     fn send(&mut self, now: Instant) {
@@ -81,7 +85,7 @@ pub(crate) struct Ours {
     /// The active sockets.
     ends: Option<(SocketId, SocketId)>,
     listener: Option<SocketId>,
-    /// What the server's sockets hold when nothing is going on.
+    /// How many connections each has when nothing is going on.
     idle: usize,
 }
 
@@ -259,16 +263,9 @@ impl Net for Ours {
             .tcp_connect(self.now, None, server_at(PORT), None)
             .expect("a port that is free");
         let mut closed = false;
-        while !closed || self.server.stack.tcp_connections().connections > self.idle {
+        while [&self.client, &self.server].iter().any(|host| host.connections() > self.idle) {
             self.now += TURN;
             let now = self.now;
-            self.client.receive(now);
-            while let Some(event) = self.client.stack.poll_event() {
-                if event.socket == client && event.readiness.contains(Readiness::WRITABLE) && !closed {
-                    self.client.stack.tcp_close(now, client).expect("a socket");
-                    closed = true;
-                }
-            }
             self.client.send(now);
             self.server.receive(now);
             while let Some(Event { socket, readiness }) = self.server.stack.poll_event() {
@@ -279,7 +276,19 @@ impl Net for Ours {
                 }
             }
             self.server.send(now);
+            self.client.receive(now);
+            while let Some(event) = self.client.stack.poll_event() {
+                if event.socket == client && event.readiness.contains(Readiness::WRITABLE) && !closed {
+                    self.client.stack.tcp_close(now, client).expect("a socket");
+                    closed = true;
+                }
+            }
         }
+        // The server has nothing left, the client TIME-WAIT.
+        self.now += TIME_WAIT;
+        self.client.receive(self.now);
+        let left = self.client.stack.tcp_connections();
+        assert_eq!((left.connections, left.time_wait), (self.idle, 0));
     }
 
     fn udp(&mut self) {

@@ -4,7 +4,9 @@
 
 use super::link::{self, Port};
 use super::ours::fill;
-use super::{BUFFER, CLIENT, IDLE_PORT, MESSAGE, Net, PORT, RING, Role, SERVER, TURN, UDP_BUFFER, UDP_BURST};
+use super::{
+    BUFFER, CLIENT, IDLE_PORT, MESSAGE, Net, PORT, RING, Role, SERVER, TIME_WAIT, TURN, UDP_BUFFER, UDP_BURST,
+};
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::{tcp, udp};
 use smoltcp::time::{Duration, Instant};
@@ -161,7 +163,7 @@ impl Smol {
         }
     }
 
-    /// Closes the active connection from both ends.
+    /// Closes the active connection from both ends, and waits until nothing is left of it.
     fn finish(&mut self) {
         let (client, server) = self.ends;
         self.client.tcp(client).close();
@@ -175,6 +177,10 @@ impl Smol {
             self.server.send(now);
             self.client.receive(now);
         }
+        // The server has nothing left, the client TIME-WAIT.
+        self.now += Duration::from_micros(TIME_WAIT.as_micros() as u64);
+        self.client.send(self.now);
+        assert_eq!(self.client.tcp(client).state(), tcp::State::Closed);
     }
 
     fn udp_burst(&mut self) {

@@ -166,8 +166,10 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct RxFrame<'a> {
     buf: &'a mut [u8],
+    /// Never beyond `end`.
     start: usize,
-    len: usize,
+    /// Never beyond the end of `buf`.
+    end: usize,
     /// What the device knows of the frame.
     pub meta: RxMeta,
     /// What becomes of it; the device reads this when the burst comes back.
@@ -179,28 +181,31 @@ impl<'a> RxFrame<'a> {
     /// what `buf` holds.
     pub fn new(buf: &'a mut [u8], start: usize, len: usize, meta: RxMeta) -> Self {
         let start = start.min(buf.len());
-        let len = len.min(buf.len() - start);
-        Self { buf, start, len, meta, verdict: Verdict::Done }
+        let end = start + len.min(buf.len() - start);
+        Self { buf, start, end, meta, verdict: Verdict::Done }
     }
 
     /// The frame, from the first byte of its Ethernet header.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
-        self.buf.get(self.start..self.start + self.len).unwrap_or_default()
+        &self.buf[self.start..self.end]
     }
 
     /// The frame, to be rewritten.
+    #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.buf.get_mut(self.start..self.start + self.len).unwrap_or_default()
+        &mut self.buf[self.start..self.end]
     }
 
     /// Length of the frame in bytes.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.len
+        self.end - self.start
     }
 
     /// Whether the frame has no byte at all.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Where the frame starts in its buffer; the device needs it to send a reply.
@@ -219,7 +224,7 @@ impl<'a> RxFrame<'a> {
     pub fn set_len(&mut self, len: usize) -> bool {
         let fits = len <= self.capacity();
         if fits {
-            self.len = len;
+            self.end = self.start + len;
         }
         fits
     }
@@ -230,7 +235,6 @@ impl<'a> RxFrame<'a> {
         let fits = n <= self.start;
         if fits {
             self.start -= n;
-            self.len += n;
         }
         fits
     }

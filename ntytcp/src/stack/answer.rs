@@ -313,7 +313,7 @@ fn segment_in_place(
     Some(TxMeta::default())
 }
 
-fn segment_packet(src: Ipv4Addr, dst: Ipv4Addr, header: &TcpHeader, ttl: Ttl) -> Option<Vec<u8>> {
+pub(super) fn segment_packet(src: Ipv4Addr, dst: Ipv4Addr, header: &TcpHeader, ttl: Ttl) -> Option<Vec<u8>> {
     let mut packet = vec![0; Ipv4Header::LEN + header.header_len()];
     write_segment(&mut packet, src, dst, header, ttl)?;
     Some(packet)

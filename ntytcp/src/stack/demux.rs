@@ -17,7 +17,8 @@
 
 use core::hint::black_box;
 use core::net::IpAddr;
-use siphasher::sip::SipHasher13;
+
+use super::keyed::Sip;
 
 /// What tells one flow from another: both ends, as this host sees them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -33,40 +34,39 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
-    /// Hands the flow to `hash` as one block: of 12 bytes for IPv4, else of 36. No two flows have the same.
+    /// The hash of the flow: of 12 bytes for IPv4, else of 36. No two flows have the same.
     #[inline]
-    pub(crate) fn with_bytes<R>(&self, hash: impl Fn(&[u8]) -> R) -> R {
+    pub(crate) fn hash(&self, sip: &Sip) -> u64 {
         let ports = u32::from(self.local_port) << 16 | u32::from(self.remote_port);
+        let last = |len: u64| len << 56 | u64::from(ports);
         if let (IpAddr::V4(local), IpAddr::V4(remote)) = (self.local, self.remote) {
-            let mut bytes = [0; 12];
-            bytes[..4].copy_from_slice(&local.octets());
-            bytes[4..8].copy_from_slice(&remote.octets());
-            bytes[8..].copy_from_slice(&ports.to_be_bytes());
-            hash(&bytes)
+            sip.hash(&[u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits()), last(12)])
         } else {
-            let mut bytes = [0; 36];
-            bytes[..16].copy_from_slice(&octets(self.local));
-            bytes[16..32].copy_from_slice(&octets(self.remote));
-            bytes[32..].copy_from_slice(&ports.to_be_bytes());
-            hash(&bytes)
+            self.hash_v6(sip, last(36))
         }
+    }
+
+    #[cold]
+    fn hash_v6(&self, sip: &Sip, last: u64) -> u64 {
+        let ([l0, l1], [r0, r1]) = (words(self.local), words(self.remote));
+        sip.hash(&[l0, l1, r0, r1, last])
     }
 }
 
 /// SipHash-1-3 of flows under a secret key.
 #[derive(Clone)]
-pub struct FlowHasher(SipHasher13);
+pub struct FlowHasher(Sip);
 
 impl FlowHasher {
     /// A hasher for one stack; `key` is secret and unpredictable.
     pub fn new(key: [u64; 2]) -> Self {
-        Self(SipHasher13::new_with_keys(key[0], key[1]))
+        Self(Sip::new(key, (1, 3)))
     }
 
     /// The hash of a flow.
     #[inline]
     pub fn hash(&self, key: &FlowKey) -> u32 {
-        (key.with_bytes(|bytes| self.0.hash(bytes)) >> 32) as u32
+        (key.hash(&self.0) >> 32) as u32
     }
 }
 
@@ -76,11 +76,12 @@ impl core::fmt::Debug for FlowHasher {
     }
 }
 
-fn octets(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
-        IpAddr::V6(a) => a.octets(),
-    }
+fn words(address: IpAddr) -> [u64; 2] {
+    let bits = match address {
+        IpAddr::V4(a) => a.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(a) => a.to_bits(),
+    };
+    [(bits >> 64) as u64, bits as u64]
 }
 
 /// Slots per bucket.

@@ -22,7 +22,7 @@ use super::{Cx, Stack, icmp};
 use crate::counters::DropReason;
 use crate::device::{RxChecksum, RxFrame, TxMeta, Verdict};
 use crate::stack::demux::FlowKey;
-use crate::tcp::{Foreseen, Lookup};
+use crate::tcp::{Arrival, Foreseen};
 use crate::time::Instant;
 use crate::wire::{
     ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, Ipv4Option, MacAddr, ParseError, Sum,
@@ -139,7 +139,6 @@ impl Stack {
             return verdict;
         }
         let bytes = frame.bytes().get(plain::HEADERS..plain.end).unwrap_or_default();
-        let mut slot = None;
         if plain.protocol == IpProtocol::TCP
             && let Some(&[s0, s1, d0, d1]) = bytes.first_chunk::<4>()
         {
@@ -149,12 +148,14 @@ impl Stack {
                 local_port: u16::from_be_bytes([d0, d1]),
                 remote_port: u16::from_be_bytes([s0, s1]),
             };
+            let arrival = Arrival { key, interface: id, mtu };
             let is_intact = || {
                 let sum = || Sum::pseudo_header_v4(plain.src, plain.dst, IpProtocol::TCP, bytes.len() as u32);
                 frame.meta.checksum != RxChecksum::Unknown || sum().add(bytes).verify()
             };
             let (counters, events) = (&mut self.counters, &mut self.events);
-            match self.tcp.input_foreseen(&mut Cx { now, counters, events }, &key, bytes, is_intact) {
+            let cx = &mut Cx { now, counters, events };
+            let slot = match self.tcp.input_foreseen(cx, &arrival.key, bytes, is_intact) {
                 Foreseen::Taken => return Verdict::Done,
                 Foreseen::Dropped(found, reason) => {
                     if !self.reclaim_for(now) {
@@ -162,23 +163,23 @@ impl Stack {
                     }
                     // There is room now. What was taken of it is old by now. Counted again by what follows.
                     self.counters.tcp_rx -= 1;
-                    slot = Some((key, found));
+                    found
                 }
-                Foreseen::No(found) => slot = Some((key, found)),
-            }
+                Foreseen::No(found) => found,
+            };
+            return self.plain_segment(now, &arrival, plain, frame, slot);
         }
-        self.plain_unforeseen(now, (id, mtu), plain, frame, slot)
+        self.plain_packet(now, (id, mtu), plain, frame)
     }
 
-    /// A plain frame that is not simply the next segment of a connection.
+    /// A plain frame that is not a segment.
     #[inline(never)]
-    fn plain_unforeseen(
+    fn plain_packet(
         &mut self,
         now: Instant,
         (id, mtu): (InterfaceId, usize),
         plain: &Plain,
         frame: &mut RxFrame<'_>,
-        slot: Option<(FlowKey, Lookup)>,
     ) -> Verdict {
         let bytes = frame.bytes();
         let packet = Packet {
@@ -195,25 +196,15 @@ impl Stack {
             checksum: frame.meta.checksum,
             gso_size: frame.meta.gso_size,
         };
-        let answer = match slot {
-            Some((key, slot)) => self.unforeseen_segment(now, &packet, key, slot),
-            None => self.transport(now, &packet),
-        };
-        match answer {
+        match self.transport(now, &packet) {
             Answer::Verdict(verdict) => verdict,
             answer => {
                 let question = Question::of(&packet);
-                self.answer_plain(frame, &question, answer)
+                let src = plain::station(frame.bytes());
+                let link = Link { len: EthernetHeader::LEN, src, group: false, ethertype: EtherType::IPV4 };
+                self.answer_in_place(&link, frame, &question, answer)
             }
         }
-    }
-
-    #[inline(never)]
-    fn answer_plain(&mut self, frame: &mut RxFrame<'_>, question: &Question, answer: Answer) -> Verdict {
-        let source = frame.bytes().get(6..).and_then(|bytes| bytes.first_chunk::<6>());
-        let src = MacAddr(source.copied().unwrap_or_default());
-        let link = Link { len: EthernetHeader::LEN, src, group: false, ethertype: EtherType::IPV4 };
-        self.answer_in_place(&link, frame, question, answer)
     }
 
     /// Any frame, from its first byte on.

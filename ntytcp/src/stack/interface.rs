@@ -14,7 +14,7 @@ use super::route::{InterfaceAddr, RouteTable};
 use super::socket::SocketError;
 use crate::device::Caps;
 use crate::rng::Rng;
-use crate::time::{Instant, earlier};
+use crate::time::{Instant, earliest};
 use crate::wire::{ArpOperation, ArpPacket, EtherType, EthernetHeader, MacAddr, VlanTag, VlanTags};
 
 /// The name of an interface of one stack: its place in the order of [`Stack::add_interface`](super::Stack::add_interface).
@@ -243,6 +243,7 @@ impl Interface {
     }
 
     /// Whether anything is to be sent that belongs to no socket, or somebody is to be told about a next hop.
+    #[inline]
     pub(crate) fn owes(&self) -> bool {
         !self.arp_queue.is_empty() || !self.outbox.is_empty() || self.has_outcomes()
     }
@@ -293,7 +294,7 @@ impl Interface {
     /// When [`Interface::on_timeout`] has something to do next.
     #[inline]
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        earlier(self.neighbors.next_deadline(), self.next_claim)
+        earliest([self.neighbors.next_deadline(), self.next_claim])
     }
 
     /// Does what has become due. [`Interface::next_outcome`] follows.

@@ -36,6 +36,7 @@ pub mod neighbor;
 mod outbox;
 pub(crate) mod output;
 mod plain;
+mod plain_tcp;
 mod plain_udp;
 pub mod ports;
 pub mod reassembly;
@@ -72,7 +73,7 @@ use crate::device::Verdict;
 use crate::fifo::PagePool;
 use crate::rng::{Rng, Seed};
 use crate::tcp::{Tcp, TcpConfig};
-use crate::time::Instant;
+use crate::time::{Instant, earliest};
 use crate::wire::MacAddr;
 use arp::GuardState;
 use echo::EchoTable;
@@ -322,6 +323,9 @@ impl Stack {
 
     /// Sends over an interface what is owed there: ARP, whole packets, datagrams, segments, in this order.
     pub fn egress<Q: TxQueue + ?Sized>(&mut self, now: Instant, id: InterfaceId, ring: &mut Q) -> Pending {
+        if !self.has_pending(id) {
+            return Pending::Clear;
+        }
         self.tell_outcomes(now, id);
         let Some(interface) = self.interfaces.get_mut(usize::from(id.0)) else { return Pending::Clear };
         // The protocol that found the ring full comes first when there is room again.
@@ -370,11 +374,10 @@ impl Stack {
 
     /// When [`Stack::on_timeout`] wants to be called next, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let far = |at: Option<Instant>| at.unwrap_or(Instant::FAR_FUTURE);
-        let sockets = far(self.tcp.next_deadline()).min(far(self.udp.next_deadline()));
-        let sockets = sockets.min(far(self.starved.next_deadline(&self.pool)));
-        let next = self.interfaces.iter().fold(sockets, |next, i| next.min(far(i.next_deadline())));
-        Some(next.min(far(self.reassembler.next_deadline()))).filter(|&at| at != Instant::FAR_FUTURE)
+        let starved = self.starved.next_deadline(&self.pool);
+        let sockets = [self.tcp.next_deadline(), self.udp.next_deadline(), starved];
+        let rest = earliest([earliest(sockets), self.reassembler.next_deadline()]);
+        self.interfaces.iter().fold(rest, |next, i| earliest([next, i.next_deadline()]))
     }
 
     /// As [`Stack::neighbor_outcomes`], about what came about while packets were sent or a neighbor was set by hand.

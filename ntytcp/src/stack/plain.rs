@@ -15,7 +15,7 @@ use core::net::Ipv4Addr;
 
 use super::interface::Interface;
 use crate::device::RxFrame;
-use crate::wire::{EthernetHeader, IpProtocol, Ipv4Header};
+use crate::wire::{EthernetHeader, IpProtocol, Ipv4Header, MacAddr};
 
 /// Ethernet and IPv4 without tags and options.
 pub(super) const HEADERS: usize = EthernetHeader::LEN + Ipv4Header::LEN;
@@ -82,6 +82,13 @@ pub(super) fn recognise(interface: &Interface, frame: &RxFrame<'_>) -> Option<Pl
     })
 }
 
+/// The station that sent a frame.
+#[inline(always)]
+pub(super) fn station(frame: &[u8]) -> MacAddr {
+    let source = frame.get(6..).and_then(|bytes| bytes.first_chunk::<6>());
+    MacAddr(source.copied().unwrap_or_default())
+}
+
 /// Writes the headers of a plain frame between two stations ([`MacAddr::to_bits`](crate::wire::MacAddr)) with a packet of `total_len`
 /// bytes: one that may be fragmented under the identification `ident`, else an atomic one, whose identification says nothing
 /// (RFC 6864 4.1: "the IPv4 ID field of atomic datagrams may be set to any value").
@@ -115,7 +122,7 @@ pub(super) fn emit(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{EtherType, MacAddr, VlanTags};
+    use crate::wire::{EtherType, VlanTags};
     use proptest::prelude::*;
 
     proptest! {

@@ -12,10 +12,8 @@
 
 use core::net::IpAddr;
 
-use siphasher::sip::SipHasher13;
-
 use super::demux::FlowKey;
-use super::keyed::fork;
+use super::keyed::{Sip, fork};
 use crate::rng::Rng;
 
 /// An inclusive range of ports to pick from.
@@ -93,7 +91,7 @@ const RANDOM_TRIES: usize = 16;
 #[derive(Clone, Debug)]
 pub struct PortAllocator {
     range: PortRange,
-    hash: SipHasher13,
+    hash: Sip,
     counters: Box<[u32]>,
     rng: Rng,
 }
@@ -103,7 +101,7 @@ impl PortAllocator {
     pub fn new(range: PortRange, rng: &mut Rng) -> Self {
         let key = rng.key();
         let counters = (0..COUNTERS).map(|_| rng.below(range.count())).collect();
-        Self { range, hash: SipHasher13::new_with_keys(key[0], key[1]), counters, rng: fork(rng) }
+        Self { range, hash: Sip::new(key, (1, 3)), counters, rng: fork(rng) }
     }
 
     /// The range that ports are picked from.
@@ -121,7 +119,7 @@ impl PortAllocator {
         in_use: impl FnMut(u16) -> bool,
     ) -> Option<u16> {
         let flow = FlowKey { local, remote, local_port: 0, remote_port };
-        let hash = flow.with_bytes(|bytes| self.hash.hash(bytes));
+        let hash = flow.hash(&self.hash);
         let count = self.range.count();
         // The high half, spread over the range, and bits of the low half.
         let place = (((hash >> 32) * u64::from(count)) >> 32) as u32;

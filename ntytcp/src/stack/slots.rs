@@ -2,7 +2,8 @@
 //! it was given for.
 //!
 //! The count lies beside the value, so that checking a name costs no cache line of its own. The slot that was vacated last is
-//! used first, while it is still in the cache.
+//! used first, while it is still in the cache. A large value need not be moved there and away: it may stay in the vacant slot, for the
+//! next user to begin anew with.
 
 /// Slots of `T`, named by index and generation.
 #[derive(Debug)]
@@ -11,23 +12,47 @@ pub(crate) struct Slots<T> {
     /// The first of the list of vacant slots.
     vacant: u32,
     len: usize,
+    /// How many vacant slots hold a value.
+    left: usize,
 }
 
-#[derive(Debug)]
 struct Slot<T> {
     /// How often the slot was vacated.
     generation: u32,
-    /// The next vacant slot, while this one is vacant.
+    /// The next vacant slot, or [`LIVE`].
     next: u32,
+    /// In a vacant slot, what the last user left.
     value: Option<T>,
 }
 
 /// The end of the list of vacant slots.
 const NONE: u32 = u32::MAX;
+/// The slot is in use.
+const LIVE: u32 = u32::MAX - 1;
+
+impl<T> Slot<T> {
+    #[inline(always)]
+    fn live(&self) -> Option<&T> {
+        if self.next == LIVE { self.value.as_ref() } else { None }
+    }
+
+    #[inline(always)]
+    fn live_mut(&mut self) -> Option<&mut T> {
+        if self.next == LIVE { self.value.as_mut() } else { None }
+    }
+}
+
+impl<T: core::fmt::Debug> core::fmt::Debug for Slot<T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self { generation, next, .. } = self;
+        let mut slot = f.debug_struct("Slot");
+        slot.field("generation", generation).field("next", next).field("value", &self.live()).finish()
+    }
+}
 
 impl<T> Default for Slots<T> {
     fn default() -> Self {
-        Self { slots: Vec::new(), vacant: NONE, len: 0 }
+        Self { slots: Vec::new(), vacant: NONE, len: 0, left: 0 }
     }
 }
 
@@ -35,14 +60,21 @@ impl<T> Slots<T> {
     /// Puts what `make` builds from the index and generation of its slot into the table, and answers that index.
     #[inline]
     pub(crate) fn insert_with(&mut self, make: impl FnOnce(u32, u32) -> T) -> u32 {
+        self.reuse(|index, generation, value| *value = Some(make(index, generation)))
+    }
+
+    /// As [`Slots::insert_with`], but `renew` finds what [`Slots::vacate`] has left in the slot, and leaves its value there.
+    #[inline]
+    pub(crate) fn reuse(&mut self, renew: impl FnOnce(u32, u32, &mut Option<T>)) -> u32 {
         if self.vacant == NONE {
             self.vacant = self.slots.len() as u32;
             self.slots.push(Slot { generation: 0, next: NONE, value: None });
         }
         let index = self.vacant;
         if let Some(slot) = self.slots.get_mut(index as usize) {
-            slot.value = Some(make(index, slot.generation));
-            self.vacant = slot.next;
+            self.left -= usize::from(slot.value.is_some());
+            renew(index, slot.generation, &mut slot.value);
+            self.vacant = core::mem::replace(&mut slot.next, LIVE);
             self.len += 1;
         }
         index
@@ -60,43 +92,62 @@ impl<T> Slots<T> {
 
     /// As [`Slots::remove`], whichever use the slot is in.
     pub(crate) fn remove_at(&mut self, index: u32) -> Option<T> {
-        let slot = self.slots.get_mut(index as usize)?;
-        let value = slot.value.take()?;
+        let slot = self.slots.get_mut(index as usize).filter(|slot| slot.next == LIVE)?;
         slot.generation = slot.generation.wrapping_add(1);
         slot.next = core::mem::replace(&mut self.vacant, index);
         self.len -= 1;
-        Some(value)
+        slot.value.take()
+    }
+
+    /// As [`Slots::remove_at`], but leaves the value where it is if `tidy` finds it fit for the next user of the slot, and drops it
+    /// there if not.
+    pub(crate) fn vacate(&mut self, index: u32, tidy: impl FnOnce(&mut T) -> bool) {
+        let Some(slot) = self.slots.get_mut(index as usize).filter(|slot| slot.next == LIVE) else { return };
+        if slot.value.as_mut().is_some_and(tidy) {
+            self.left += 1;
+        } else {
+            slot.value = None;
+        }
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.next = core::mem::replace(&mut self.vacant, index);
+        self.len -= 1;
+    }
+
+    /// How many values lie in vacant slots.
+    pub(crate) fn left(&self) -> usize {
+        self.left
     }
 
     /// The value under a name.
     #[inline]
     pub(crate) fn get(&self, index: u32, generation: u32) -> Option<&T> {
-        self.slots.get(index as usize).filter(|slot| slot.generation == generation)?.value.as_ref()
+        self.slots.get(index as usize).filter(|slot| slot.generation == generation)?.live()
     }
 
     /// The value under a name, to be changed.
     #[inline]
     pub(crate) fn get_mut(&mut self, index: u32, generation: u32) -> Option<&mut T> {
-        self.slots.get_mut(index as usize).filter(|slot| slot.generation == generation)?.value.as_mut()
+        self.slots.get_mut(index as usize).filter(|slot| slot.generation == generation)?.live_mut()
     }
 
     /// The value in a slot, whichever use it is; for indices that the owner keeps fresh itself.
     #[inline]
     pub(crate) fn at(&self, index: u32) -> Option<&T> {
-        self.slots.get(index as usize)?.value.as_ref()
+        self.slots.get(index as usize)?.live()
     }
 
     /// As [`Slots::at`], to be changed.
     #[inline]
     pub(crate) fn at_mut(&mut self, index: u32) -> Option<&mut T> {
-        self.slots.get_mut(index as usize)?.value.as_mut()
+        self.slots.get_mut(index as usize)?.live_mut()
     }
 
     /// As [`Slots::at_mut`], with the generation that the value has the slot for.
     #[inline]
     pub(crate) fn named_mut(&mut self, index: u32) -> Option<(&mut T, u32)> {
         let slot = self.slots.get_mut(index as usize)?;
-        Some((slot.value.as_mut()?, slot.generation))
+        let generation = slot.generation;
+        Some((slot.live_mut()?, generation))
     }
 
     /// The generation of a slot.
@@ -107,7 +158,7 @@ impl<T> Slots<T> {
 
     /// Every value with its index.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        (0..).zip(&self.slots).filter_map(|(index, slot)| Some((index, slot.value.as_ref()?)))
+        (0..).zip(&self.slots).filter_map(|(index, slot)| Some((index, slot.live()?)))
     }
 
     /// How many values there are.
@@ -145,9 +196,27 @@ mod tests {
         assert_eq!(slots.at(slot), Some(&'b'));
     }
 
+    #[test]
+    fn what_is_left_in_a_slot_is_nobodys_until_the_next_user_finds_it() {
+        let mut slots = Slots::default();
+        assert_eq!((slots.insert('a'), slots.insert('b')), (0, 1));
+        slots.vacate(0, |_| true);
+        slots.vacate(1, |_| false);
+        slots.vacate(1, |_| true);
+        assert_eq!((slots.len(), slots.left()), (0, 1));
+        assert_eq!((slots.at(0), slots.get(0, 1), slots.iter().count()), (None, None, 0));
+        assert_eq!(slots.remove_at(0), None);
+        let mut found = [None; 2];
+        for found in &mut found {
+            slots.reuse(|_, _, value| *found = value.replace('c'));
+        }
+        assert_eq!(found, [None, Some('a')]);
+        assert_eq!((slots.len(), slots.left(), slots.get(0, 1)), (2, 0, Some(&'c')));
+    }
+
     proptest! {
         #[test]
-        fn it_behaves_as_a_map_of_names(ops in prop::collection::vec((0..4u8, 0..8usize), 1..200)) {
+        fn it_behaves_as_a_map_of_names(ops in prop::collection::vec((0..6u8, 0..8usize), 1..200)) {
             let mut slots = Slots::default();
             let mut model: BTreeMap<(u32, u32), usize> = BTreeMap::new();
             for (step, (op, pick)) in ops.into_iter().enumerate() {
@@ -157,7 +226,12 @@ mod tests {
                         prop_assert_eq!(slots.remove(index, generation), model.remove(&(index, generation)));
                         prop_assert_eq!(slots.remove(index, generation), None);
                     }
-                    (1, Some((index, generation))) => {
+                    (1 | 2, Some((index, generation))) => {
+                        slots.vacate(index, |_| op == 1);
+                        model.remove(&(index, generation));
+                        prop_assert_eq!(slots.named_mut(index), None);
+                    }
+                    (3, Some((index, generation))) => {
                         prop_assert_eq!(slots.remove_at(index), model.remove(&(index, generation)));
                         prop_assert_eq!(slots.named_mut(index), None);
                     }

@@ -79,31 +79,35 @@ impl Stack {
         };
         let key = packet.flow(u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
         let slot = self.tcp.demux(&key);
-        self.unforeseen_segment(now, packet, key, slot)
+        let arrival = Arrival { key, interface: packet.interface, mtu: packet.mtu };
+        match self.unforeseen_segment(now, &arrival, slot, packet.payload, packet.checksum) {
+            TcpAction::Done => Answer::Verdict(Verdict::Done),
+            TcpAction::Drop(reason) => Answer::drop(reason),
+            TcpAction::Reply(header) => Answer::Segment(header, self.tcp.ttl(&arrival.key, slot)),
+        }
     }
 
     /// A segment that is not what its connection expects next, or that belongs to none.
-    #[inline(never)]
+    #[inline]
     pub(super) fn unforeseen_segment(
         &mut self,
         now: Instant,
-        packet: &Packet<'_>,
-        key: FlowKey,
+        arrival: &Arrival,
         slot: Lookup,
-    ) -> Answer {
-        let (seg, data) = match TcpHeader::parse(packet.payload) {
+        bytes: &[u8],
+        checksum: RxChecksum,
+    ) -> TcpAction {
+        let (seg, data) = match TcpHeader::parse(bytes) {
             Ok(parsed) => parsed,
-            Err(error) => return Answer::drop(reason(error)),
+            Err(error) => return TcpAction::Drop(reason(error)),
         };
-        if packet.checksum == RxChecksum::Unknown
-            && !TcpHeader::verify(packet.src.into(), packet.dst.into(), packet.payload)
+        if checksum == RxChecksum::Unknown && !TcpHeader::verify(arrival.key.remote, arrival.key.local, bytes)
         {
-            return Answer::drop(DropReason::L4Checksum);
+            return TcpAction::Drop(DropReason::L4Checksum);
         }
-        let arrival = Arrival { key, interface: packet.interface, mtu: packet.mtu };
         let (counters, events) = (&mut self.counters, &mut self.events);
         let mut cx = Cx { now, counters, events };
-        let mut action = self.tcp.input(&mut cx, &arrival, slot, &seg, data);
+        let action = self.tcp.input(&mut cx, arrival, slot, &seg, data);
         if let TcpAction::Drop(DropReason::SocketFull | DropReason::TcpReassemblyFull) = action
             && self.reclaim_for(now)
         {
@@ -111,13 +115,9 @@ impl Stack {
             self.counters.tcp_rx -= 1;
             let (counters, events) = (&mut self.counters, &mut self.events);
             let mut cx = Cx { now, counters, events };
-            action = self.tcp.input(&mut cx, &arrival, slot, &seg, data);
+            return self.tcp.input(&mut cx, arrival, slot, &seg, data);
         }
-        match action {
-            TcpAction::Done => Answer::Verdict(Verdict::Done),
-            TcpAction::Drop(reason) => Answer::drop(reason),
-            TcpAction::Reply(header) => Answer::Segment(header, self.tcp.ttl(&key, slot)),
-        }
+        action
     }
 
     fn udp_datagram(&mut self, now: Instant, packet: &Packet<'_>) -> Answer {

@@ -7,9 +7,10 @@ use super::Arrival;
 use super::TcpAction;
 use super::config::{TcpConfig, TcpSocketOptions};
 use super::isn::Origin;
-use super::pipes::Pipes;
-use super::tcb::{Opening, State, Tcb, mss_for, timestamp, window_shift};
+use super::opening::Opening;
+use super::tcb::{State, Tcb, mss_for, timestamp, window_shift};
 use crate::counters::DropReason;
+use crate::fifo::PagePool;
 use crate::stack::InterfaceId;
 use crate::stack::demux::FlowKey;
 use crate::time::{Duration, Instant};
@@ -174,24 +175,24 @@ impl SynEntry {
 
     /// The TCB that takes over, still in SYN-RECEIVED so that the segment which completes the handshake is handled as any other.
     #[inline]
-    pub(crate) fn into_tcb(
-        self,
+    pub(crate) fn open(
+        &self,
+        slot: &mut Option<Tcb>,
+        pool: &PagePool,
         now: Instant,
         config: &TcpConfig,
         options: TcpSocketOptions,
-        pipes: Pipes,
-    ) -> Tcb {
-        let Self { key, tag, listener, interface, mtu, origin, irs, offer, .. } = self;
+    ) {
+        let &Self { key, tag, listener, interface, mtu, origin, irs, ref offer, .. } = self;
         let opening = Opening { key, tag, interface, mtu: mtu.into(), origin, options };
-        let mut tcb = Tcb::connect(now, opening, config, pipes);
-        tcb.take_syn(now, irs, &offer, config);
+        let tcb = Tcb::open(slot, pool, now, &opening, config);
+        tcb.take_syn(now, irs, offer, config);
         tcb.state = State::SynReceived;
         tcb.snd.nxt = origin.iss + 1;
         tcb.snd.max = origin.iss + 1;
         tcb.snd.wl1 = irs;
         tcb.listener = Some(listener);
         tcb.flags.unaccepted = true;
-        tcb
     }
 
     /// The sequence number that the peer's next incarnation must exceed is none of ours; this is only the usual ACK.

@@ -4,13 +4,13 @@
 //! nobody off the path can guess a sequence number from those of other connections.
 
 use crate::stack::demux::FlowKey;
+use crate::stack::keyed::Sip;
 use crate::time::Instant;
 use crate::wire::Seq;
-use siphasher::sip::SipHasher24;
 
 /// Makes the initial sequence numbers and timestamp offsets of one stack.
 #[derive(Clone, Debug)]
-pub(crate) struct IsnGenerator(SipHasher24);
+pub(crate) struct IsnGenerator(Sip);
 
 /// Where the numbers of one connection begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,12 +24,12 @@ pub(crate) struct Origin {
 
 impl IsnGenerator {
     pub(crate) fn new(key: [u64; 2]) -> Self {
-        Self(SipHasher24::new_with_keys(key[0], key[1]))
+        Self(Sip::new(key, (2, 4)))
     }
 
     /// The numbers of a connection that is opened now. One hash gives both: each is half of it.
     pub(crate) fn origin(&self, now: Instant, flow: &FlowKey) -> Origin {
-        let hash = flow.with_bytes(|bytes| self.0.hash(bytes));
+        let hash = flow.hash(&self.0);
         Origin {
             iss: Seq((hash as u32).wrapping_add((now.as_micros() / 4) as u32)),
             timestamp_offset: (hash >> 32) as u32,

@@ -482,8 +482,8 @@ mod tests {
     use crate::stack::InterfaceId;
     use crate::stack::demux::FlowKey;
     use crate::tcp::isn::Origin;
-    use crate::tcp::pipes::PipeStock;
-    use crate::tcp::tcb::{Opening, TimestampState};
+    use crate::tcp::opening::Opening;
+    use crate::tcp::tcb::TimestampState;
     use core::net::Ipv4Addr;
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
@@ -518,8 +518,9 @@ mod tests {
             let origin = Origin { iss: Seq(self.iss), timestamp_offset: 0 };
             let (interface, options) = (InterfaceId::default(), config.socket);
             let opening = Opening { key, tag: 0, interface, mtu: 1_500, origin, options };
-            let pipes = PipeStock::new(pool.clone()).take(65_536, 65_536);
-            let mut tcb = Tcb::connect(Instant::ZERO, opening, config, pipes);
+            let mut slot = None;
+            Tcb::open(&mut slot, pool, Instant::ZERO, &opening, config);
+            let mut tcb = slot.unwrap();
             tcb.state = self.state;
             let (app, _) = tcb.half.as_mut().unwrap();
             let queued = app.write(&vec![7; self.queued]);

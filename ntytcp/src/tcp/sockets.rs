@@ -2,8 +2,9 @@
 
 use super::config::{KeepAlive, TcpSocketOptions, check_user_timeout};
 use super::listener::{ListenOptions, Listener};
+use super::opening::Opening;
 use super::table::{Slot, Tcp};
-use super::tcb::{Opening, State, Tcb};
+use super::tcb::{State, Tcb};
 use super::timers::TimerKind;
 use crate::fifo::{Consumer, Producer};
 use crate::stack::cx::{Cx, Pending};
@@ -117,8 +118,9 @@ impl Tcp {
         }
         let options = options.unwrap_or(self.config.socket);
         let opening = Opening { key, tag, interface, mtu, origin, options };
-        let pipes = self.pipes.take(options.send_buffer, options.recv_buffer);
-        let conn = self.conns.insert_with(|_, _| Tcb::connect(cx.now, opening, &self.config, pipes));
+        let conn = self.conns.reuse(|_, _, slot| {
+            Tcb::open(slot, &self.pool, cx.now, &opening, &self.config);
+        });
         self.flows.insert(tag, Slot::Conn(conn).pack());
         let generation = self.begin(conn);
         if let Some(tcb) = self.conns.at_mut(conn) {

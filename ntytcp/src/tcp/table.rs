@@ -7,7 +7,7 @@
 use super::handshake::{SynEntry, SynOutcome};
 use super::isn::IsnGenerator;
 use super::listener::{Bindings, Listener};
-use super::pipes::PipeStock;
+use super::opening::SPARES;
 use super::tcb::{AckDue, State, Tcb};
 use super::time_wait::{TimeWait, TimeWaitOutcome, TimeWaits};
 use super::{Arrival, TcpAction, TcpConfig, reset_segment};
@@ -20,7 +20,7 @@ use crate::stack::idle::IdleQueue;
 use crate::stack::limiter::{LimiterConfig, RateLimiter};
 use crate::stack::slots::Slots;
 use crate::stack::{IcmpError, InterfaceId, Readiness, SocketError, SocketId, SocketKind};
-use crate::time::{Instant, earlier};
+use crate::time::{Instant, earliest};
 use crate::wheel::Wheel;
 use crate::wire::{Seq, TcpFlags, TcpHeader};
 use core::net::IpAddr;
@@ -75,7 +75,7 @@ pub(crate) enum Foreseen {
 #[derive(Debug)]
 pub(crate) struct Tcp {
     pub(super) config: TcpConfig,
-    pub(super) pipes: PipeStock,
+    pub(super) pool: PagePool,
     pub(super) hasher: FlowHasher,
     pub(super) flows: FlowTable,
     pub(super) conns: Slots<Tcb>,
@@ -108,7 +108,7 @@ impl Tcp {
     pub(crate) fn new(config: TcpConfig, pool: PagePool, rng: &mut Rng) -> Self {
         Self {
             config,
-            pipes: PipeStock::new(pool),
+            pool,
             hasher: FlowHasher::new(rng.key()),
             flows: FlowTable::new(),
             conns: Slots::default(),
@@ -365,8 +365,8 @@ impl Tcp {
         let options = socket.socket;
         let Some(entry) = self.take_half_open(slot) else { return TcpAction::Done };
         let tag = entry.tag;
-        let pipes = self.pipes.take(options.send_buffer, options.recv_buffer);
-        let conn = self.conns.insert_with(|_, _| entry.into_tcb(cx.now, &self.config, options, pipes));
+        let (pool, config) = (&self.pool, &self.config);
+        let conn = self.conns.reuse(|_, _, slot| entry.open(slot, pool, cx.now, config, options));
         self.flows.replace(tag, Slot::Syn(slot).pack(), Slot::Conn(conn).pack());
         let generation = self.begin(conn);
         let Some(tcb) = self.conns.at_mut(conn) else { return TcpAction::Done };
@@ -502,9 +502,8 @@ impl Tcp {
 
     /// Nobody needs a TCB any more. Its FIFOs may serve another.
     fn free(&mut self, conn: u32) {
-        if let Some(pipes) = self.conns.remove_at(conn).and_then(Tcb::into_pipes) {
-            self.pipes.give_back(pipes);
-        }
+        let is_spare = self.conns.left() < SPARES;
+        self.conns.vacate(conn, |tcb| is_spare && tcb.leave());
     }
 
     /// Takes what changed at a socket whose event is being delivered.
@@ -554,9 +553,8 @@ impl Tcp {
     /// When [`Tcp::on_timeout`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let delayed = self.delayed_acks.front().map(|e| e.0);
-        let waits = self.waits.next_deadline();
-        let queues = earlier(earlier(delayed, waits), self.idle.next());
-        earlier(earlier(self.wheel.next(), self.syn_wheel.next()), queues)
+        let queues = [delayed, self.waits.next_deadline(), self.idle.next()];
+        earliest([earliest(queues), self.wheel.next(), self.syn_wheel.next()])
     }
 
     /// Handles every deadline up to now.

@@ -8,7 +8,7 @@
 //!                (falls back to UNA on a timeout)        (the right edge never moves back)
 //! ```
 //!
-//! The methods are spread by concern: [`input`](super::input) takes segments, [`output`](super::output) decides what to send,
+//! The methods are spread by concern: [`opening`](super::opening) begins one, [`input`](super::input) takes segments, [`output`](super::output) decides what to send,
 //! [`expiry`](super::expiry) handles the timers. None of them does I/O; what must be sent is found by asking
 //! [`Tcb::only_segment`], or [`Tcb::next_segment`] until it has nothing more.
 
@@ -16,8 +16,6 @@ use super::assembly::Assembly;
 use super::config::{TcpConfig, TcpSocketOptions};
 use super::congestion::CongestionControl;
 use super::handshake::Offer;
-use super::isn::Origin;
-use super::pipes::Pipes;
 use super::recovery::Recovery;
 use super::rtt::RttEstimator;
 use super::timers::{TimerKind, TimerTable};
@@ -250,91 +248,7 @@ pub(crate) struct Tcb {
     pub(crate) flags: Flags,
 }
 
-/// How a TCB begins.
-pub(crate) struct Opening {
-    pub(crate) key: FlowKey,
-    /// The tag of `key` in the flow table.
-    pub(crate) tag: u32,
-    pub(crate) interface: InterfaceId,
-    pub(crate) mtu: usize,
-    pub(crate) origin: Origin,
-    pub(crate) options: TcpSocketOptions,
-}
-
 impl Tcb {
-    /// A TCB in SYN-SENT that owes its SYN.
-    #[inline]
-    pub(crate) fn connect(now: Instant, opening: Opening, config: &TcpConfig, pipes: Pipes) -> Self {
-        let Opening { key, tag, interface, mtu, origin, options } = opening;
-        let Origin { iss, timestamp_offset } = origin;
-        let Pipes { tx, rx, half } = pipes;
-        let mss = mss_for(mtu, &key);
-        Self {
-            key,
-            tag,
-            state: State::SynSent,
-            path: PathCache::default(),
-            interface,
-            snd: SendSequence {
-                iss,
-                una: iss,
-                nxt: iss,
-                max: iss,
-                wnd: 0,
-                wl1: iss,
-                wl2: iss,
-                max_wnd: 0,
-                scale: 0,
-                peer_mss: DEFAULT_MSS,
-                mss,
-            },
-            rcv: ReceiveSequence {
-                irs: Seq(0),
-                nxt: Seq(0),
-                adv: Seq(0),
-                scale: window_shift(config, options.recv_buffer),
-                fin: None,
-            },
-            tx,
-            rx,
-            half: Some(half),
-            tx_base: iss + 1,
-            timestamps: None,
-            timestamp_offset,
-            last_ack_sent: Seq(0),
-            assembly: Assembly::default(),
-            recovery: Recovery::new(iss),
-            cc: CongestionControl::new_reno(config.initial_window * u32::from(mss)),
-            rtt: RttEstimator::new(config.initial_rto),
-            timing: None,
-            timers: TimerTable::new(),
-            ack: AckDue::No,
-            unacked: 0,
-            timeouts: 0,
-            timed_out_at: now,
-            probes: 0,
-            probe_backoff: 0,
-            keepalives: 0,
-            last_heard: now,
-            last_sent: now,
-            stalled_since: now,
-            last_challenge: None,
-            options,
-            error: None,
-            soft_error: None,
-            changed: Readiness::empty(),
-            pending: Pending::default(),
-            listener: None,
-            flags: Flags {
-                output: true,
-                sack: config.sack,
-                scaling: config.window_scaling,
-                timestamps: config.timestamps,
-                ..Flags::default()
-            },
-        }
-    }
-
     /// Takes over what the peer's SYN said: its sequence number and options.
     pub(crate) fn take_syn(&mut self, now: Instant, seq: Seq, offer: &Offer, config: &TcpConfig) {
         self.rcv.irs = seq;
@@ -374,13 +288,6 @@ impl Tcb {
     /// The window field of a SYN, never scaled (RFC 7323 2.2).
     pub(crate) fn syn_window(&self) -> u32 {
         (self.rx.capacity() as u32).min(u32::from(u16::MAX))
-    }
-
-    /// The FIFOs of a connection that is over, if the application never took its ends.
-    #[inline]
-    pub(crate) fn into_pipes(self) -> Option<Pipes> {
-        let Self { tx, rx, half, .. } = self;
-        Some(Pipes { tx, rx, half: half? })
     }
 
     /// The application is gone: no more is sent after what was written, and nobody reads what arrived.
@@ -425,6 +332,7 @@ impl Tcb {
         self.error = self.error.or(error);
         self.timers.stop_all();
         self.ack = AckDue::No;
+        self.flags.output &= self.flags.reset;
         self.rx.close();
         let failed = if error.is_some() { Readiness::ERROR } else { Readiness::empty() };
         self.changed |=

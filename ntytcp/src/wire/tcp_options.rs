@@ -171,6 +171,11 @@ impl TcpOptions {
                 let echo = u32::from_be_bytes([e0, e1, e2, e3]);
                 Ok(Self { timestamps: Some(Timestamps { value, echo }), ..Self::NONE })
             }
+            // A SYN of ours or of Linux, without timestamps.
+            &[MSS, 4, m0, m1, NOP, NOP, SACK_PERMITTED, 2, NOP, WINDOW_SCALE, 3, shift] => {
+                let (mss, window_scale) = (Some(u16::from_be_bytes([m0, m1])), Some(shift.min(14)));
+                Ok(Self { mss, window_scale, sack_permitted: true, ..Self::NONE })
+            }
             area => Self::parse_any(area),
         }
     }
