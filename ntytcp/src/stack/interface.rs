@@ -10,6 +10,7 @@ use super::neighbor::{
     Evidence, Learned, Lookup, NeighborAction, NeighborCache, NeighborConfig, NeighborRef,
 };
 use super::outbox::{Datagram, Outbox};
+use super::output::PathCache;
 use super::route::{InterfaceAddr, RouteTable};
 use super::socket::SocketError;
 use crate::device::Caps;
@@ -129,6 +130,8 @@ pub(crate) struct Interface {
     broadcasts: Vec<Ipv4Addr>,
     /// When the next step of a claim is due.
     next_claim: Option<Instant>,
+    /// To whom the way was found last, and which it was: who connects to a peer connects to it again.
+    pub(super) last_path: (IpAddr, PathCache),
     pub neighbors: NeighborCache,
     /// ARP packets to be sent, with their link destination.
     pub arp_queue: VecDeque<(MacAddr, ArpPacket)>,
@@ -170,6 +173,7 @@ impl Interface {
             some_unusable: false,
             conflict: None,
             next_claim: None,
+            last_path: (IpAddr::V4(Ipv4Addr::UNSPECIFIED), PathCache::default()),
             broadcasts,
             neighbors: NeighborCache::new(neighbors, rng),
             arp_queue: VecDeque::new(),

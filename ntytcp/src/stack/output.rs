@@ -454,6 +454,15 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
                 return Ok(mac);
             }
         }
+        let (peer, last) = self.interface.last_path;
+        if peer == dst
+            && last.generation == self.generation
+            && let Some(neighbor) = last.neighbor
+            && let Some((mac, _)) = self.interface.neighbors.reachable(self.cx.now, neighbor)
+        {
+            *path = last;
+            return Ok(mac);
+        }
         self.find_path(dst, path)
     }
 
@@ -471,6 +480,7 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         match self.interface.resolve(self.cx.now, next_hop) {
             Resolution::Reachable(neighbor, mac) => {
                 path.neighbor = Some(neighbor);
+                self.interface.last_path = (dst, *path);
                 Ok(mac)
             }
             Resolution::Pending => {

@@ -74,7 +74,8 @@ pub struct TcpConfig {
     pub retries: u8,
     /// Window probes in a row that a closed socket's peer may answer with a window of zero before the connection is reset: data that
     /// nobody waits for any more must not be held for ever. RFC 9293 3.8.6.1 lets the window stay closed as long as probes are
-    /// answered, and that is what a socket in use does. Default 8 (a minute or a few, by the RTO); at least 1.
+    /// answered, and that is what a socket in use does. Default 12 (five minutes
+    /// on a fast path, and more on a slow one); at least 1.
     pub orphan_probes: u8,
     /// How long an ACK may wait for data to ride on. One that follows another soon may wait twice as long, and RFC 9293 3.8.6.3 wants
     /// less than 500 ms. Default 40 ms; at most 249 ms.
@@ -110,7 +111,7 @@ impl Default for TcpConfig {
             syn_retries: 6,
             syn_ack_retries: 5,
             retries: 15,
-            orphan_probes: 8,
+            orphan_probes: 12,
             delayed_ack: Duration::from_millis(40),
             initial_window: 10,
             timestamps: true,

@@ -290,13 +290,16 @@ impl Tcb {
 
     /// The header of any segment that [`Tcb::next_segment`] wants sent.
     pub(crate) fn header(&self, now: Instant, segment: &Transmit) -> TcpHeader {
-        let options = if segment.flags.intersects(TcpFlags::SYN) {
-            self.syn_options(now, segment.flags.intersects(TcpFlags::ACK))
+        let mut header = self.bare_header(segment);
+        if segment.flags.intersects(TcpFlags::SYN) {
+            header.options = self.syn_options(now, segment.flags.intersects(TcpFlags::ACK));
         } else {
-            let timestamps = self.timestamps_option(now);
-            TcpOptions { timestamps, sack: self.sack_blocks(), ..TcpOptions::NONE }
-        };
-        TcpHeader { options, ..self.bare_header(segment) }
+            header.options.timestamps = self.timestamps_option(now);
+            if !self.assembly.is_empty() {
+                header.options.sack = self.sack_blocks();
+            }
+        }
+        header
     }
 
     /// The options of our SYN (an offer) or SYN-ACK (what the peer also offered).

@@ -116,8 +116,8 @@ fn a_closed_window_is_probed_with_backoff() {
 }
 
 #[test]
-fn a_closed_socket_is_reset_when_the_window_stays_closed_for_eight_probes() {
-    let probes: String = [1, 2, 4, 8, 16, 32, 60, 60]
+fn a_closed_socket_is_reset_when_the_window_stays_closed_for_twelve_probes() {
+    let probes: String = [1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60, 60]
         .map(|wait| format!("+{wait} > . 1:2(1) ack 1\n< . 1:1(0) ack 1 win 0\n"))
         .concat();
     accepted(&format!(
@@ -134,7 +134,7 @@ fn a_closed_socket_is_reset_when_the_window_stays_closed_for_eight_probes() {
 
 #[test]
 fn the_probes_of_a_closed_socket_begin_anew_when_the_window_opens() {
-    let probes: String = [1, 2, 4, 8, 16, 32, 60]
+    let probes: String = [1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60]
         .map(|wait| format!("+{wait} > . 1:2(1) ack 1\n< . 1:1(0) ack 1 win 0\n"))
         .concat();
     accepted(&format!(

@@ -167,6 +167,22 @@ fn a_cached_path_is_renewed_when_routes_change() {
     assert_eq!(second, Err(Blocked::Unreachable(SocketError::NetworkUnreachable)));
 }
 
+#[test]
+fn a_new_connection_follows_the_way_of_the_last_only_to_the_same_peer_over_the_same_routes() {
+    let mut host = Host::acquainted();
+    let prepare = |host: &mut Host, dst| {
+        with_output(host, |out| out.prepare(&key(dst), &mut PathCache::default(), false)).0
+    };
+    let first = prepare(&mut host, PEER);
+    assert!(first.is_ok() && prepare(&mut host, PEER) == first);
+    let other = Ipv4Addr::new(10, 0, 0, 77);
+    assert_eq!(prepare(&mut host, other), Err(Blocked::Unresolved { next_hop: other.into() }));
+    let connected = *host.stack.routes().iter().next().unwrap();
+    assert!(host.stack.remove_route(&connected));
+    let none = Blocked::Unreachable(SocketError::NetworkUnreachable);
+    assert_eq!(prepare(&mut host, PEER), Err(none));
+}
+
 /// What a device that cuts trains makes of a frame: the headers of the train before each piece, with its own lengths, sequence number
 /// and checksums, and FIN and PSH for the last alone.
 fn cut_by_device(frame: &[u8], gso: Gso) -> Vec<Vec<u8>> {
