@@ -2,6 +2,7 @@
 
 pub mod cli;
 mod clients;
+mod devices;
 pub mod dns;
 pub mod echo;
 pub mod http;

@@ -4,7 +4,7 @@ pub mod config;
 pub mod dns;
 pub mod stack;
 
-use crate::{echo, http, perf, ping};
+use crate::{devices, echo, http, perf, ping};
 use clap::{CommandFactory as _, Parser};
 use config::{ConfigError, ConfigFile};
 pub use stack::{StackArgs, StackConfig, StackError};
@@ -89,6 +89,8 @@ Between the two on one host the kernel is the router: sysctl -w net.ipv4.ip_forw
     /// Run several programs on one stack, as a file says
     #[command(after_help = RUN_EXAMPLE)]
     Run(RunArgs),
+    /// List the interfaces of this machine, and the flag to type for each
+    Devices,
     /// Print a completion script for a shell
     #[command(hide = true)]
     Completions {
@@ -245,6 +247,7 @@ impl Cli {
             Command::Ping(args) => args.plan(App::Ping)?,
             Command::Perf(args) => args.plan(App::Perf)?,
             Command::Run(args) => args.plan()?,
+            Command::Devices => return Ok(Task::Print(devices::list().into_bytes())),
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "nty", &mut script);

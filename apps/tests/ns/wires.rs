@@ -60,3 +60,27 @@ fn everything_works_over_xdp() {
 fn everything_works_over_xdp_at_mtu_9000() {
     in_namespace(|| serves("xdp", "9000"));
 }
+
+#[test]
+fn devices_are_listed_with_the_flag_to_type() {
+    in_namespace(|| {
+        run("ip", &["link", "add", WIRE[0], "type", "veth", "peer", "name", WIRE[1]]);
+        run("ip", &["addr", "add", HOST_NET, "dev", WIRE[1]]);
+        run("ip", &["link", "set", WIRE[1], "mtu", "1400", "up"]);
+        let text = run(NTY, &["devices"]);
+        let of = |name: &str| {
+            let start = text.find(&format!("{name}: ")).unwrap_or_else(|| panic!("{name}: {text}"));
+            text[start..]
+                .split("\n    ")
+                .take_while(|line| !line.contains("lo: "))
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
+        let host = of(WIRE[1]);
+        for part in ["up, MTU 1400", "veth", HOST_NET, "--device packet:ntyhost", "--device xdp:ntyhost"] {
+            assert!(host.contains(part), "{part}: {text}");
+        }
+        assert!(of(WIRE[0]).contains("down, MTU 1500") && text.contains("--device xdp:ntywire"), "{text}");
+        run("ip", &["link", "del", WIRE[0]]);
+    });
+}

@@ -18,7 +18,7 @@ pub mod fault;
 mod forward;
 pub mod mem;
 #[cfg(all(feature = "devices", target_os = "linux"))]
-mod netdev;
+pub mod netdev;
 pub mod offload;
 #[cfg(all(feature = "devices", target_os = "linux"))]
 pub mod packet;

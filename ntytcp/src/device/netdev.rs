@@ -1,10 +1,58 @@
-//! An interface that the kernel owns and a device works on: what it is, and whether it is still there.
+//! Interfaces that the kernel owns: what they are, for who chooses one, and whether the one that a device works on is still there.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 
 use super::DeviceError;
 use super::sys::{self, Control, IfName};
 use crate::time::{Duration, Instant};
+
+/// What the kernel says of an interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Facts {
+    /// It was brought up.
+    pub up: bool,
+    /// Its frames are those of Ethernet.
+    pub ethernet: bool,
+    /// The largest IP packet, in bytes.
+    pub mtu: usize,
+    /// The driver, such as `veth` or `i40e`; empty when it does not say.
+    pub driver: String,
+    /// Where it is plugged in, such as the PCI address `0000:3b:00.0`; empty for one that is nowhere.
+    pub bus: String,
+    /// Receive queues.
+    pub rx_queues: u32,
+    /// Transmit queues.
+    pub tx_queues: u32,
+    /// Names of what the interface does for the kernel, and whether it is on: `rx-checksum`, `tx-checksum`, `tso`, `gro`.
+    pub offloads: Vec<(&'static str, bool)>,
+}
+
+/// Asks the kernel about the interface `name`.
+///
+/// # Errors
+/// What the system says; that there is no such interface, or no descriptor.
+pub fn facts(name: &str) -> io::Result<Facts> {
+    /// ETHTOOL_GRXCSUM and so on.
+    const OFFLOADS: [(&str, u32); 4] =
+        [("rx-checksum", 0x14), ("tx-checksum", 0x16), ("tso", 0x1e), ("gro", 0x2b)];
+    let name = IfName::new(name).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
+    let control = Control::new()?;
+    let (driver, bus) = control.driver(name)?;
+    let (rx_queues, tx_queues) = control.queues(name)?;
+    let offload = |(label, request)| control.has_feature(name, request).map(|on| (label, on));
+    Ok(Facts {
+        up: control.is_up(name)?,
+        ethernet: control.is_ethernet(name)?,
+        mtu: control.mtu(name)?,
+        driver,
+        bus,
+        rx_queues,
+        tx_queues,
+        offloads: OFFLOADS.into_iter().map(offload).collect::<Result<_, _>>()?,
+    })
+}
 
 /// How often it is looked whether the interface still exists, while nothing arrives.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -62,11 +110,12 @@ impl Interface {
     /// # Errors
     /// What the system says.
     pub(super) fn driver(&self) -> Result<String, DeviceError> {
-        self.control.driver(self.current).map_err(|e| self.failed("ask for its driver", e, ""))
+        let found = self.control.driver(self.current);
+        found.map(|(driver, _)| driver).map_err(|e| self.failed("ask for its driver", e, ""))
     }
 
     /// The error for something that could not be done with this interface.
-    pub(super) fn failed(&self, what: &str, source: std::io::Error, remedy: &'static str) -> DeviceError {
+    pub(super) fn failed(&self, what: &str, source: io::Error, remedy: &'static str) -> DeviceError {
         DeviceError::Io { what: format!("{}: cannot {what}", self.label), source, remedy }
     }
 

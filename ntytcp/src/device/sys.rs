@@ -219,23 +219,55 @@ impl Control {
         Ok(libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags }) & libc::IFF_UP != 0)
     }
 
-    /// What drives the interface (`ethtool -i`): `veth`, `i40e`; empty when the driver does not say.
-    pub(super) fn driver(&self, name: IfName) -> io::Result<String> {
-        /// ETHTOOL_GDRVINFO, and the `ethtool_drvinfo` that it fills in: the command, then texts of 32 bytes, the driver first.
+    /// What drives the interface, and where it is plugged in (`ethtool -i`): `veth` and nothing, `i40e` and `0000:3b:00.0`. Both are
+    /// empty when the driver does not say.
+    pub(super) fn driver(&self, name: IfName) -> io::Result<(String, String)> {
+        /// ETHTOOL_GDRVINFO fills in texts of 32 bytes: driver, version, firmware version, bus, and more.
         const GET_DRIVER: u32 = 3;
+        let info: [u8; 196] = self.ethtool(name, GET_DRIVER)?.unwrap_or([0; 196]);
+        let text = |at: usize| {
+            let text =
+                info.get(at..at + 32).unwrap_or_default().split(|&c| c == 0).next().unwrap_or_default();
+            String::from_utf8_lossy(text).into_owned()
+        };
+        Ok((text(4), text(100)))
+    }
+
+    /// How many receive and transmit queues the interface has (`ethtool -l`); one of each when the driver does not say.
+    pub(super) fn queues(&self, name: IfName) -> io::Result<(u32, u32)> {
+        /// ETHTOOL_GCHANNELS fills in words: four maxima, then receiving, sending, other and combined channels.
+        const GET_CHANNELS: u32 = 0x3c;
+        let channels: Option<[u8; 36]> = self.ethtool(name, GET_CHANNELS)?;
+        let count = |at: usize| channels.map_or(0, |words| word(&words, at));
+        Ok(((count(5) + count(8)).max(1), (count(6) + count(8)).max(1)))
+    }
+
+    /// Whether a feature of the interface is on, asked for by one of the old requests of ethtool.
+    pub(super) fn has_feature(&self, name: IfName, request: u32) -> io::Result<bool> {
+        Ok(self.ethtool::<8>(name, request)?.is_some_and(|words| word(&words, 1) != 0))
+    }
+
+    /// Whether frames of the interface are those of Ethernet.
+    pub(super) fn is_ethernet(&self, name: IfName) -> io::Result<bool> {
+        let request = self.request(libc::SIOCGIFHWADDR as _, name.request())?;
+        // SAFETY: SIOCGIFHWADDR fills in the address.
+        Ok(unsafe { request.ifr_ifru.ifru_hwaddr }.sa_family == libc::ARPHRD_ETHER)
+    }
+
+    /// A request of ethtool: words, the first of which is the command. `None` when the driver knows nothing of it.
+    fn ethtool<const N: usize>(&self, name: IfName, command: u32) -> io::Result<Option<[u8; N]>> {
         #[repr(C, align(4))]
-        struct Info([u8; 196]);
-        let mut info = Info([0; 196]);
-        info.0.iter_mut().zip(GET_DRIVER.to_ne_bytes()).for_each(|(to, from)| *to = from);
+        struct Words<const N: usize>([u8; N]);
+        let mut words = Words([0; N]);
+        words.0.iter_mut().zip(command.to_ne_bytes()).for_each(|(to, from)| *to = from);
         let mut request = name.request();
-        request.ifr_ifru.ifru_data = (&raw mut info).cast();
-        // The kernel writes into `info`, which lives until after the call.
+        request.ifr_ifru.ifru_data = (&raw mut words).cast();
+        // The kernel writes into `words`, which live until after the call and are as long as the command says.
         match self.request(libc::SIOCETHTOOL as _, request) {
-            Err(e) if e.raw_os_error() != Some(libc::EOPNOTSUPP) => return Err(e),
-            Ok(_) | Err(_) => {}
+            Ok(_) => Ok(Some(words.0)),
+            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
+            Err(e) => Err(e),
         }
-        let text = info.0.get(4..36).unwrap_or_default().split(|&c| c == 0).next().unwrap_or_default();
-        Ok(String::from_utf8_lossy(text).into_owned())
     }
 
     /// The name of the interface of that index, if there is one.
@@ -422,6 +454,11 @@ pub(super) fn send_many(fd: BorrowedFd<'_>, packets: &[[IoSlice<'_>; 2]]) -> io:
     // SAFETY: IoSlice is guaranteed to have the layout of iovec; the kernel reads the parts, which are borrowed, and writes lengths
     // into the messages, which live until after the call.
     check(unsafe { libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), messages.len() as _, 0) } as isize)
+}
+
+/// The word at a place in an answer of ethtool.
+fn word(words: &[u8], at: usize) -> u32 {
+    words.get(4 * at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_ne_bytes(*bytes))
 }
 
 fn socket(family: c_int, kind: c_int, protocol: c_int) -> io::Result<OwnedFd> {

@@ -1,0 +1,91 @@
+//! `nty devices`: the interfaces of this machine, and the flag to type for each.
+
+use ntytcp::device::netdev::{self, Facts};
+use pnet::datalink::{self, NetworkInterface};
+use std::fmt::Write as _;
+use std::fs;
+
+/// The interfaces that there are, a paragraph each.
+pub(crate) fn list() -> String {
+    let mut text = String::new();
+    for interface in datalink::interfaces() {
+        // One that has just gone is not worth an error.
+        if let Ok(facts) = netdev::facts(&interface.name) {
+            describe(&mut text, &interface, &facts);
+        }
+    }
+    if text.is_empty() {
+        text.push_str("no interface: `ip link add` makes one, and --device tap:NAME needs none\n");
+    }
+    text
+}
+
+fn describe(text: &mut String, interface: &NetworkInterface, facts: &Facts) {
+    let NetworkInterface { name, mac, ips, .. } = interface;
+    let state = if facts.up { "up" } else { "down" };
+    let mut line = format!("{name}: {state}, MTU {}", facts.mtu);
+    if let Some(mac) = mac.filter(|_| facts.ethernet) {
+        let _ = write!(line, ", {mac}");
+    }
+    let _ = writeln!(text, "{line}");
+    let row = |text: &mut String, what: &str, value: &str| {
+        let _ = writeln!(text, "    {what:<10} {value}");
+    };
+    if !facts.driver.is_empty() {
+        row(text, "driver", &format!("{}{}", facts.driver, place(&facts.bus)));
+    }
+    row(text, "queues", &format!("{} receive, {} transmit", facts.rx_queues, facts.tx_queues));
+    let on: Vec<_> = facts.offloads.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
+    row(text, "offloads", &if on.is_empty() { "none".to_owned() } else { on.join(" ") });
+    if !ips.is_empty() {
+        row(text, "addresses", &ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
+    }
+    if !facts.ethernet {
+        row(text, "use", "none: its frames are not those of Ethernet");
+        return;
+    }
+    for (flag, what) in ways(name, facts) {
+        row(text, "use", &format!("--device {flag:<22} {what}"));
+    }
+}
+
+/// Where an interface is plugged in, with the NUMA node that is near.
+fn place(bus: &str) -> String {
+    let node = fs::read_to_string(format!("/sys/bus/pci/devices/{bus}/numa_node"));
+    match node.as_deref().map(str::trim) {
+        Ok(node) if !node.starts_with('-') => format!(" at {bus}, NUMA node {node}"),
+        Ok(_) => format!(" at {bus}"),
+        Err(_) => String::new(),
+    }
+}
+
+/// The flags that make `nty` use the interface, and what each means.
+fn ways(name: &str, facts: &Facts) -> Vec<(String, &'static str)> {
+    let mut ways = Vec::new();
+    if facts.driver == "tun" && facts.bus == "tap" {
+        ways.push((format!("tap:{name}"), "the other end of this TAP, if no other program has it"));
+    }
+    ways.push((
+        format!("packet:{name}"),
+        "beside the kernel, which keeps its addresses; it takes CAP_NET_RAW",
+    ));
+    let past = match facts.rx_queues {
+        1 => "past the kernel; it takes root",
+        _ => "queue 0 past the kernel, the others stay the kernel's; it takes root",
+    };
+    ways.push((format!("xdp:{name}"), past));
+    ways
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_are_listed_with_the_flag_to_type() {
+        // The loopback is in every namespace, and of no use.
+        let text = list();
+        let lo = text.split("lo: ").nth(1).unwrap();
+        assert!(lo.contains("MTU") && lo.contains("not those of Ethernet"), "{text}");
+    }
+}
