@@ -28,7 +28,7 @@ fn serves(kind: &str, mtu: &str) {
     fs::write(&config, apps).unwrap();
     let device = format!("{kind}:{}", WIRE[0]);
     let mut command = Command::new(NTY);
-    command.arg("run").arg(&config).args(["--device", &device, "--addr", OURS_NET, "--mtu", mtu]);
+    command.arg("run").arg(&config).args(["--device", &device, "--addr", OURS_NET]);
     command.stdin(Stdio::null());
     let nty = Nty::start(command);
     for size in ["0", "56", "1472", "20000"] {
