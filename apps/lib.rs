@@ -9,6 +9,7 @@ pub mod http;
 mod hub;
 pub mod perf;
 pub mod ping;
+pub mod replay;
 pub mod run;
 #[cfg(test)]
 mod testnet;

@@ -4,7 +4,7 @@ pub mod config;
 pub mod dns;
 pub mod stack;
 
-use crate::{devices, echo, http, perf, ping};
+use crate::{devices, echo, http, perf, ping, replay};
 use clap::{CommandFactory as _, Parser};
 use config::{ConfigError, ConfigFile};
 pub use stack::{StackArgs, StackConfig, StackError};
@@ -89,6 +89,12 @@ Between the two on one host the kernel is the router: sysctl -w net.ipv4.ip_forw
     /// Run several programs on one stack, as a file says
     #[command(after_help = RUN_EXAMPLE)]
     Run(RunArgs),
+    /// Send a capture through a device, and look at what comes back
+    #[command(after_help = "Examples:
+  nty replay queries.pcap --device packet:eth0 --to-mac 02:00:00:00:00:02 --pps 10000 --expect dns
+  nty replay day.pcapng --device xdp:eth1 --speed 10 --loops 3
+Exit status: 0 when all was sent, and answered if that is expected; 1 otherwise.")]
+    Replay(replay::Options),
     /// List the interfaces of this machine, and the flag to type for each
     Devices,
     /// Print a completion script for a shell
@@ -211,6 +217,8 @@ pub struct Plan {
 pub enum Task {
     /// Run programs.
     Run(Plan),
+    /// Send a capture.
+    Replay(replay::Options),
     /// Print this on standard output.
     Print(Vec<u8>),
 }
@@ -247,6 +255,7 @@ impl Cli {
             Command::Ping(args) => args.plan(App::Ping)?,
             Command::Perf(args) => args.plan(App::Perf)?,
             Command::Run(args) => args.plan()?,
+            Command::Replay(options) => return Ok(Task::Replay(options)),
             Command::Devices => return Ok(Task::Print(devices::list().into_bytes())),
             Command::Completions { shell } => {
                 let mut script = Vec::new();

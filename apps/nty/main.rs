@@ -2,6 +2,7 @@
 
 use clap::Parser as _;
 use nty_apps::cli::{Cli, Task, usage_line};
+use nty_apps::replay;
 use nty_apps::run::{self, RunError};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -32,13 +33,18 @@ fn main() -> ExitCode {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(FAILED, &error),
             _ => ExitCode::SUCCESS,
         },
-        Ok(Task::Run(plan)) => match run::run(&plan) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error @ RunError::Usage(_)) => fail(USAGE, &error),
-            Err(error) => fail(FAILED, &error),
-        },
+        Ok(Task::Run(plan)) => ended(run::run(&plan)),
+        Ok(Task::Replay(options)) => ended(replay::run(&options)),
         Err(error) if error.is_unreadable_file() => fail(FAILED, &error),
         Err(error) => fail(USAGE, &error),
+    }
+}
+
+fn ended(result: Result<(), RunError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ RunError::Usage(_)) => fail(USAGE, &error),
+        Err(error) => fail(FAILED, &error),
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) fn open(config: &StackConfig) -> Result<Runtime, RunError> {
     let addrs = interface_addrs(config)?;
 
     let mut options = OpenOptions::default();
-    options.mtu = config.mtu.map_or(options.mtu, usize::from);
+    options.mtu = config.mtu.map(usize::from);
     options.host_addrs = config.host_addrs.iter().map(|a| (a.addr, a.prefix)).collect();
     let mut device: Box<dyn Device + Send> = spec.open(&options)?;
     let caps = *device.caps();

@@ -3,7 +3,7 @@
 use crate::dns::{Zone, dig_over_udp_and_tcp};
 use crate::files::{BIG, curl_both_ways};
 use crate::streams::echo_in_parallel;
-use crate::world::{HOST_NET, NTY, Nty, OURS_NET, Site, in_namespace, noise, run};
+use crate::world::{HOST_NET, NTY, Nty, OURS_NET, Site, in_namespace, noise, run, try_run};
 use std::fs;
 use std::process::{Command, Stdio};
 
@@ -28,7 +28,7 @@ fn serves(kind: &str, mtu: &str) {
     fs::write(&config, apps).unwrap();
     let device = format!("{kind}:{}", WIRE[0]);
     let mut command = Command::new(NTY);
-    command.arg("run").arg(&config).args(["--device", &device, "--addr", OURS_NET, "--mtu", mtu]);
+    command.arg("run").arg(&config).args(["--device", &device, "--addr", OURS_NET]);
     command.stdin(Stdio::null());
     let nty = Nty::start(command);
     for size in ["0", "56", "1472", "20000"] {
@@ -81,6 +81,64 @@ fn devices_are_listed_with_the_flag_to_type() {
             assert!(host.contains(part), "{part}: {text}");
         }
         assert!(of(WIRE[0]).contains("down, MTU 1500") && text.contains("--device xdp:ntywire"), "{text}");
+        run("ip", &["link", "del", WIRE[0]]);
+    });
+}
+
+/// A capture of so many DNS queries from 10.0.0.9, a millisecond apart.
+fn queries(count: u16) -> Vec<u8> {
+    let mut file =
+        [&0xa1b2_c3d4_u32.to_le_bytes()[..], &[2, 0, 4, 0], &[0; 8], &[0, 0, 4, 0], &[1, 0, 0, 0]].concat();
+    for n in 0..count {
+        let dns = [&n.to_be_bytes()[..], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1]].concat();
+        let udp = [&[0x30, 0x39, 0, 53, 0, 8 + dns.len() as u8, 0, 0], &dns[..]].concat();
+        let mut ip = [0x45, 0, 0, 20 + udp.len() as u8, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 9, 10, 0, 0, 2];
+        let sum: u32 = ip.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
+        ip[10..12].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+        let frame = [&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 9, 8, 0][..], &ip, &udp].concat();
+        let len = (frame.len() as u32).to_le_bytes();
+        file.extend([&[0; 4][..], &(u32::from(n) * 1_000).to_le_bytes(), &len, &len, &frame].concat());
+    }
+    file
+}
+
+#[test]
+fn replayed_queries_are_answered_and_it_is_told_when_they_are_not() {
+    in_namespace(|| {
+        run("ip", &["link", "add", WIRE[0], "type", "veth", "peer", "name", WIRE[1]]);
+        for end in WIRE {
+            run("ip", &["link", "set", end, "up"]);
+        }
+        let (site, zone) = (Site::new(), Zone::new(10));
+        site.add("queries.pcap", &queries(500));
+        let mut command = Command::new(NTY);
+        command.args(["dns", "--device", "packet:ntywire", "--addr", OURS_NET, "--mac", "02:00:00:00:00:02"]);
+        command.args(["--zone", &zone.spec()]).stdin(Stdio::null());
+        let nty = Nty::start(command);
+        let file = site.path("queries.pcap");
+        let replay = |more: &[&str]| {
+            let args = ["replay", file.to_str().unwrap(), "--device", "packet:ntyhost", "--expect", "dns"];
+            let output = try_run(NTY, &[&args[..], more].concat());
+            let said = [output.stdout, output.stderr].concat();
+            (output.status.code(), String::from_utf8(said).unwrap())
+        };
+        for pace in [&["--pps", "10000"][..], &["--pps", "20000", "--loops", "3"], &["--speed", "4"]] {
+            let (status, said) = replay(pace);
+            let all = if pace.len() > 2 {
+                "dns: 1500 queries, 1500 answered, 0 not"
+            } else {
+                "dns: 500 queries, 500 answered, 0 not"
+            };
+            assert!(status == Some(0) && said.contains(all), "{pace:?}: {said}");
+        }
+        let (status, said) = replay(&["--to-port", "54", "--fast", "--linger", "10ms"]);
+        assert!(
+            status == Some(0) && said.contains("dns: 0 queries"),
+            "what goes to another port is no query: {said}"
+        );
+        nty.stop();
+        let (status, said) = replay(&["--fast", "--linger", "100ms"]);
+        assert!(status == Some(1) && said.contains("500 queries, 0 answered, 500 not"), "{said}");
         run("ip", &["link", "del", WIRE[0]]);
     });
 }

@@ -97,12 +97,18 @@ impl Interface {
         self.index
     }
 
-    /// The largest IP packet that it carries.
+    /// The largest IP packet that is to be sent: what is asked for, or what the interface carries.
     ///
     /// # Errors
-    /// What the system says.
-    pub(super) fn mtu(&self) -> Result<usize, DeviceError> {
-        self.control.mtu(self.current).map_err(|e| self.failed("ask for its MTU", e, ""))
+    /// It does not carry that much.
+    pub(super) fn mtu(&self, wanted: Option<usize>) -> Result<usize, DeviceError> {
+        let own = self.control.mtu(self.current).map_err(|e| self.failed("ask for its MTU", e, ""))?;
+        let mtu = wanted.unwrap_or(own);
+        if mtu > own {
+            let remedy = format!("give at most that, or `ip link set {} mtu {mtu}`", self.current.to_text());
+            return Err(DeviceError::Config(format!("{}: its MTU is {own}: {remedy}", self.label)));
+        }
+        Ok(mtu)
     }
 
     /// The name of its driver, empty when that does not say.

@@ -42,12 +42,15 @@ const KINDS: &[Kind] = &[
     Kind { name: "mem", argument: "", open: open_mem },
 ];
 
+/// What a link carries that is made for the occasion.
+const DEFAULT_MTU: usize = 1500;
+
 /// What holds for a device of whatever kind.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct OpenOptions {
-    /// The largest IP packet in bytes. Default 1500.
-    pub mtu: usize,
+    /// The largest IP packet in bytes. Default that of an interface that exists, and 1500 elsewhere.
+    pub mtu: Option<usize>,
     /// Addresses for the kernel's side of the link, where it has one.
     pub host_addrs: Vec<(IpAddr, u8)>,
     /// Checksum and segmentation offload, where the device has it. Default on.
@@ -56,7 +59,7 @@ pub struct OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { mtu: 1500, host_addrs: Vec::new(), offload: true }
+        Self { mtu: None, host_addrs: Vec::new(), offload: true }
     }
 }
 
@@ -145,6 +148,7 @@ fn open_tap(name: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceErro
         return Err(DeviceError::Config(what));
     }
     let OpenOptions { mtu, host_addrs, offload } = options.clone();
+    let mtu = mtu.unwrap_or(DEFAULT_MTU);
     let config = TapConfig { mtu, host_addrs, offload, ..TapConfig::new(name) };
     Ok(Box::new(TapDevice::open(&config)?))
 }
@@ -153,14 +157,14 @@ fn open_tap(name: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceErro
 fn open_packet(interface: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
     use super::packet::{PacketConfig, PacketDevice};
     let OpenOptions { mtu, offload, .. } = *options;
-    let config = PacketConfig { mtu: Some(mtu), offload, ..PacketConfig::new(interface) };
+    let config = PacketConfig { mtu, offload, ..PacketConfig::new(interface) };
     Ok(Box::new(PacketDevice::open(&config)?))
 }
 
 #[cfg(target_os = "linux")]
 fn open_xdp(interface: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
     use super::xdp::{XdpConfig, XdpDevice};
-    let config = XdpConfig { mtu: Some(options.mtu), ..XdpConfig::new(interface) };
+    let config = XdpConfig { mtu: options.mtu, ..XdpConfig::new(interface) };
     Ok(Box::new(XdpDevice::open(&config)?))
 }
 
@@ -169,11 +173,11 @@ fn open_pcap(files: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceEr
         Some((input, output)) => (input, Some(Path::new(output))),
         None => (files, None),
     };
-    Ok(Box::new(PcapDevice::open(Path::new(input), output, options.mtu)?))
+    Ok(Box::new(PcapDevice::open(Path::new(input), output, options.mtu.unwrap_or(DEFAULT_MTU))?))
 }
 
 fn open_mem(_: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
-    Ok(Box::new(mem::pair(MemConfig::with_mtu(options.mtu)).0))
+    Ok(Box::new(mem::pair(MemConfig::with_mtu(options.mtu.unwrap_or(DEFAULT_MTU))).0))
 }
 
 #[cfg(test)]

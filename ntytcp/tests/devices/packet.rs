@@ -112,6 +112,9 @@ fn open_errors_are_one_line_with_the_remedy() {
     let long = message(&PacketConfig::new("sixteen-letters-"));
     assert!(long.contains("`ip link` lists"), "{long}");
     let mut config = PacketConfig::new(link().0);
+    config.mtu = Some(9_000);
+    let mtu = message(&config);
+    assert!(mtu.contains("its MTU is 1500: give at most that, or `ip link set"), "{mtu}");
     config.ring = 1;
     assert!(message(&config).contains("it takes 64 to 65536"));
 }

@@ -119,8 +119,7 @@ impl PacketDevice {
             }
             _ => interface.failed("open a packet socket", source, ""),
         })?;
-        let own_mtu = interface.mtu()?;
-        let mtu = mtu.map_or(own_mtu, |mtu| mtu.min(own_mtu));
+        let mtu = interface.mtu(*mtu)?;
         let tso_max = if *offload { 65_535 } else { 0 };
         let set = |name, value: libc::c_int| sys::set_option(socket.as_fd(), libc::SOL_PACKET, name, value);
         set(libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V2 as libc::c_int)

@@ -145,7 +145,7 @@ impl XdpDevice {
         }
         let mut notices = Vec::new();
         let interface = Interface::find("xdp", name, &mut notices)?;
-        let own_mtu = interface.mtu()?;
+        let own_mtu = interface.mtu(None)?;
         if own_mtu + MAX_L2_HEADER > LONGEST_IN_PIECES {
             let most = LONGEST_IN_PIECES - MAX_L2_HEADER;
             let remedy = format!("lower it: `ip link set {name} mtu {most}`");
@@ -153,6 +153,7 @@ impl XdpDevice {
                 "xdp:{name}: its MTU is {own_mtu}, at most {most} fit: {remedy}"
             )));
         }
+        let mtu = interface.mtu(*mtu)?;
         let driver = interface.driver()?;
         let trusted = match rx_checksum {
             RxChecksumPolicy::ByDriver => driver == "veth",
@@ -186,7 +187,7 @@ impl XdpDevice {
             socket,
             interface,
             umem,
-            caps: Caps::plain(mtu.map_or(own_mtu, |mtu| mtu.min(own_mtu))),
+            caps: Caps::plain(mtu),
             notices,
             trusted,
             free,

@@ -1,0 +1,252 @@
+//! The loop of `nty replay`.
+
+use super::answers::Answers;
+use super::pace::{Pace, Place};
+use super::{Expect, Options};
+use crate::run::RunError;
+use ntytcp::device::pcap::CaptureReader;
+use ntytcp::device::spec::{BoxedDevice, OpenOptions};
+use ntytcp::device::sys::{PollFd, poll};
+use ntytcp::device::{BURST, DeviceError, RxFrame, TxMeta, Verdict};
+use ntytcp::shard::MonotonicClock;
+use ntytcp::time::Clock as _;
+use ntytcp::wire::{ArpOperation, ArpPacket, EtherType, EthernetHeader, Ipv4Header, MacAddr};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// What the capture holds, made ready to be sent.
+struct Capture {
+    frames: Vec<(Duration, Vec<u8>)>,
+    /// From the first frame of a loop to the first of the next.
+    period: Duration,
+    /// Frames that the capture has only the beginning of.
+    cut: u64,
+    /// Who sends from which address.
+    senders: HashMap<Ipv4Addr, MacAddr>,
+}
+
+/// What happened.
+#[derive(Default)]
+struct Tally {
+    sent: Place,
+    received: u64,
+    received_bytes: u64,
+    arp: u64,
+    answers: Answers,
+}
+
+/// Sends the capture.
+///
+/// # Errors
+/// A capture that cannot be read, a device that cannot be opened or is gone; [`RunError::Failed`] when not all was answered that
+/// should be, which was printed then.
+pub fn run(options: &Options) -> Result<(), RunError> {
+    let capture = load(options)?;
+    let mut device = options.device.open(&OpenOptions::default())?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(RunError::System)?;
+    }
+    let start = Instant::now();
+    let mut tally = Tally::default();
+    send(options, &capture, &mut device, &stop, &mut tally)?;
+    let took = start.elapsed();
+    linger(options, &capture, &mut device, &stop, &mut tally)?;
+    device.sync()?;
+    let (text, complete) = report(options, &capture, &tally, took);
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(RunError::System(error)),
+        _ if complete => Ok(()),
+        _ => Err(RunError::Failed("replay")),
+    }
+}
+
+fn load(options: &Options) -> Result<Capture, RunError> {
+    let mut reader = CaptureReader::open(&options.file)?;
+    let (mut frames, mut cut, mut senders) = (Vec::new(), 0, HashMap::new());
+    let (mut frame, mut first, mut last) = (Vec::new(), None, Duration::ZERO);
+    while let Some(info) = reader.next_frame(&mut frame)? {
+        if (frame.len() as u64) < u64::from(info.original_len) {
+            cut += 1;
+            frame.clear();
+            continue;
+        }
+        options.rewrite.apply(&mut frame);
+        let first = *first.get_or_insert(info.timestamp);
+        // Frames out of order are sent in the order of the file.
+        last = info.timestamp.saturating_sub(first).max(last);
+        senders.extend(sender(&frame));
+        frames.push((last, std::mem::take(&mut frame)));
+    }
+    if frames.is_empty() {
+        let what = format!("{} holds no whole frame: there is nothing to send", options.file.display());
+        return Err(RunError::Device(DeviceError::Config(what)));
+    }
+    let gap = last.checked_div(frames.len() as u32 - 1).unwrap_or_default();
+    Ok(Capture { frames, period: last + gap, cut, senders })
+}
+
+/// The address and the station that a frame with IPv4 comes from.
+fn sender(frame: &[u8]) -> Option<(Ipv4Addr, MacAddr)> {
+    let (link, packet) = EthernetHeader::parse(frame).ok()?;
+    let (ip, _) = Ipv4Header::parse(packet).ok().filter(|_| link.ethertype == EtherType::IPV4)?;
+    Some((ip.src, link.src))
+}
+
+fn send(
+    options: &Options,
+    capture: &Capture,
+    device: &mut BoxedDevice,
+    stop: &AtomicBool,
+    tally: &mut Tally,
+) -> Result<(), RunError> {
+    let (pace, clock, start) = (Pace::from(options.pace), MonotonicClock::new(), Instant::now());
+    for round in 0..options.loops {
+        let begin = capture.period.saturating_mul(u32::try_from(round).unwrap_or(u32::MAX));
+        let mut burst = 0;
+        for (captured, frame) in &capture.frames {
+            tally.sent.captured = begin.saturating_add(*captured);
+            let due = pace.due(tally.sent);
+            loop {
+                if stop.load(Relaxed) {
+                    return Ok(());
+                }
+                let early = due.saturating_sub(start.elapsed());
+                if early.is_zero() && burst < BURST && transmit(device, frame) {
+                    burst += 1;
+                    break;
+                }
+                burst = 0;
+                device.set_now(clock.now());
+                device.flush()?;
+                if receive(options, capture, device, tally)? == 0 {
+                    sleep(device, early.min(Duration::from_millis(100)));
+                }
+            }
+            tally.sent.frames += 1;
+            tally.sent.bytes += frame.len() as u64;
+            if options.expect == Some(Expect::Dns) {
+                tally.answers.on_sent(frame);
+            }
+        }
+    }
+    Ok(device.flush()?)
+}
+
+/// Writes a frame into the device's ring, if there is room.
+fn transmit(device: &mut BoxedDevice, frame: &[u8]) -> bool {
+    let Some(to) = device.reserve(frame.len()) else { return false };
+    to.copy_from_slice(frame);
+    device.commit(TxMeta::default());
+    true
+}
+
+/// Waits for what is still to come.
+fn linger(
+    options: &Options,
+    capture: &Capture,
+    device: &mut BoxedDevice,
+    stop: &AtomicBool,
+    tally: &mut Tally,
+) -> Result<(), RunError> {
+    let (clock, start) = (MonotonicClock::new(), Instant::now());
+    loop {
+        let left = options.linger.duration().saturating_sub(start.elapsed());
+        let done = options.expect.is_some() && tally.answers.is_complete();
+        if done || left.is_zero() || stop.load(Relaxed) {
+            return Ok(());
+        }
+        device.set_now(clock.now());
+        if receive(options, capture, device, tally)? == 0 {
+            sleep(device, left.min(Duration::from_millis(100)));
+        }
+        device.flush()?;
+    }
+}
+
+/// Sleeps until a frame arrives or this time has passed; less than the system's timers can do is spun away.
+fn sleep(device: &BoxedDevice, time: Duration) {
+    if time < Duration::from_micros(100) {
+        return std::hint::spin_loop();
+    }
+    match device.poll_fd() {
+        // An error here is one of arguments, and the caller looks at its clock again.
+        Some(fd) => drop(poll(&mut [PollFd::readable(fd)], Some(time))),
+        None => std::thread::sleep(time.min(Duration::from_millis(1))),
+    }
+}
+
+fn receive(
+    options: &Options,
+    capture: &Capture,
+    device: &mut BoxedDevice,
+    tally: &mut Tally,
+) -> Result<usize, DeviceError> {
+    device.rx_burst(&mut |frames| {
+        for frame in frames {
+            tally.received += 1;
+            tally.received_bytes += frame.len() as u64;
+            if options.expect == Some(Expect::Dns) {
+                tally.answers.on_received(frame.bytes());
+            }
+            if !options.no_arp && answer_arp(&capture.senders, frame).is_some() {
+                tally.arp += 1;
+                frame.verdict = Verdict::Reply(TxMeta::default());
+            }
+        }
+    })
+}
+
+/// Turns an ARP request for an address that the capture sends from into its reply.
+fn answer_arp(senders: &HashMap<Ipv4Addr, MacAddr>, frame: &mut RxFrame<'_>) -> Option<()> {
+    let (link, payload) = EthernetHeader::parse(frame.bytes()).ok()?;
+    if link.ethertype != EtherType::ARP {
+        return None;
+    }
+    let request = ArpPacket::parse(payload).ok().filter(|arp| arp.operation == ArpOperation::Request)?;
+    let mac = *senders.get(&request.target_ip)?;
+    let at = frame.len() - payload.len();
+    let reply = ArpPacket {
+        operation: ArpOperation::Reply,
+        sender_mac: mac,
+        sender_ip: request.target_ip,
+        target_mac: request.sender_mac,
+        target_ip: request.sender_ip,
+    };
+    let bytes = frame.bytes_mut();
+    bytes.get_mut(..6)?.copy_from_slice(&request.sender_mac.0);
+    bytes.get_mut(6..12)?.copy_from_slice(&mac.0);
+    reply.emit(bytes.get_mut(at..)?).map(drop)
+}
+
+/// What there is to say at the end, and whether all was answered that should be.
+fn report(options: &Options, capture: &Capture, tally: &Tally, took: Duration) -> (String, bool) {
+    let Tally { sent, received, received_bytes, arp, answers } = tally;
+    let seconds = took.as_secs_f64().max(1e-9);
+    let mut text = String::new();
+    let (pps, mbps) = (sent.frames as f64 / seconds, sent.bytes as f64 * 8e-6 / seconds);
+    let _ = writeln!(
+        text,
+        "sent {} frames, {} bytes in {seconds:.3} s: {pps:.0} frames/s, {mbps:.1} Mb/s",
+        sent.frames, sent.bytes
+    );
+    if capture.cut > 0 {
+        let _ = writeln!(text, "left out {} frames of which the capture has only the beginning", capture.cut);
+    }
+    let _ = writeln!(text, "received {received} frames, {received_bytes} bytes; answered {arp} ARP requests");
+    if options.expect == Some(Expect::Dns) {
+        let Answers { queries, answered, strange, .. } = answers;
+        let lost = queries - answered;
+        let _ = writeln!(
+            text,
+            "dns: {queries} queries, {answered} answered, {lost} not, {strange} unasked answers"
+        );
+    }
+    (text, answers.is_complete())
+}
