@@ -62,7 +62,7 @@ fn everything_works_over_xdp_at_mtu_9000() {
 }
 
 #[test]
-fn devices_are_listed_with_the_flag_to_type() {
+fn devices_are_listed_with_the_flag_to_type_and_the_kernels_address_is_not_taken() {
     in_namespace(|| {
         run("ip", &["link", "add", WIRE[0], "type", "veth", "peer", "name", WIRE[1]]);
         run("ip", &["addr", "add", HOST_NET, "dev", WIRE[1]]);
@@ -76,6 +76,13 @@ fn devices_are_listed_with_the_flag_to_type() {
                 .collect::<Vec<_>>()
                 .join("\n")
         };
+        let own = ["echo", "--device", "packet:ntyhost", "--addr", HOST_NET];
+        let refused = try_run(NTY, &own);
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(
+            refused.status.code() == Some(2) && said.contains("10.0.0.1 is the kernel's on ntyhost"),
+            "{said}"
+        );
         let host = of(WIRE[1]);
         for part in ["up, MTU 1400", "veth", HOST_NET, "--device packet:ntyhost", "--device xdp:ntyhost"] {
             assert!(host.contains(part), "{part}: {text}");

@@ -329,7 +329,9 @@ pub enum DeviceError {
     #[error("{0}")]
     Config(String),
     /// The interface was removed while it was in use.
-    #[error("{0}: the interface is gone: somebody removed it; start again to make it anew")]
+    #[error(
+        "{0}: the interface is gone: somebody removed it; start again once it is back, or at once for a TAP, which is made anew"
+    )]
     Gone(String),
 }
 

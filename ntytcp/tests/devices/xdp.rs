@@ -82,10 +82,38 @@ fn the_interface_is_the_kernels_again_afterwards() {
     let device = open(&XdpConfig::new(&*ours));
     assert!(shown().contains("xdp"), "{}", shown());
     let busy = XdpDevice::open(&XdpConfig::new(&*ours)).unwrap_err().to_string();
-    assert!(busy.contains("xdp off") && !busy.contains('\n'), "{busy}");
+    assert!(busy.contains("perhaps another nty: stop it") && !busy.contains('\n'), "{busy}");
     drop(device);
     assert!(!shown().contains("xdp"), "{}", shown());
     drop(open(&XdpConfig::new(host)));
+}
+
+#[test]
+fn one_socket_follows_another_at_once() {
+    if inside("xdp::one_socket_follows_another_at_once") {
+        let (ours, _) = link();
+        for _ in 0..20 {
+            drop(open(&XdpConfig::new(&*ours)));
+        }
+    }
+}
+
+#[test]
+fn queues_that_are_not_heard_are_told() {
+    if !inside("xdp::queues_that_are_not_heard_are_told") {
+        return;
+    }
+    let (ours, host) = (name(), name());
+    let queues = ["numrxqueues", "4", "numtxqueues", "4"];
+    let pair = [&["link", "add", &ours][..], &queues, &["type", "veth", "peer", "name", &host]].concat();
+    ip(&pair);
+    ip(&["link", "set", &ours, "up"]);
+    let device = XdpDevice::open(&XdpConfig::new(&*ours)).unwrap();
+    assert!(
+        device.notices()[0].contains("4 receive queues, of which only queue 0"),
+        "{:?}",
+        device.notices()
+    );
 }
 
 #[test]
@@ -98,6 +126,8 @@ fn open_errors_are_one_line_with_the_remedy() {
         assert!(!message.contains('\n'));
         message
     };
+    let lo = message(&XdpConfig::new("lo"));
+    assert!(lo.contains("not those of Ethernet"), "{lo}");
     let none = message(&XdpConfig::new("nobody0"));
     assert!(none.contains("xdp:nobody0:") && none.contains("`ip link` lists"), "{none}");
     let (ours, _) = link();

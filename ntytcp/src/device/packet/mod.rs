@@ -241,7 +241,7 @@ impl Link {
             Some(libc::ENXIO | libc::ENODEV) => return Err(self.interface.gone()),
             Some(libc::ENETDOWN) => {
                 self.stats.link_down += 1;
-                self.interface.down = true;
+                self.interface.heard(false);
             }
             // A frame that the kernel finds malformed; the next may be better.
             _ => self.stats.tx_refused += 1,
@@ -307,7 +307,7 @@ impl Device for PacketDevice {
     fn next_deadline(&self) -> Option<Instant> {
         // The kernel does not tell when an interface goes that is down.
         let interface = &self.link.interface;
-        interface.down.then_some(interface.next_look())
+        interface.is_down().then_some(interface.next_look())
     }
 
     fn stats(&self) -> Vec<(&'static str, u64)> {

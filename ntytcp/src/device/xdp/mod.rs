@@ -17,6 +17,7 @@ mod program;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 
@@ -29,7 +30,7 @@ use super::{
     BURST, Caps, Device, DeviceError, HEADROOM, MAX_L2_HEADER, RxChecksum, RxFrame, RxMeta, TxChecksum,
     TxMeta, TxQueue, Verdict,
 };
-use crate::time::Instant;
+use crate::time::Instant as Moment;
 
 /// What is thought of the layer-4 checksums of received frames.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -160,6 +161,13 @@ impl XdpDevice {
             RxChecksumPolicy::Verify => false,
             RxChecksumPolicy::Trust => true,
         };
+        let queues = interface.rx_queues()?;
+        if queues > 1 {
+            notices.push(format!(
+                "it has {queues} receive queues, of which only queue {queue} is heard, so that most is missed: \
+                 `ethtool -L {name} combined 1`"
+            ));
+        }
         let socket = sys::xdp_socket().map_err(|e| permission(&interface, "open a socket", e))?;
         let (umem, mut free) = Umem::new(socket.as_fd(), (CHUNK, 2 * ring), 0).map_err(|e| {
             interface.failed(
@@ -230,8 +238,8 @@ impl XdpDevice {
             Some(libc::EAGAIN) => Ok(true),
             Some(libc::EINTR | libc::EBUSY | libc::ENOBUFS | libc::ENOMEM) => Ok(false),
             Some(libc::ENETDOWN) => {
-                self.link_down += u64::from(!self.interface.down);
-                self.interface.down = true;
+                self.link_down += 1;
+                self.interface.heard(false);
                 Ok(false)
             }
             Some(libc::ENXIO | libc::ENODEV | libc::EBADF) => Err(self.interface.gone()),
@@ -243,7 +251,10 @@ impl XdpDevice {
 fn permission(interface: &Interface, what: &str, error: io::Error) -> DeviceError {
     let remedy = match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => "it takes CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF: run as root",
-        Some(libc::EBUSY) => "another XDP program is attached: `ip link set dev IFACE xdp off` removes it",
+        Some(libc::EBUSY) => {
+            "another program has an XDP program there, perhaps another nty: stop it; what `ip link set ... xdp` attached, \
+             `ip link set ... xdp off` removes"
+        }
         Some(libc::EAFNOSUPPORT) => "the kernel was built without CONFIG_XDP_SOCKETS",
         _ => "",
     };
@@ -276,10 +287,19 @@ fn bind(socket: &OwnedFd, interface: &Interface, (queue, frames): (u32, Frames))
     let pieces = if frames == Frames::InPieces { libc::XDP_USE_SG } else { 0 };
     let always = libc::XDP_USE_NEED_WAKEUP | pieces;
     let bind = |flags| sys::bind_xdp(socket.as_fd(), interface.index(), queue, flags | always);
-    let bound = bind(libc::XDP_ZEROCOPY).or_else(|e| match e.raw_os_error() {
-        Some(libc::EOPNOTSUPP | libc::EINVAL) => bind(libc::XDP_COPY),
-        _ => Err(e),
-    });
+    let bind = || {
+        bind(libc::XDP_ZEROCOPY).or_else(|e| match e.raw_os_error() {
+            Some(libc::EOPNOTSUPP | libc::EINVAL) => bind(libc::XDP_COPY),
+            _ => Err(e),
+        })
+    };
+    // The kernel frees a queue some time after the socket that had it was closed.
+    let patience = Instant::now() + Duration::from_secs(1);
+    let mut bound = bind();
+    while bound.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY)) && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(10));
+        bound = bind();
+    }
     bound.map_err(|e| {
         let remedy = match e.raw_os_error() {
             Some(libc::EBUSY) => "another AF_XDP socket has the queue: stop that one",
@@ -484,11 +504,11 @@ impl Device for XdpDevice {
         Some(self.socket.as_raw_fd())
     }
 
-    fn set_now(&mut self, now: Instant) {
+    fn set_now(&mut self, now: Moment) {
         self.interface.now = now;
     }
 
-    fn next_deadline(&self) -> Option<Instant> {
+    fn next_deadline(&self) -> Option<Moment> {
         // The kernel wakes nobody who sleeps on the socket when the interface goes.
         Some(self.interface.next_look())
     }
