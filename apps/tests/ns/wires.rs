@@ -144,6 +144,18 @@ fn replayed_queries_are_answered_and_it_is_told_when_they_are_not() {
             "what goes to another port is no query: {said}"
         );
         nty.stop();
+        // A capture behind segmentation offload has frames that no device can carry.
+        let mut long = queries(1);
+        let frame = [[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 9, 8, 0].to_vec(), vec![0; 3_000]].concat();
+        let len = (frame.len() as u32).to_le_bytes();
+        long.extend([&[0; 8][..], &len, &len, &frame].concat());
+        site.add("long.pcap", &long);
+        let file = site.path("long.pcap");
+        let said = run(NTY, &["replay", file.to_str().unwrap(), "--device", "mem:", "--linger", "1ms"]);
+        assert!(
+            said.contains("sent 1 frames") && said.contains("left out 1 frames that are longer"),
+            "{said}"
+        );
         let (status, said) = replay(&["--fast", "--linger", "100ms"]);
         assert!(status == Some(1) && said.contains("500 queries, 0 answered, 500 not"), "{said}");
         run("ip", &["link", "del", WIRE[0]]);

@@ -20,7 +20,9 @@ use arrayvec::ArrayVec;
 use self::ring::Ring;
 use super::netdev::Interface;
 use super::sys;
-use super::{BURST, Caps, Device, DeviceError, MAX_L2_HEADER, RxFrame, TxMeta, TxQueue, Verdict, vnet};
+use super::{
+    BURST, Caps, Device, DeviceError, MAX_L2_HEADER, RETRY, RxFrame, TxMeta, TxQueue, Verdict, vnet,
+};
 use crate::time::Instant;
 
 /// What a packet socket is opened with.
@@ -305,8 +307,11 @@ impl Device for PacketDevice {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        // The kernel does not tell when an interface goes that is down.
         let interface = &self.link.interface;
+        if !self.queue.is_empty() {
+            return Some(interface.now + RETRY);
+        }
+        // The kernel does not tell when an interface goes that is down.
         interface.is_down().then_some(interface.next_look())
     }
 
