@@ -58,7 +58,7 @@ impl fmt::Display for Place {
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("{}: {source} (give an existing TOML file)", path.display())]
+    #[error("{}: {source} (give a TOML file that can be read)", path.display())]
     Read {
         /// The file.
         path: PathBuf,

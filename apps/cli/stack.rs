@@ -6,6 +6,7 @@ use ntytcp::device::spec::DeviceSpec;
 use ntytcp::stack::route::InterfaceAddr;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The device and the addresses, as flags give them or as `[stack]` of a configuration file does.
 #[derive(Clone, PartialEq, Eq, Debug, Default, clap::Args, serde::Deserialize)]
@@ -126,6 +127,7 @@ impl StackArgs {
         self.check_gateway().map_err(|what| StackError { key: "gateway", what })?;
         self.check_host_addr(&device).map_err(|what| StackError { key: "host-addr", what })?;
         self.check_mtu().map_err(|what| StackError { key: "mtu", what })?;
+        self.check_peer_timeout().map_err(|what| StackError { key: "peer-timeout", what })?;
         if let Some(Err(what)) = self.fault.as_deref().map(fault::parse) {
             return Err(StackError { key: "fault", what });
         }
@@ -199,6 +201,14 @@ impl StackArgs {
         }
     }
 
+    /// A silent peer is asked several times before it is given up, and timers count in milliseconds.
+    fn check_peer_timeout(&self) -> Result<(), String> {
+        match self.peer_timeout.filter(|timeout| timeout.duration() < Duration::from_millis(10)) {
+            Some(_) => Err("peer-timeout is too short: give 10ms or more".to_owned()),
+            None => Ok(()),
+        }
+    }
+
     /// RFC 791 and RFC 8200: the packet that every link must carry.
     fn check_mtu(&self) -> Result<(), String> {
         let least = if self.addr.iter().any(|a| a.addr.is_ipv6()) { 1_280 } else { 68 };
@@ -263,6 +273,7 @@ mod tests {
             (StackArgs { gateway: vec![ip("10.0.0.1"), ip("10.0.0.3")], ..good() }, "gateway"),
             (StackArgs { device: Some("mem:".into()), ..good() }, "host-addr"),
             (StackArgs { host_addr: vec![net("10.0.0.2/24")], ..good() }, "host-addr"),
+            (StackArgs { peer_timeout: "9ms".parse().ok(), ..good() }, "peer-timeout"),
             (StackArgs { mtu: Some(1_279), ..good() }, "mtu"),
             (StackArgs { mtu: Some(67), addr: vec![net("10.0.0.2/24")], gateway: vec![], ..good() }, "mtu"),
         ] {

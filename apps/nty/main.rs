@@ -6,6 +6,7 @@ use nty_apps::replay;
 use nty_apps::run::{self, RunError};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::filter::LevelFilter;
 
 /// Something failed while running.
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
         }
         Err(error) => return fail(USAGE, &usage_line(&error)),
     };
-    start_logging(cli.verbose);
+    let _log = start_logging(cli.verbose);
     match cli.task() {
         Ok(Task::Print(text)) => match io::stdout().write_all(&text) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(FAILED, &error),
@@ -58,18 +59,21 @@ fn fail(status: u8, error: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::from(status)
 }
 
-/// Warnings and errors on standard error; more with each `-v`.
-fn start_logging(verbose: u8) {
+/// Warnings and errors on standard error; more with each `-v`. A thread of its own writes them, so that a reader who does not read
+/// stops the log and not the stack; what is left is written when the guard is dropped.
+fn start_logging(verbose: u8) -> WorkerGuard {
     let level = match verbose {
         0 => LevelFilter::WARN,
         1 => LevelFilter::INFO,
         2 => LevelFilter::DEBUG,
         3.. => LevelFilter::TRACE,
     };
+    let (writer, guard) = tracing_appender::non_blocking(io::stderr());
     tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(io::stderr)
+        .with_writer(writer)
         .with_ansi(io::stderr().is_terminal())
         .with_target(verbose > 1)
         .init();
+    guard
 }

@@ -27,6 +27,8 @@ struct Capture {
     period: Duration,
     /// Frames that the capture has only the beginning of.
     cut: u64,
+    /// Frames that the device cannot carry: those of a capture behind segmentation offload, for instance.
+    long: u64,
     /// Who sends from which address.
     senders: HashMap<Ipv4Addr, MacAddr>,
 }
@@ -47,8 +49,9 @@ struct Tally {
 /// A capture that cannot be read, a device that cannot be opened or is gone; [`RunError::Failed`] when not all was answered that
 /// should be, which was printed then.
 pub fn run(options: &Options) -> Result<(), RunError> {
-    let capture = load(options)?;
+    let mut capture = load(options)?;
     let mut device = options.device.open(&OpenOptions::default())?;
+    capture.leave_out_longer(device.caps().mtu)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(RunError::System)?;
@@ -89,7 +92,24 @@ fn load(options: &Options) -> Result<Capture, RunError> {
         return Err(RunError::Device(DeviceError::Config(what)));
     }
     let gap = last.checked_div(frames.len() as u32 - 1).unwrap_or_default();
-    Ok(Capture { frames, period: last + gap, cut, senders })
+    Ok(Capture { frames, period: last + gap, cut, long: 0, senders })
+}
+
+impl Capture {
+    /// Leaves out the frames whose packet is longer than `mtu`.
+    fn leave_out_longer(&mut self, mtu: usize) -> Result<(), RunError> {
+        let before = self.frames.len();
+        self.frames.retain(|(_, frame)| {
+            EthernetHeader::parse(frame).map_or(frame.len(), |(_, packet)| packet.len()) <= mtu
+        });
+        self.long = (before - self.frames.len()) as u64;
+        if self.frames.is_empty() {
+            let what =
+                format!("every frame is longer than the device's MTU of {mtu}: there is nothing to send");
+            return Err(RunError::Device(DeviceError::Config(what)));
+        }
+        Ok(())
+    }
 }
 
 /// The address and the station that a frame with IPv4 comes from.
@@ -238,6 +258,10 @@ fn report(options: &Options, capture: &Capture, tally: &Tally, took: Duration) -
     );
     if capture.cut > 0 {
         let _ = writeln!(text, "left out {} frames of which the capture has only the beginning", capture.cut);
+    }
+    if capture.long > 0 {
+        let _ =
+            writeln!(text, "left out {} frames that are longer than the device's MTU allows", capture.long);
     }
     let _ = writeln!(text, "received {received} frames, {received_bytes} bytes; answered {arp} ARP requests");
     if options.expect == Some(Expect::Dns) {

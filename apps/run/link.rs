@@ -33,6 +33,7 @@ pub(super) fn open(config: &StackConfig) -> Result<Runtime, RunError> {
     let mut options = OpenOptions::default();
     options.mtu = config.mtu.map(usize::from);
     options.host_addrs = config.host_addrs.iter().map(|a| (a.addr, a.prefix)).collect();
+    check_addrs(&spec, config)?;
     let mut device: Box<dyn Device + Send> = spec.open(&options)?;
     let caps = *device.caps();
     info!(target: "nty", device = %spec, mtu = caps.mtu, tx_checksum = caps.tx_checksum, tso_max = caps.tso_max, "device");
@@ -64,6 +65,21 @@ pub(super) fn open(config: &StackConfig) -> Result<Runtime, RunError> {
         info!(target: "nty", %gateway, "route to other networks");
     }
     Ok(runtime)
+}
+
+/// Beside the kernel on one interface, an address must not be the kernel's too: it answers before we do.
+fn check_addrs(spec: &DeviceSpec, config: &StackConfig) -> Result<(), RunError> {
+    if spec.kind() != "packet" {
+        return Ok(());
+    }
+    let interfaces = pnet::datalink::interfaces();
+    let kernels = interfaces.iter().filter(|i| i.name == spec.argument()).flat_map(|i| &i.ips);
+    match kernels.map(|network| network.ip()).find(|ip| config.addrs.iter().any(|a| a.addr == *ip)) {
+        Some(ip) => {
+            Err(RunError::Usage(format!("addr {ip} is the kernel's on {}: give another", spec.argument())))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The settings of the stack itself. A silent peer is asked four times in the second half of the time it is given.

@@ -89,9 +89,10 @@ const DRAIN: Duration = Duration::from_millis(300);
 /// # Errors
 /// [`RunError`]; the command ends with status 2 after [`RunError::Usage`], with 1 after all others.
 pub fn run(plan: &Plan) -> Result<(), RunError> {
-    let mut runtime = link::open(&plan.stack)?;
+    // First, so that a signal before the addresses are claimed ends the program as any other does.
     let epoll = Epoll::new()?;
     let signals = Signals::open(&epoll)?;
+    let mut runtime = link::open(&plan.stack)?;
     let stats =
         plan.stack.stats_socket.as_deref().map(|path| StatsSocket::open(path, &epoll, STATS)).transpose()?;
     let mut programs = Vec::new();

@@ -23,6 +23,7 @@ pub(super) struct Watch {
     has_gateway: bool,
     conflicts: Warned,
     no_route: Warned,
+    no_pages: Warned,
     looked: Instant,
     counted: Counters,
     neighbors: BTreeMap<IpAddr, MacAddr>,
@@ -54,6 +55,7 @@ impl Watch {
             has_gateway,
             conflicts: Warned::default(),
             no_route: Warned::default(),
+            no_pages: Warned::default(),
             looked: now,
             counted: stack.counters().clone(),
             neighbors: BTreeMap::new(),
@@ -84,6 +86,14 @@ impl Watch {
             warn!(
                 target: "nty",
                 "packets for another network have no way to go, so its clients wait in vain: name the router with --gateway"
+            );
+        }
+        let unstored =
+            counters.dropped(DropReason::SocketFull) + counters.dropped(DropReason::TcpReassemblyFull);
+        if stack.is_out_of_pages() && self.no_pages.grew(unstored, now) {
+            warn!(
+                target: "nty",
+                "the memory for payload is used up by connections that do not read: others wait until they do, or end (--peer-timeout)"
             );
         }
         if now.duration_since(self.looked) < PERIOD || !enabled!(target: "nty", Level::INFO) {

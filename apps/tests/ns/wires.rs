@@ -62,7 +62,7 @@ fn everything_works_over_xdp_at_mtu_9000() {
 }
 
 #[test]
-fn devices_are_listed_with_the_flag_to_type() {
+fn devices_are_listed_with_the_flag_to_type_and_the_kernels_address_is_not_taken() {
     in_namespace(|| {
         run("ip", &["link", "add", WIRE[0], "type", "veth", "peer", "name", WIRE[1]]);
         run("ip", &["addr", "add", HOST_NET, "dev", WIRE[1]]);
@@ -76,6 +76,13 @@ fn devices_are_listed_with_the_flag_to_type() {
                 .collect::<Vec<_>>()
                 .join("\n")
         };
+        let own = ["echo", "--device", "packet:ntyhost", "--addr", HOST_NET];
+        let refused = try_run(NTY, &own);
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(
+            refused.status.code() == Some(2) && said.contains("10.0.0.1 is the kernel's on ntyhost"),
+            "{said}"
+        );
         let host = of(WIRE[1]);
         for part in ["up, MTU 1400", "veth", HOST_NET, "--device packet:ntyhost", "--device xdp:ntyhost"] {
             assert!(host.contains(part), "{part}: {text}");
@@ -137,6 +144,18 @@ fn replayed_queries_are_answered_and_it_is_told_when_they_are_not() {
             "what goes to another port is no query: {said}"
         );
         nty.stop();
+        // A capture behind segmentation offload has frames that no device can carry.
+        let mut long = queries(1);
+        let frame = [[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 9, 8, 0].to_vec(), vec![0; 3_000]].concat();
+        let len = (frame.len() as u32).to_le_bytes();
+        long.extend([&[0; 8][..], &len, &len, &frame].concat());
+        site.add("long.pcap", &long);
+        let file = site.path("long.pcap");
+        let said = run(NTY, &["replay", file.to_str().unwrap(), "--device", "mem:", "--linger", "1ms"]);
+        assert!(
+            said.contains("sent 1 frames") && said.contains("left out 1 frames that are longer"),
+            "{said}"
+        );
         let (status, said) = replay(&["--fast", "--linger", "100ms"]);
         assert!(status == Some(1) && said.contains("500 queries, 0 answered, 500 not"), "{said}");
         run("ip", &["link", "del", WIRE[0]]);

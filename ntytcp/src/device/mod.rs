@@ -40,10 +40,16 @@ mod vnet;
 pub mod xdp;
 
 use crate::counters::DropReason;
+#[cfg(feature = "devices")]
+use crate::time::Duration;
 use crate::time::Instant;
 
 /// The most frames that the devices of this crate hand over in one burst.
 pub const BURST: usize = 64;
+
+/// How soon a device tries again to send what its way out was too full for. Nothing tells when there is room.
+#[cfg(feature = "devices")]
+const RETRY: Duration = Duration::from_micros(500);
 
 /// Free bytes that the devices of this crate keep in front of every frame, for [`RxFrame::prepend`].
 pub const HEADROOM: usize = 64;
@@ -329,7 +335,9 @@ pub enum DeviceError {
     #[error("{0}")]
     Config(String),
     /// The interface was removed while it was in use.
-    #[error("{0}: the interface is gone: somebody removed it; start again to make it anew")]
+    #[error(
+        "{0}: the interface is gone: somebody removed it; start again once it is back, or at once for a TAP, which is made anew"
+    )]
     Gone(String),
 }
 

@@ -66,7 +66,7 @@ pub(super) struct Interface {
     current: IfName,
     index: libc::c_int,
     /// The interface was down when it was last heard of.
-    pub down: bool,
+    down: bool,
     pub now: Instant,
     look_at: Instant,
 }
@@ -86,6 +86,11 @@ impl Interface {
         let control = Control::new().map_err(failed("open a control socket", ""))?;
         let current = IfName::new(name).ok_or_else(|| DeviceError::Config(format!("{label}: {NONE}")))?;
         let index = control.index(current).map_err(failed("find the interface", NONE))?;
+        if !control.is_ethernet(current).map_err(failed("ask for its kind", ""))? {
+            let why =
+                "its frames are not those of Ethernet: `nty devices` lists the interfaces that can be used";
+            return Err(DeviceError::Config(format!("{label}: {why}")));
+        }
         let down = !control.is_up(current).map_err(failed("ask for its state", ""))?;
         if down {
             notices.push(format!("the interface is down: `ip link set {name} up`"));
@@ -145,8 +150,35 @@ impl Interface {
             return Err(self.gone());
         };
         self.current = current;
-        self.down = !self.control.is_up(current).map_err(|e| self.failed("look at it", e, ""))?;
+        let up = self.control.is_up(current).map_err(|e| self.failed("look at it", e, ""))?;
+        self.heard(up);
         Ok(true)
+    }
+
+    /// The interface is up, or it is not; a change is said in the log.
+    pub(super) fn heard(&mut self, up: bool) {
+        match (self.down, up) {
+            (true, true) => tracing::info!(device = %self.label, "the interface is up again"),
+            (false, false) => {
+                tracing::warn!(device = %self.label, "the interface is down: nothing is sent or received");
+            }
+            _ => {}
+        }
+        self.down = !up;
+    }
+
+    /// How many queues it receives with.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn rx_queues(&self) -> Result<u32, DeviceError> {
+        let queues = self.control.queues(self.current);
+        queues.map(|(rx, _)| rx).map_err(|e| self.failed("ask for its queues", e, ""))
+    }
+
+    /// Whether it was down when it was last heard of.
+    pub(super) fn is_down(&self) -> bool {
+        self.down
     }
 
     /// When it is looked at next.

@@ -21,9 +21,10 @@ use super::offload::complete_checksum;
 use super::sys::{self, Control, IfName};
 use super::vnet;
 use super::{
-    BURST, Caps, Device, DeviceError, HEADROOM, MAX_L2_HEADER, RxFrame, RxMeta, TxChecksum, TxMeta, TxQueue,
-    Verdict,
+    BURST, Caps, Device, DeviceError, HEADROOM, MAX_L2_HEADER, RETRY, RxFrame, RxMeta, TxChecksum, TxMeta,
+    TxQueue, Verdict,
 };
+use crate::time::Instant;
 
 /// The length of the virtio-net header that we ask for: [`vnet::HEADER`] and `num_buffers`.
 const VNET_HEADER: usize = vnet::HEADER + 2;
@@ -86,6 +87,7 @@ pub struct TapDevice {
     /// Committed, and refused by the kernel for now.
     pending: VecDeque<Slot>,
     spare: Vec<Slot>,
+    now: Instant,
     stats: Stats,
 }
 
@@ -131,6 +133,7 @@ impl TapDevice {
             open: None,
             pending: VecDeque::with_capacity(BURST),
             spare: Vec::with_capacity(BURST),
+            now: Instant::ZERO,
             stats: Stats::default(),
         })
     }
@@ -395,6 +398,14 @@ impl Device for TapDevice {
 
     fn flush(&mut self) -> Result<(), DeviceError> {
         self.retry()
+    }
+
+    fn set_now(&mut self, now: Instant) {
+        self.now = now;
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        (!self.pending.is_empty()).then(|| self.now + RETRY)
     }
 
     fn poll_fd(&self) -> Option<i32> {

@@ -316,6 +316,11 @@ impl Stack {
         &self.counters
     }
 
+    /// Whether sockets hold all pages of payload memory that there are.
+    pub fn is_out_of_pages(&self) -> bool {
+        self.pool.is_exhausted()
+    }
+
     /// Pages of payload memory that sockets hold at this moment.
     pub fn pages_in_use(&self) -> usize {
         self.pool.pages_in_use()

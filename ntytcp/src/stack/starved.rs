@@ -3,7 +3,8 @@
 //! Pages come back in many ways and from many threads (an acknowledgment, a read, a silence, the end of a connection), none of
 //! which can know who waits. So it is asked the other way round: as long as somebody waits, [`Stack::next_deadline`] is over once
 //! there are pages enough for the first, and looks again after [`KEEP_PAGES`] at the latest. As many sockets are told as there are
-//! pages for, in the order in which they asked, so that a crowd is not woken for one page.
+//! pages for, in the order in which they asked, so that a crowd is not woken for one page; at a look, those too who need fewer
+//! pages than the first.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -66,7 +67,8 @@ impl Stack {
         if self.starved.sockets.is_empty() {
             return;
         }
-        if self.starved.look_at <= now {
+        let looked = self.starved.look_at <= now;
+        if looked {
             self.starved.look_at = now + KEEP_PAGES;
             self.reclaim_pages();
             let Starved { mut sockets, mut names, look_at } = core::mem::take(&mut self.starved);
@@ -78,14 +80,32 @@ impl Stack {
             && self.pool.available(promised + pages) == promised + pages
         {
             self.starved.sockets.pop_front();
-            self.starved.names.remove(&name(id));
             promised += pages;
-            let (counters, events) = (&mut self.counters, &mut self.events);
-            let mut cx = Cx { now, counters, events };
-            match id.kind {
-                SocketKind::Stream => self.tcp.feed(&mut cx, id),
-                _ => self.udp.feed(&mut cx, id),
-            }
+            self.feed(now, id);
+        }
+        if looked {
+            // Who needs many pages may wait for them for ever, and is not to be waited for.
+            let mut rest = core::mem::take(&mut self.starved.sockets);
+            rest.retain(|&(id, pages)| {
+                let fits = self.pool.available(promised + pages) == promised + pages;
+                if fits {
+                    promised += pages;
+                    self.feed(now, id);
+                }
+                !fits
+            });
+            self.starved.sockets = rest;
+        }
+    }
+
+    /// Tells one that has waited.
+    fn feed(&mut self, now: Instant, id: SocketId) {
+        self.starved.names.remove(&name(id));
+        let (counters, events) = (&mut self.counters, &mut self.events);
+        let mut cx = Cx { now, counters, events };
+        match id.kind {
+            SocketKind::Stream => self.tcp.feed(&mut cx, id),
+            _ => self.udp.feed(&mut cx, id),
         }
     }
 }

@@ -156,11 +156,15 @@ impl Stack {
             let (tcp, mut cx) = stack.tcp_cx(now);
             tcp.send_by(&mut cx, id, |tx| tx.write_with(max, |to| write.take().map_or(0, |write| write(to))))
         };
-        match attempt(self) {
-            // It may be the pool that has no room, not the buffer.
-            Err(SocketError::WouldBlock) if self.reclaim_pages() => attempt(self),
-            result => result,
+        let mut result = attempt(self);
+        // It may be the pool that has no room, not the buffer.
+        if result == Err(SocketError::WouldBlock) && self.reclaim_pages() {
+            result = attempt(self);
         }
+        if result == Err(SocketError::WouldBlock) && self.tcp.has_room(id) {
+            self.await_pages(id, 1);
+        }
+        result
     }
 
     /// Shows `read` what has arrived where it lies, without a copy: bytes that lie together, perhaps not all that there are. `read`

@@ -37,7 +37,8 @@ pub struct TcpSocketOptions {
     /// Gives up when data stays unacknowledged this long (RFC 5482). Default none: [`TcpConfig::retries`] decides; at least
     /// 1 ms.
     pub user_timeout: Option<Duration>,
-    /// TTL of every segment (RFC 9293 3.9.2), also of a SYN-ACK and what else a listener answers. Default 64; at least 1.
+    /// TTL of every segment (RFC 9293 3.9.2), also of the SYN-ACK of a listener with these options; what belongs to no connection, such as
+    /// a RST, goes out with the stack's. Default 64; at least 1.
     pub ttl: u8,
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ntytcp::device::sys::{PollFd, poll};
 use ntytcp::device::{Device, Gso, GsoKind, RxChecksum, RxMeta, TxChecksum, TxMeta, Verdict};
+use ntytcp::time::Instant;
 
 pub(crate) const INSIDE: &str = "NTYTCP_DEVICE_TEST_INSIDE";
 pub(crate) const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -313,4 +314,39 @@ pub(crate) fn passes_trains_of_64_kilobytes(device: &mut dyn Device, end: &str) 
     peer.send(device, 0x18, &[], &data, Some(gso));
     assert_eq!(client.join().unwrap(), data);
     assert_eq!(kernel_rx_packets(end), Some(before + 1), "one frame for all of it");
+}
+
+/// More frames than a slow way out takes at once all arrive at the host, in the device's own time and without anybody calling it for
+/// another reason. Whether the way can be made slow here.
+pub(crate) fn sends_all_over_a_slow_way(device: &mut dyn Device, (slow, end): (&str, &str)) {
+    const FRAMES: u64 = 400;
+    let limit = ["rate", "20mbit", "burst", "20k", "limit", "20000000"];
+    let shaped = Command::new("tc").args(["qdisc", "add", "dev", slow, "root", "tbf"]).args(limit).output();
+    if !shaped.is_ok_and(|output| output.status.success()) {
+        println!("skipped: no tc, or no token bucket in this kernel");
+        return;
+    }
+    let (before, start) = (kernel_rx_packets(end).unwrap(), std::time::Instant::now());
+    let (mut sent, mut unfinished) = (0, 0);
+    while kernel_rx_packets(end).unwrap() < before + FRAMES {
+        assert!(start.elapsed() < Duration::from_secs(20), "{sent} frames were given to the device");
+        let now = Instant::from_nanos(start.elapsed().as_nanos() as u64);
+        device.set_now(now);
+        while sent < FRAMES
+            && let Some(frame) = device.reserve(1_400)
+        {
+            frame.fill(0xff);
+            frame[6..12].copy_from_slice(&OUR_MAC);
+            device.commit(TxMeta::default());
+            sent += 1;
+        }
+        device.flush().unwrap();
+        let soon = now + Duration::from_millis(1);
+        unfinished += u32::from(device.next_deadline().is_some_and(|at| at <= soon));
+        // Whoever has given it everything sleeps until the device says.
+        let wake =
+            device.next_deadline().filter(|_| sent == FRAMES).unwrap_or(now + Duration::from_millis(1));
+        std::thread::sleep(wake.since(now).min(Duration::from_secs(1)));
+    }
+    assert!(unfinished > 3, "it came back only when all was sent");
 }

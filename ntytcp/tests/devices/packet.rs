@@ -52,6 +52,14 @@ fn tcp_trains_of_64_kilobytes_cross_in_both_directions() {
 }
 
 #[test]
+fn frames_that_the_kernel_refuses_are_sent_when_there_is_room() {
+    if inside("packet::frames_that_the_kernel_refuses_are_sent_when_there_is_room") {
+        let (ours, host) = link();
+        sends_all_over_a_slow_way(&mut open(&PacketConfig::new(&*ours)), (&ours, &host));
+    }
+}
+
+#[test]
 fn removed_interface_is_reported_as_gone() {
     if !inside("packet::removed_interface_is_reported_as_gone") {
         return;

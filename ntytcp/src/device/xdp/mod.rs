@@ -17,6 +17,7 @@ mod program;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 
@@ -26,10 +27,10 @@ use super::netdev::Interface;
 use super::offload::complete_checksum;
 use super::sys;
 use super::{
-    BURST, Caps, Device, DeviceError, HEADROOM, MAX_L2_HEADER, RxChecksum, RxFrame, RxMeta, TxChecksum,
-    TxMeta, TxQueue, Verdict,
+    BURST, Caps, Device, DeviceError, HEADROOM, MAX_L2_HEADER, RETRY, RxChecksum, RxFrame, RxMeta,
+    TxChecksum, TxMeta, TxQueue, Verdict,
 };
-use crate::time::Instant;
+use crate::time::Instant as Moment;
 
 /// What is thought of the layer-4 checksums of received frames.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -118,6 +119,8 @@ pub struct XdpDevice {
     provided: usize,
     most_provided: usize,
     open: Option<Reserved>,
+    /// The kernel has not taken all that is to be sent.
+    unsent: bool,
     /// Where a frame is written that needs several chunks; empty where none can.
     long: Box<[u8]>,
     /// A frame whose rest has not been seen yet, and its length so far.
@@ -160,6 +163,17 @@ impl XdpDevice {
             RxChecksumPolicy::Verify => false,
             RxChecksumPolicy::Trust => true,
         };
+        let queues = interface.rx_queues()?;
+        if *queue >= queues {
+            let message = format!("xdp:{name}: it has no queue {queue}, the last is {}", queues - 1);
+            return Err(DeviceError::Config(message));
+        }
+        if queues > 1 {
+            notices.push(format!(
+                "it has {queues} receive queues, of which only queue {queue} is heard, so that most is missed: \
+                 `ethtool -L {name} combined 1`"
+            ));
+        }
         let socket = sys::xdp_socket().map_err(|e| permission(&interface, "open a socket", e))?;
         let (umem, mut free) = Umem::new(socket.as_fd(), (CHUNK, 2 * ring), 0).map_err(|e| {
             interface.failed(
@@ -171,8 +185,8 @@ impl XdpDevice {
         let mut rings =
             Rings::new(socket.as_fd(), *ring).map_err(|e| interface.failed("make rings", e, ""))?;
         let frames = if own_mtu + MAX_L2_HEADER > LONGEST { Frames::InPieces } else { Frames::Whole };
-        let program = attach(&interface, (queue + 1, frames), &mut notices)?;
-        bind(&socket, &interface, (*queue, frames))?;
+        let (program, mode) = attach(&interface, (queues, frames), &mut notices)?;
+        bind(&socket, &interface, (*queue, frames, mode))?;
         program
             .direct(*queue, socket.as_fd())
             .map_err(|e| interface.failed("direct the queue to the socket", e, ""))?;
@@ -194,6 +208,7 @@ impl XdpDevice {
             provided,
             most_provided,
             open: None,
+            unsent: false,
             long: if frames == Frames::InPieces {
                 vec![0; own_mtu + MAX_L2_HEADER].into()
             } else {
@@ -230,8 +245,8 @@ impl XdpDevice {
             Some(libc::EAGAIN) => Ok(true),
             Some(libc::EINTR | libc::EBUSY | libc::ENOBUFS | libc::ENOMEM) => Ok(false),
             Some(libc::ENETDOWN) => {
-                self.link_down += u64::from(!self.interface.down);
-                self.interface.down = true;
+                self.link_down += 1;
+                self.interface.heard(false);
                 Ok(false)
             }
             Some(libc::ENXIO | libc::ENODEV | libc::EBADF) => Err(self.interface.gone()),
@@ -243,7 +258,10 @@ impl XdpDevice {
 fn permission(interface: &Interface, what: &str, error: io::Error) -> DeviceError {
     let remedy = match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => "it takes CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF: run as root",
-        Some(libc::EBUSY) => "another XDP program is attached: `ip link set dev IFACE xdp off` removes it",
+        Some(libc::EBUSY) => {
+            "another program has an XDP program there, perhaps another nty: stop it; what `ip link set ... xdp` attached, \
+             `ip link set ... xdp off` removes"
+        }
         Some(libc::EAFNOSUPPORT) => "the kernel was built without CONFIG_XDP_SOCKETS",
         _ => "",
     };
@@ -255,9 +273,9 @@ fn attach(
     interface: &Interface,
     (queues, frames): (u32, Frames),
     notices: &mut Vec<String>,
-) -> Result<Program, DeviceError> {
+) -> Result<(Program, Mode), DeviceError> {
     let native = match Program::attach(interface.index(), queues, Mode::Native, frames) {
-        Ok(program) => return Ok(program),
+        Ok(program) => return Ok((program, Mode::Native)),
         Err(e) => e,
     };
     let refused = |e: &io::Error| matches!(e.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::EBUSY));
@@ -268,22 +286,36 @@ fn attach(
     notices.push(format!(
         "the driver takes no XDP program ({native}): frames are taken behind it, which is slower"
     ));
-    program.map_err(|e| permission(interface, "attach the program", e))
+    program.map(|program| (program, Mode::Skb)).map_err(|e| permission(interface, "attach the program", e))
 }
 
 /// Binds the socket, without copies where the driver can.
-fn bind(socket: &OwnedFd, interface: &Interface, (queue, frames): (u32, Frames)) -> Result<(), DeviceError> {
+fn bind(
+    socket: &OwnedFd,
+    interface: &Interface,
+    (queue, frames, mode): (u32, Frames, Mode),
+) -> Result<(), DeviceError> {
     let pieces = if frames == Frames::InPieces { libc::XDP_USE_SG } else { 0 };
     let always = libc::XDP_USE_NEED_WAKEUP | pieces;
     let bind = |flags| sys::bind_xdp(socket.as_fd(), interface.index(), queue, flags | always);
-    let bound = bind(libc::XDP_ZEROCOPY).or_else(|e| match e.raw_os_error() {
-        Some(libc::EOPNOTSUPP | libc::EINVAL) => bind(libc::XDP_COPY),
-        _ => Err(e),
-    });
+    let bind = || match mode {
+        Mode::Native => bind(libc::XDP_ZEROCOPY).or_else(|e| match e.raw_os_error() {
+            Some(libc::EOPNOTSUPP | libc::EINVAL) => bind(libc::XDP_COPY),
+            _ => Err(e),
+        }),
+        // Behind the driver there is nothing but copies.
+        Mode::Skb => bind(libc::XDP_COPY),
+    };
+    // The kernel frees a queue some time after the socket that had it was closed.
+    let patience = Instant::now() + Duration::from_secs(1);
+    let mut bound = bind();
+    while bound.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY)) && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(10));
+        bound = bind();
+    }
     bound.map_err(|e| {
         let remedy = match e.raw_os_error() {
             Some(libc::EBUSY) => "another AF_XDP socket has the queue: stop that one",
-            Some(libc::EINVAL) => "is there such a queue? `ethtool -l IFACE` tells",
             _ => "",
         };
         interface.failed(&format!("bind to queue {queue}"), e, remedy)
@@ -471,26 +503,34 @@ impl Device for XdpDevice {
     }
 
     fn flush(&mut self) -> Result<(), DeviceError> {
-        // Where frames are copied, a call sends a few, and asks for another.
-        while self.rings.transmit() && self.rings.transmit_needs_wakeup() {
-            if !self.told(sys::wake_transmit(self.socket.as_fd()))? {
-                break;
+        // Where frames are copied, a call sends a few, and asks for another; it also asks for one when the way out is full.
+        loop {
+            self.unsent = self.rings.transmit();
+            let before = self.rings.room_to_send();
+            if !self.unsent || !self.rings.transmit_needs_wakeup() {
+                return Ok(());
+            }
+            let again = self.told(sys::wake_transmit(self.socket.as_fd()))?;
+            self.rings.complete(&self.umem, &mut self.free);
+            self.unsent = self.rings.transmit();
+            if !again || self.rings.room_to_send() == before {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     fn poll_fd(&self) -> Option<i32> {
         Some(self.socket.as_raw_fd())
     }
 
-    fn set_now(&mut self, now: Instant) {
+    fn set_now(&mut self, now: Moment) {
         self.interface.now = now;
     }
 
-    fn next_deadline(&self) -> Option<Instant> {
-        // The kernel wakes nobody who sleeps on the socket when the interface goes.
-        Some(self.interface.next_look())
+    fn next_deadline(&self) -> Option<Moment> {
+        // The kernel wakes nobody who sleeps on the socket when the interface goes, or when there is room again to send.
+        let look = self.interface.next_look();
+        Some(if self.unsent { look.min(self.interface.now + RETRY) } else { look })
     }
 
     fn stats(&self) -> Vec<(&'static str, u64)> {

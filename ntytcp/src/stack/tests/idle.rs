@@ -110,3 +110,25 @@ fn a_datagram_that_found_no_pages_is_announced_when_there_are_enough() {
     assert_eq!(half.send_to(&large, at(PEER, 1)), Ok(()));
     assert!(!told(&mut host), "once");
 }
+
+#[test]
+fn who_needs_few_pages_is_told_although_another_waits_for_many() {
+    let mut host = Host::with_pages(3);
+    let [first, second, third] = [7, 8, 9].map(|port| host.stack.udp_bind(at(US, port)).unwrap());
+    for _ in 0..25 {
+        host.receive(&udp_to(US, 1, 7, &[1; 1_400])).unwrap();
+    }
+    while host.stack.poll_event().is_some() {}
+    assert_eq!(host.stack.pages_in_use(), 3);
+    for (socket, len) in [(second, 20_000), (third, 100)] {
+        let sent = host.stack.udp_send_to(socket, &vec![2; len], Some(at(PEER, 1)));
+        assert_eq!(sent, Err(SocketError::WouldBlock));
+    }
+    for _ in 0..12 {
+        host.stack.udp_recv_from(first, &mut [0; 2_000]).unwrap();
+    }
+    assert_eq!(host.stack.pages_in_use(), 2);
+    host.pass(100 * MS);
+    let told: Vec<_> = core::iter::from_fn(|| host.stack.poll_event()).map(|event| event.socket).collect();
+    assert_eq!(told, [third], "a page is enough for it, and not for the one before it");
+}

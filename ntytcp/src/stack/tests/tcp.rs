@@ -307,6 +307,21 @@ fn what_is_written_in_place_is_sent() {
 }
 
 #[test]
+fn who_found_no_page_to_write_in_place_is_told_when_there_is_one() {
+    let mut host = Host::with_pages(1);
+    let (conn, now) = (host.established(80), host.now);
+    let other = host.stack.udp_bind(at(US, 7)).unwrap();
+    host.receive(&udp_to(US, 1, 7, b"x")).unwrap();
+    while host.stack.poll_event().is_some() {}
+    let write = |_: &mut [u8]| panic!("the only page is taken");
+    assert_eq!(host.stack.tcp_send_with(now, conn, 10, write), Err(SocketError::WouldBlock));
+    host.stack.udp_recv_from(other, &mut [0; 10]).unwrap();
+    host.pass(Duration::from_millis(200));
+    assert!(core::iter::from_fn(|| host.stack.poll_event()).any(|event| event.socket == conn));
+    assert_eq!(host.stack.tcp_send_with(host.now, conn, 10, |to| to.len()), Ok(10));
+}
+
+#[test]
 fn what_arrived_is_read_in_place() {
     let mut host = Host::acquainted();
     let (conn, now) = (host.established(80), host.now);
