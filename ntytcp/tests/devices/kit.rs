@@ -332,6 +332,7 @@ pub(crate) fn sends_all_over_a_slow_way(device: &mut dyn Device, (slow, end): (&
         assert!(start.elapsed() < Duration::from_secs(20), "{sent} frames were given to the device");
         let now = Instant::from_nanos(start.elapsed().as_nanos() as u64);
         device.set_now(now);
+        device.rx_burst(&mut |_| {}).unwrap();
         while sent < FRAMES
             && let Some(frame) = device.reserve(1_400)
         {
