@@ -164,6 +164,25 @@ impl Producer {
         true
     }
 
+    /// As [`Producer::write_record`], with a payload of up to `max` bytes that `write` fills in place: it says how many of them, and
+    /// `header` makes the header from that. `None`, without calling either, when the longest such record has no room that lies
+    /// together; it may have some in pieces. What the bytes hold before is left over from earlier.
+    #[inline]
+    pub fn write_record_with<const N: usize>(
+        &mut self,
+        max: usize,
+        header: impl FnOnce(usize) -> [u8; N],
+        write: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Option<usize> {
+        let to = self.span(N.checked_add(max)?)?;
+        // SAFETY: `span` gives as many bytes that only the producer uses. They were initialised when the page was made.
+        let n = write(unsafe { slice::from_raw_parts_mut(to.add(N), max) }).min(max);
+        // SAFETY: the header's place is before the payload's, whose slice is no longer used.
+        unsafe { to.cast::<[u8; N]>().write_unaligned(header(n)) };
+        self.publish_span(N + n);
+        Some(n)
+    }
+
     /// Where the next `len` bytes go, in the common case that all is ready: nothing is stored beyond the tail, the capacity
     /// allows them, and they fit into the page of the tail. Whoever gets a place fills it and calls `publish_span`.
     #[inline]
