@@ -29,12 +29,17 @@ pub struct Producer {
     rest: u8,
 }
 
+/// The state between writes.
+const fn at_rest(home: Home) -> u8 {
+    match home {
+        Home::Producer => WRITING as u8,
+        Home::Consumer => IDLE as u8,
+    }
+}
+
 impl Producer {
     pub(super) fn new(shared: Arc<Shared>, capacity: usize, home: Home) -> Self {
-        let rest = match home {
-            Home::Producer => WRITING as u8,
-            Home::Consumer => IDLE as u8,
-        };
+        let rest = at_rest(home);
         let mut new = Self { shared, word: DETACHED, page: None, recent: None, capacity: 0, stored: 0, rest };
         new.set_capacity(capacity);
         new
@@ -49,6 +54,14 @@ impl Producer {
     /// takes nothing away.
     pub fn set_capacity(&mut self, capacity: usize) {
         self.capacity = u32::try_from(capacity).unwrap_or(u32::MAX);
+    }
+
+    /// Changes which half is at home from now on.
+    pub fn set_home(&mut self, home: Home) {
+        self.rest = at_rest(home);
+        if self.word & STATE == WRITING {
+            self.publish();
+        }
     }
 
     /// Bytes published and not yet consumed.

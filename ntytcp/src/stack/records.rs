@@ -214,6 +214,11 @@ impl RecordWriter {
         payload + MAX_HEADER <= self.producer.capacity()
     }
 
+    /// Lets the reader be the one to give pages back from now on.
+    pub(crate) fn leave_home(&mut self) {
+        self.producer.set_home(Home::Consumer);
+    }
+
     /// Gives the pages back if the queue is empty; see [`Producer::release`].
     pub(crate) fn release(&mut self) -> bool {
         self.producer.release()

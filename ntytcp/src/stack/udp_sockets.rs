@@ -152,7 +152,8 @@ impl Stack {
         };
         let limit = self.config.udp_datagrams;
         let rx = records(&self.pool, self.config.udp_rx_bytes, limit, Home::Producer);
-        let tx = records(&self.pool, self.config.udp_tx_bytes, limit, Home::Consumer);
+        // Without a thread between them, the application's half is at home too, and writes without a locked instruction.
+        let tx = records(&self.pool, self.config.udp_tx_bytes, limit, Home::Producer);
         Ok(self.udp.insert(local, self.config.udp_ttl, rx, tx))
     }
 
@@ -403,7 +404,8 @@ impl Stack {
     /// [`SocketError::BadSocket`], [`SocketError::Invalid`] when it was handed out before.
     pub fn udp_split(&mut self, id: SocketId) -> Result<UdpHalf, SocketError> {
         let socket = self.udp.get_mut(id).ok_or(SocketError::BadSocket)?;
-        let (tx, rx) = socket.app.take().ok_or(SocketError::Invalid)?;
+        let (mut tx, rx) = socket.app.take().ok_or(SocketError::Invalid)?;
+        tx.leave_home();
         Ok(UdpHalf { tx, rx, family: unspecified(socket.local.ip()) })
     }
 
