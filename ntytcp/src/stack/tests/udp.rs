@@ -536,3 +536,26 @@ fn what_cannot_be_sent_in_place_is_not_composed() {
     assert_eq!(refused, Err(SocketError::Invalid));
     assert_eq!(host.stack.udp_recv_with(socket, |_, _| ()), Err(SocketError::Invalid));
 }
+
+/// The half that gives the pages of the send queue back is the stack's own, whether the other was handed out or not.
+#[test]
+fn a_send_queue_at_rest_holds_no_pages() {
+    let mut host = Host::acquainted();
+    let socket = host.stack.udp_bind(at(US, 7)).unwrap();
+    let rest = |host: &mut Host| {
+        assert_eq!(host.egress().len(), 1);
+        for _ in 0..4 {
+            host.now += crate::time::Duration::from_millis(100);
+            host.stack.on_timeout(host.now);
+        }
+        host.stack.pages_in_use()
+    };
+    host.stack.udp_send_to(socket, b"x", Some(at(PEER, 9))).unwrap();
+    assert_eq!(rest(&mut host), 0);
+    host.stack.udp_send_to(socket, b"x", Some(at(PEER, 9))).unwrap();
+    let mut half = host.stack.udp_split(socket).unwrap();
+    assert_eq!(rest(&mut host), 0);
+    half.send_to(b"x", at(PEER, 9)).unwrap();
+    host.stack.udp_poke(socket).unwrap();
+    assert_eq!(rest(&mut host), 0);
+}
