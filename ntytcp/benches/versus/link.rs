@@ -34,8 +34,6 @@ pub(crate) struct Port {
     caps: Caps,
     /// What our stack is writing.
     open: Option<Frame>,
-    /// What our stack is reading.
-    burst: Vec<Frame>,
 }
 
 /// A cable that holds `ring` frames.
@@ -49,7 +47,6 @@ pub(crate) fn pair(ring: usize) -> (Port, Port) {
         free: Rc::clone(&free),
         caps: Caps::plain(1500),
         open: None,
-        burst: Vec::with_capacity(BURST),
     };
     (port(&a, &b), port(&b, &a))
 }
@@ -134,24 +131,27 @@ impl device::Device for Port {
         if count == 0 {
             return Ok(0);
         }
-        for _ in 0..count {
-            if let Some(frame) = inbox.pop_front() {
-                self.burst.push(frame);
-            }
-        }
+        // The stack does not come back to the link while it looks at the frames.
         let mut frames = ArrayVec::<RxFrame<'_>, BURST>::new();
-        for Frame { bytes, len } in &mut self.burst {
+        for Frame { bytes, len } in inbox.iter_mut().take(count) {
             frames.push(RxFrame::new(bytes, 0, *len, RxMeta::default()));
         }
         sink(&mut frames);
+        let is_reply = |frame: &RxFrame<'_>| matches!(frame.verdict, Verdict::Reply(_));
+        let mut free = self.free.borrow_mut();
+        if !frames.iter().any(is_reply) {
+            drop(frames);
+            free.extend(inbox.drain(..count).map(|frame| frame.bytes));
+            return Ok(count);
+        }
         // The length of an answer, or 0.
         let mut replies = ArrayVec::<usize, BURST>::new();
         for frame in &frames {
-            replies.push(if matches!(frame.verdict, Verdict::Reply(_)) { frame.len() } else { 0 });
+            replies.push(if is_reply(frame) { frame.len() } else { 0 });
         }
         drop(frames);
-        let (mut peer, mut free) = (self.peer.borrow_mut(), self.free.borrow_mut());
-        for (Frame { bytes, .. }, &len) in self.burst.drain(..).zip(&replies) {
+        let mut peer = self.peer.borrow_mut();
+        for (Frame { bytes, .. }, &len) in inbox.drain(..count).zip(&replies) {
             match len {
                 0 => free.push(bytes),
                 len => peer.push_back(Frame { bytes, len }),

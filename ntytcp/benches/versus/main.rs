@@ -2,7 +2,7 @@
 //!
 //! Both ends of each stack run in one thread and pay for both directions. The links are the same for both: Ethernet with an MTU of
 //! 1500 in recycled buffers, nothing offloaded, so that both stacks compute and verify every checksum. Sockets have equal buffers, both run without timestamps (so
-//! the MSS is 1460), and the TCP applications work in the sockets' buffers; those of the bulk transfer, as in smoltcp's own benchmark,
+//! the MSS is 1460), and the applications work in the sockets' buffers; those of the bulk transfer, as in smoltcp's own benchmark,
 //! neither make nor look at the bytes. Ours runs with the congestion control that it always has, smoltcp with its default of none. Time is virtual: each
 //! turn is one step later than the one before. A connection ends when nothing of it is left: time moves on by what both stacks stay in
 //! TIME-WAIT, and both see to it that this ends. (smoltcp would let the socket be used again at once, and forget TIME-WAIT; ours
@@ -115,7 +115,7 @@ const WORKLOADS: [Workload; 5] = [
         title: "UDP echo, sockets",
         units: UDP_BURST,
         unit: "",
-        limit: "headers and their checks 30 %, copies through two queues 25 %",
+        limit: "headers and checksums of both ways 38 %, their four queues 43 %, the link 10 %",
     },
     Workload {
         role: Role::Respond,
@@ -123,7 +123,7 @@ const WORKLOADS: [Workload; 5] = [
         title: "UDP echo, responder",
         units: UDP_BURST,
         unit: "",
-        limit: "headers and their checks 35 %; the client is on sockets",
+        limit: "the client is on sockets: 60 %; the answer's headers 20 %",
     },
 ];
 

@@ -8,8 +8,8 @@ use ntytcp::device::{BURST, Caps, Device, RxFrame};
 use ntytcp::rng::seed_from;
 use ntytcp::stack::route::InterfaceAddr;
 use ntytcp::stack::{
-    Event, InterfaceConfig, InterfaceId, Pending, Readiness, Responder, SocketError, SocketId, Stack,
-    StackConfig,
+    Event, InterfaceConfig, InterfaceId, Pending, Readiness, Received, Responder, SocketError, SocketId,
+    Stack, StackConfig,
 };
 use ntytcp::tcp::{ListenOptions, TcpSocketOptions};
 use ntytcp::time::Instant;
@@ -293,34 +293,33 @@ impl Net for Ours {
 
     fn udp(&mut self) {
         let (client, server) = self.ends();
-        let mut message = [0; MESSAGE];
         self.now += TURN;
         let now = self.now;
+        let to = Some(server_at(PORT));
+        let ask = |to: &mut [u8]| fill(to, &[0x5a; MESSAGE]);
         for _ in 0..UDP_BURST {
-            self.client
-                .stack
-                .udp_send_to(client, &message, Some(server_at(PORT)))
-                .expect("room in the queue");
+            assert_eq!(self.client.stack.udp_send_with(client, to, MESSAGE, ask), Ok(MESSAGE));
         }
         self.client.send(now);
         self.server.receive(now);
+        let mut message = [0; MESSAGE];
         while let Some(event) = self.server.stack.poll_event() {
             loop {
-                match self.server.stack.udp_recv_from(event.socket, &mut message) {
-                    Ok(got) => self
-                        .server
-                        .stack
-                        .udp_send_to(server, &message[..got.len], Some(got.from))
-                        .expect("room"),
+                let read = |bytes: &[u8], got: Received| (fill(&mut message, bytes), got.from);
+                let (len, from) = match self.server.stack.udp_recv_with(event.socket, read) {
+                    Ok(got) => got,
                     Err(error) => break assert_eq!(error, SocketError::WouldBlock),
-                }
+                };
+                let answer = |to: &mut [u8]| fill(to, &message);
+                assert_eq!(self.server.stack.udp_send_with(server, Some(from), len, answer), Ok(len));
             }
         }
         self.server.send(now);
         self.client.receive(now);
         let mut got = 0;
         while let Some(event) = self.client.stack.poll_event() {
-            while self.client.stack.udp_recv_from(event.socket, &mut message).is_ok() {
+            while let Ok(len) = self.client.stack.udp_recv_with(event.socket, |bytes, _| bytes.len()) {
+                assert_eq!(len, MESSAGE);
                 got += 1;
             }
         }

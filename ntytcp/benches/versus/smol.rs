@@ -186,7 +186,9 @@ impl Smol {
     fn udp_burst(&mut self) {
         let socket = self.client.sockets.get_mut::<udp::Socket<'_>>(self.ends.0);
         let to = IpEndpoint::new(IpAddress::Ipv4(SERVER), PORT);
-        (0..UDP_BURST).for_each(|_| socket.send_slice(&[0; MESSAGE], to).expect("room in the queue"));
+        for _ in 0..UDP_BURST {
+            fill(socket.send(MESSAGE, to).expect("room in the queue"), &[0x5a; MESSAGE]);
+        }
     }
 }
 
@@ -270,13 +272,16 @@ impl Net for Smol {
         self.client.send(now);
         self.server.receive(now);
         let socket = self.server.sockets.get_mut::<udp::Socket<'_>>(server);
-        while let Ok((n, from)) = socket.recv_slice(&mut message) {
-            socket.send_slice(&message[..n], from.endpoint).expect("room in the queue");
+        while let Ok((request, from)) = socket.recv() {
+            let len = fill(&mut message, request);
+            fill(socket.send(len, from.endpoint).expect("room in the queue"), &message);
         }
         self.server.send(now);
         self.client.receive(now);
         let socket = self.client.sockets.get_mut::<udp::Socket<'_>>(client);
-        let got = std::iter::from_fn(|| socket.recv_slice(&mut message).ok()).count();
+        let got = std::iter::from_fn(|| socket.recv().ok().map(|(bytes, _)| bytes.len()))
+            .inspect(|&len| assert_eq!(len, MESSAGE))
+            .count();
         assert_eq!(got, UDP_BURST);
     }
 }

@@ -111,7 +111,7 @@ const fn position(word: u64) -> u64 {
 pub enum Home {
     /// The protocol writes: what arrives for an application. Its writes take no locked instruction.
     Producer,
-    /// The protocol reads: what an application sends. Writes take one locked instruction.
+    /// The protocol reads: what an application sends, perhaps on another thread. Writes take one locked instruction.
     Consumer,
 }
 

@@ -29,12 +29,17 @@ pub struct Producer {
     rest: u8,
 }
 
+/// The state between writes.
+const fn at_rest(home: Home) -> u8 {
+    match home {
+        Home::Producer => WRITING as u8,
+        Home::Consumer => IDLE as u8,
+    }
+}
+
 impl Producer {
     pub(super) fn new(shared: Arc<Shared>, capacity: usize, home: Home) -> Self {
-        let rest = match home {
-            Home::Producer => WRITING as u8,
-            Home::Consumer => IDLE as u8,
-        };
+        let rest = at_rest(home);
         let mut new = Self { shared, word: DETACHED, page: None, recent: None, capacity: 0, stored: 0, rest };
         new.set_capacity(capacity);
         new
@@ -49,6 +54,14 @@ impl Producer {
     /// takes nothing away.
     pub fn set_capacity(&mut self, capacity: usize) {
         self.capacity = u32::try_from(capacity).unwrap_or(u32::MAX);
+    }
+
+    /// Changes which half is at home from now on.
+    pub fn set_home(&mut self, home: Home) {
+        self.rest = at_rest(home);
+        if self.word & STATE == WRITING {
+            self.publish();
+        }
     }
 
     /// Bytes published and not yet consumed.
@@ -162,6 +175,25 @@ impl Producer {
         }
         self.publish_span(N + payload.len());
         true
+    }
+
+    /// As [`Producer::write_record`], with a payload of up to `max` bytes that `write` fills in place: it says how many of them, and
+    /// `header` makes the header from that. `None`, without calling either, when the longest such record has no room that lies
+    /// together; it may have some in pieces. What the bytes hold before is left over from earlier.
+    #[inline]
+    pub fn write_record_with<const N: usize>(
+        &mut self,
+        max: usize,
+        header: impl FnOnce(usize) -> [u8; N],
+        write: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Option<usize> {
+        let to = self.span(N.checked_add(max)?)?;
+        // SAFETY: `span` gives as many bytes that only the producer uses. They were initialised when the page was made.
+        let n = write(unsafe { slice::from_raw_parts_mut(to.add(N), max) }).min(max);
+        // SAFETY: the header's place is before the payload's, whose slice is no longer used.
+        unsafe { to.cast::<[u8; N]>().write_unaligned(header(n)) };
+        self.publish_span(N + n);
+        Some(n)
     }
 
     /// Where the next `len` bytes go, in the common case that all is ready: nothing is stored beyond the tail, the capacity

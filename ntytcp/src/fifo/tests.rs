@@ -208,6 +208,48 @@ fn a_record_is_published_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_record_is_made_in_place_if_the_longest_would_lie_together() {
+    for home in HOMES {
+        let (mut tx, mut rx) = fifo(&small_pages(4), 1_000, home);
+        assert_eq!(tx.write_record_with(4, |_| [0; 2], |_| panic!("no page yet")), None);
+        assert_eq!(tx.write(b"...."), 4);
+        let write = |to: &mut [u8]| {
+            assert_eq!(to.len(), 10);
+            to[..3].copy_from_slice(b"abc");
+            3
+        };
+        assert_eq!(tx.write_record_with(10, |len| [b'0' + len as u8, b':'], write), Some(3));
+        assert_eq!(tx.write_record_with(1, |len| [b'0' + len as u8, b':'], |to| to.len() + 9), Some(1));
+        assert_eq!(&peeked(&mut rx, 0, 100)[..11], b"....3:abc1:");
+        for max in [64, usize::MAX] {
+            assert_eq!(tx.write_record_with(max, |_| [0; 2], |_| panic!("it turns the page")), None);
+        }
+        rx.discard_all();
+        assert_eq!(tx.write_record_with(62, |_| [0; 2], |to| to.len()), Some(62), "a page begun anew");
+        tx.close();
+        assert_eq!(tx.write_record_with(1, |_| [0; 2], |_| panic!("closed")), None);
+    }
+}
+
+#[test]
+fn whoever_is_at_home_gives_the_pages_back() {
+    let pool = small_pages(4);
+    let (mut tx, mut rx) = fifo(&pool, 1_000, Home::Producer);
+    for (home, kept) in [(Home::Producer, true), (Home::Consumer, false), (Home::Producer, true)] {
+        tx.set_home(home);
+        assert_eq!(tx.write(b"hello"), 5);
+        assert_eq!(peeked(&mut rx, 0, 10), b"hello");
+        rx.discard_all();
+        rx.release();
+        assert_eq!(rx.holds_pages(), kept);
+    }
+    // What was written at home is read, and goes back, away from it.
+    tx.set_home(Home::Consumer);
+    rx.release();
+    assert!(!rx.holds_pages());
+}
+
+#[test]
 fn an_exhausted_pool_is_back_pressure_and_recovers() {
     for home in HOMES {
         let pool = small_pages(2);

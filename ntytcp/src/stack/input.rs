@@ -1,12 +1,13 @@
 //! What arrives: Ethernet, ARP and IPv4, up to the payload of a packet that is ours. [`super::transport`] goes on from there.
 //!
 //! ```text
+//!   burst -> udp_run: datagrams of one flow                     -> Done
 //!   frame -> recognise -> plain -> foreseen segment, plain datagram  -> Done
 //!              |            \-> plain_unforeseen -> transport
 //!              \-> receive_any -> ARP, or IPv4 step by step -> transport
 //! ```
 //!
-//! The upper line is a shortcut: `tests/shortcuts.rs` holds it against the lower one. What foreseen segments change around their
+//! All but the lowest line are shortcuts: `tests/shortcuts.rs` holds them against that one. What foreseen segments change around their
 //! connection is left for the end of the burst.
 //!
 //! Every frame ends as a [`Verdict`]. A frame is looked at through a borrowed slice until it is known what becomes of it; what
@@ -18,7 +19,7 @@ use super::answer::{Answer, Question};
 use super::interface::{Interface, InterfaceId, is_host};
 use super::plain::{self, Plain, recognise};
 use super::transport::Packet;
-use super::{Cx, Stack, icmp};
+use super::{Cx, Stack, icmp, udp_run};
 use crate::counters::DropReason;
 use crate::device::{RxChecksum, RxFrame, TxMeta, Verdict};
 use crate::stack::demux::FlowKey;
@@ -70,45 +71,71 @@ impl Stack {
         self.counters.rx_frames += 1;
         self.counters.rx_bytes += frame.len() as u64;
         let verdict = self.receive(now, id, frame);
+        self.count(verdict, frame.len());
+        verdict
+    }
+
+    /// Counts what became of a frame, which is now `len` bytes long.
+    #[inline(always)]
+    pub(super) fn count(&mut self, verdict: Verdict, len: usize) {
         match verdict {
             Verdict::Done => {}
             Verdict::Reply(_) => {
                 self.counters.tx_frames += 1;
-                self.counters.tx_bytes += frame.len() as u64;
+                self.counters.tx_bytes += len as u64;
             }
             Verdict::Punt => self.counters.punted += 1,
             Verdict::Drop(reason) => self.counters.drop(reason),
         }
-        verdict
     }
 
     /// Takes a burst of received frames and stores the verdict in each.
     pub fn ingress_burst(&mut self, now: Instant, id: InterfaceId, frames: &mut [RxFrame<'_>]) {
         // 1. Touch what the frames will need, so that the memory is on its way for all of them at once.
-        if frames.len() > 1 {
-            self.touch_flows(frames);
-        }
-        // 2. Take them in order.
-        for frame in frames {
-            frame.verdict = self.take(now, id, frame);
+        let has_datagrams = frames.len() > 1 && self.touch_flows(frames);
+        // 2. Take them in order, runs of datagrams together.
+        if has_datagrams {
+            self.take_with_runs(now, id, frames);
+        } else {
+            for frame in frames {
+                frame.verdict = self.take(now, id, frame);
+            }
         }
         // 3. Look after what they changed.
         self.end_burst(now);
     }
 
-    /// Brings the memory closer that the flows of a burst will need. Of a run of segments of one flow, the first does it for all.
-    fn touch_flows(&self, frames: &[RxFrame<'_>]) {
-        let mut last = [0; 12];
+    /// As [`Stack::take`] for the frames of a burst among which are datagrams.
+    fn take_with_runs(&mut self, now: Instant, id: InterfaceId, frames: &mut [RxFrame<'_>]) {
+        let mut rest = frames;
+        while !rest.is_empty() {
+            let taken = if udp_run::begins(rest) { self.udp_run(now, id, rest) } else { 0 };
+            rest = rest.get_mut(taken..).unwrap_or_default();
+            let Some((frame, behind)) = rest.split_first_mut() else { break };
+            frame.verdict = self.take(now, id, frame);
+            rest = behind;
+        }
+    }
+
+    /// Brings the memory closer that the flows of a burst will need, and says whether there are datagrams among them. Of a run of one
+    /// flow, the first does it for all.
+    fn touch_flows(&self, frames: &[RxFrame<'_>]) -> bool {
+        let (mut last, mut has_datagrams) = ([0; 12], false);
         for bytes in frames.iter().map(RxFrame::bytes) {
             // Addresses and ports, if the frame is plain.
             let Some(&flow) = bytes.get(26..).and_then(|rest| rest.first_chunk::<12>()) else { continue };
-            if flow != last
-                && let Some(key) = peek_tcp(bytes)
-            {
+            if flow == last {
+                continue;
+            }
+            if let Some(key) = peek_tcp(bytes) {
                 last = flow;
                 self.tcp.touch(&key);
+            } else if bytes.get(23) == Some(&IpProtocol::UDP.0) {
+                last = flow;
+                has_datagrams = true;
             }
         }
+        has_datagrams
     }
 
     #[inline(always)]

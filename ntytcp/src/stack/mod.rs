@@ -48,6 +48,7 @@ mod starved;
 mod tcp_sockets;
 mod transport;
 mod udp;
+mod udp_run;
 mod udp_sockets;
 
 #[cfg(test)]

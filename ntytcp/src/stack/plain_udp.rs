@@ -22,7 +22,7 @@ use crate::time::Instant;
 use crate::wire::{IpProtocol, Ipv4Header, MacAddr, Sum, UdpHeader};
 
 /// Where the payload begins.
-const PAYLOAD: usize = plain::HEADERS + UdpHeader::LEN;
+pub(super) const PAYLOAD: usize = plain::HEADERS + UdpHeader::LEN;
 
 impl Stack {
     /// Takes the datagram in a plain frame to its socket, or lets the socket's responder answer it.
@@ -63,7 +63,7 @@ impl Stack {
 
     /// Lets a responder rewrite a request in its frame.
     #[inline(never)]
-    fn respond_plainly(
+    pub(super) fn respond_plainly(
         &mut self,
         id: InterfaceId,
         plain: &Plain,

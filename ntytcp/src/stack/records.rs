@@ -13,7 +13,7 @@
 //! queue is bounded in bytes by the FIFO and in datagrams by a pair of counts of which each side writes one. Neither side
 //! waits for the other, and both work from different threads.
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -143,6 +143,48 @@ impl RecordWriter {
         written
     }
 
+    /// As [`RecordWriter::push_v4`], with a payload of up to `max` bytes that `write` puts in place and says the length of. `None`,
+    /// without calling it, when there is no room for it that lies together.
+    #[inline]
+    pub(crate) fn push_v4_with(
+        &mut self,
+        to: SocketAddrV4,
+        local: Ipv4Addr,
+        max: usize,
+        write: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Option<usize> {
+        if max > usize::from(u16::MAX) || self.is_full() {
+            return None;
+        }
+        let header = |len: usize| encode_v4(*to.ip(), to.port(), local, len as u16);
+        let written = self.producer.write_record_with(max, header, write);
+        self.put += u64::from(written.is_some());
+        written
+    }
+
+    /// As [`RecordWriter::push_v4_with`], between any addresses, and through a buffer of its own where the room is in pieces.
+    #[inline(never)]
+    pub(crate) fn push_with(
+        &mut self,
+        remote: SocketAddr,
+        local: IpAddr,
+        max: usize,
+        mut write: impl FnMut(&mut [u8]) -> usize,
+    ) -> Option<usize> {
+        if let (SocketAddr::V4(to), IpAddr::V4(from)) = (remote, local)
+            && let Some(len) = self.push_v4_with(to, from, max, &mut write)
+        {
+            return Some(len);
+        }
+        if !self.can_push(max) {
+            return None;
+        }
+        let mut payload = vec![0; max];
+        let len = write(&mut payload);
+        payload.truncate(len);
+        self.push(remote, local, &payload).then_some(payload.len())
+    }
+
     #[cold]
     fn push_v6(&mut self, remote: SocketAddr, local: IpAddr, payload: &[u8]) -> bool {
         let Ok(len) = u16::try_from(payload.len()) else { return false };
@@ -170,6 +212,11 @@ impl RecordWriter {
     /// Whether a datagram with `payload` bytes could ever fit.
     pub(crate) fn can_hold(&self, payload: usize) -> bool {
         payload + MAX_HEADER <= self.producer.capacity()
+    }
+
+    /// Lets the reader be the one to give pages back from now on.
+    pub(crate) fn leave_home(&mut self) {
+        self.producer.set_home(Home::Consumer);
     }
 
     /// Gives the pages back if the queue is empty; see [`Producer::release`].

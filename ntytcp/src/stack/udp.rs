@@ -117,20 +117,39 @@ impl UdpSocket {
         to: Ipv4Addr,
         payload: &[u8],
     ) -> bool {
-        if !self.rx.push_v4(from.ip(), from.port(), to, payload) {
-            return false;
+        let has_room = self.queue_v4(from, to, payload);
+        if has_room {
+            self.queued(cx, idle, 1);
         }
-        self.stats.received += 1;
-        cx.counters.udp_rx += 1;
+        has_room
+    }
+
+    /// As [`UdpSocket::deliver_v4`], the first half: [`UdpSocket::queued`] follows, for one or several.
+    #[inline(always)]
+    pub(super) fn queue_v4(&mut self, from: Source, to: Ipv4Addr, payload: &[u8]) -> bool {
+        self.rx.push_v4(from.ip(), from.port(), to, payload)
+    }
+
+    /// So many datagrams were queued for the application.
+    #[inline(always)]
+    pub(super) fn queued(&mut self, cx: &mut Cx<'_>, idle: &mut IdleQueue, count: u64) {
+        self.stats.received += count;
+        cx.counters.udp_rx += count;
         self.keep_warm(cx.now, idle);
         self.raise(cx.events, Readiness::READABLE);
-        true
     }
 
     /// Gives back the pages of queues that were read dry. `true` when this wants to be called once more.
     fn release_pages(&mut self) -> bool {
-        self.tx.release();
-        self.rx.release()
+        // The half at home of what is sent is the application's, until it is split off.
+        let tx = match &mut self.app {
+            Some((tx, _)) => tx.release(),
+            None => {
+                self.tx.release();
+                false
+            }
+        };
+        self.rx.release() || tx
     }
 
     /// Notes which interface leads to `to`. Of groups that is not for routes to say.
@@ -269,7 +288,10 @@ impl UdpTable {
     }
 
     pub(super) fn get_mut(&mut self, id: SocketId) -> Option<&mut UdpSocket> {
-        self.sockets.get_mut(id.index, id.generation).filter(|_| id.kind == SocketKind::Datagram)
+        if id.kind != SocketKind::Datagram {
+            return None;
+        }
+        self.sockets.get_mut(id.index, id.generation)
     }
 
     /// Changes whom a socket is connected to, and the address of `local`, which is free or its own. The port stays.

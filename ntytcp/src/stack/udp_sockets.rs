@@ -1,7 +1,7 @@
 //! The verbs of UDP sockets, as the application calls them on the shard's thread, and the half of a socket that may live on
 //! another one.
 
-use core::net::{IpAddr, SocketAddr, SocketAddrV4};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use super::Stack;
 use super::records::{RecordReader, RecordV4, RecordWriter, records};
@@ -39,7 +39,8 @@ impl UdpHalf {
     /// bytes or than the queue ever holds, [`SocketError::Invalid`] for port 0, [`SocketError::FamilyNotSupported`] for
     /// another address family than the socket's, [`SocketError::BadSocket`] after the socket was closed.
     pub fn send_to(&mut self, payload: &[u8], to: SocketAddr) -> Result<(), SocketError> {
-        push(&mut self.tx, payload, to, self.family)
+        check(payload.len(), to, self.family)?;
+        if self.tx.push(to, self.family, payload) { Ok(()) } else { Err(why_full(&self.tx, payload.len())) }
     }
 
     /// Takes the datagram that has waited longest and copies it into `buf`.
@@ -67,8 +68,9 @@ impl UdpHalf {
     }
 }
 
-fn push(tx: &mut RecordWriter, payload: &[u8], to: SocketAddr, from: IpAddr) -> Result<(), SocketError> {
-    if payload.len() > MAX_UDP_PAYLOAD {
+/// Whether a datagram of `len` bytes to `to` may be queued at a socket of the family of `from`.
+fn check(len: usize, to: SocketAddr, from: IpAddr) -> Result<(), SocketError> {
+    if len > MAX_UDP_PAYLOAD {
         return Err(SocketError::MessageTooLong);
     }
     if to.port() == 0 {
@@ -77,7 +79,7 @@ fn push(tx: &mut RecordWriter, payload: &[u8], to: SocketAddr, from: IpAddr) -> 
     if to.is_ipv4() != from.is_ipv4() {
         return Err(SocketError::FamilyNotSupported);
     }
-    if tx.push(to, from, payload) { Ok(()) } else { Err(why_full(tx, payload.len())) }
+    Ok(())
 }
 
 /// Why a datagram with `len` bytes was refused.
@@ -93,18 +95,29 @@ fn why_full(tx: &RecordWriter, len: usize) -> SocketError {
 }
 
 fn pop(rx: &mut RecordReader, buf: &mut [u8]) -> Result<Received, SocketError> {
-    if let Some(record) = RecordV4::parse(rx.front()) {
-        let n = record.payload.len().min(buf.len());
-        if let (Some(buf), Some(payload)) = (buf.get_mut(..n), record.payload.get(..n)) {
+    let cut = |payload: &[u8], got: Received| {
+        let len = payload.len().min(buf.len());
+        if let (Some(buf), Some(payload)) = (buf.get_mut(..len), payload.get(..len)) {
             buf.copy_from_slice(payload);
         }
-        let from = SocketAddr::V4(SocketAddrV4::new(record.remote(), record.port));
-        let (full_len, to) = (record.payload.len(), record.local().into());
-        let whole = record.len();
-        rx.drop_first(1, whole);
-        return Ok(Received { len: n, full_len, from, to });
+        Received { len, ..got }
+    };
+    match pop_whole(rx, cut) {
+        Ok(got) => Ok(got),
+        Err(_) => pop_any(rx, buf),
     }
-    pop_any(rx, buf)
+}
+
+/// Shows the first datagram to `read` and takes it, if it lies together and is of IPv4; else gives `read` back.
+#[inline(always)]
+fn pop_whole<R, F: FnOnce(&[u8], Received) -> R>(rx: &mut RecordReader, read: F) -> Result<R, F> {
+    let Some(record) = RecordV4::parse(rx.front()) else { return Err(read) };
+    let from = SocketAddr::V4(SocketAddrV4::new(record.remote(), record.port));
+    let (len, to) = (record.payload.len(), record.local().into());
+    let whole = record.len();
+    let result = read(record.payload, Received { len, full_len: len, from, to });
+    rx.drop_first(1, whole);
+    Ok(result)
 }
 
 /// A datagram that turns a page, or is not of IPv4; or there is none.
@@ -139,7 +152,8 @@ impl Stack {
         };
         let limit = self.config.udp_datagrams;
         let rx = records(&self.pool, self.config.udp_rx_bytes, limit, Home::Producer);
-        let tx = records(&self.pool, self.config.udp_tx_bytes, limit, Home::Consumer);
+        // Without a thread between them, the application's half is at home too, and writes without a locked instruction.
+        let tx = records(&self.pool, self.config.udp_tx_bytes, limit, Home::Producer);
         Ok(self.udp.insert(local, self.config.udp_ttl, rx, tx))
     }
 
@@ -176,31 +190,73 @@ impl Stack {
         payload: &[u8],
         to: Option<SocketAddr>,
     ) -> Result<(), SocketError> {
-        // The way to the same address as before is known, there is room, and nothing is wrong.
-        if let Some(SocketAddr::V4(to)) = to
-            && let Some(socket) = self.udp.get_mut(id)
-            && let Some((from, interface)) = socket.way_to_v4(*to.ip(), self.routes.generation())
-            && let Some((tx, _)) = &mut socket.app
-            && socket.error.is_none()
-            && to.port() != 0
-            && payload.len() <= MAX_UDP_PAYLOAD
-            && tx.push_v4(*to.ip(), to.port(), from, payload)
-        {
-            if !socket.is_dirty() {
-                self.udp.mark_dirty(id, interface);
-            }
-            return Ok(());
+        let len = payload.len();
+        let put = |tx: &mut RecordWriter, to: SocketAddrV4, from| {
+            tx.push_v4(*to.ip(), to.port(), from, payload).then_some(())
+        };
+        match self.send_as_before(id, to, len, put) {
+            Some(()) => Ok(()),
+            None => self.send_anywhere(id, to, len, |tx, to, from| tx.push(to, from, payload).then_some(())),
         }
-        self.send_anywhere(id, payload, to)
+    }
+
+    /// Queues a datagram to `to`, or to the connected peer, that `write` composes in the send queue itself, without a copy. `write`
+    /// is given `max` bytes, whose contents are left over from earlier, and answers how many of them, from the first on, are
+    /// the datagram. Says how many that were.
+    ///
+    /// A datagram for which the queue has no memory that lies together is composed elsewhere and copied after all. This happens to few
+    /// that are much shorter than a page of 16 KiB, and allocates.
+    ///
+    /// # Errors
+    /// Those of [`Stack::udp_send_to`] for a datagram of `max` bytes; then `write` was not called.
+    pub fn udp_send_with(
+        &mut self,
+        id: SocketId,
+        to: Option<SocketAddr>,
+        max: usize,
+        write: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Result<usize, SocketError> {
+        let mut write = Some(write);
+        let mut once = |to: &mut [u8]| write.take().map_or(0, |write| write(to));
+        let put = |tx: &mut RecordWriter, to, from| tx.push_v4_with(to, from, max, &mut once);
+        match self.send_as_before(id, to, max, put) {
+            Some(len) => Ok(len),
+            None => self.send_anywhere(id, to, max, |tx, to, from| tx.push_with(to, from, max, &mut once)),
+        }
+    }
+
+    /// Queues a datagram of up to `len` bytes by `put` if the way to the same address as before is known, there is room, and nothing
+    /// is wrong.
+    #[inline(always)]
+    fn send_as_before<R>(
+        &mut self,
+        id: SocketId,
+        to: Option<SocketAddr>,
+        len: usize,
+        put: impl FnOnce(&mut RecordWriter, SocketAddrV4, Ipv4Addr) -> Option<R>,
+    ) -> Option<R> {
+        let Some(SocketAddr::V4(to)) = to else { return None };
+        let socket = self.udp.get_mut(id)?;
+        let (from, interface) = socket.way_to_v4(*to.ip(), self.routes.generation())?;
+        let (tx, _) = socket.app.as_mut()?;
+        if socket.error.is_some() || to.port() == 0 || len > MAX_UDP_PAYLOAD {
+            return None;
+        }
+        let done = put(tx, to, from)?;
+        if !socket.is_dirty() {
+            self.udp.mark_dirty(id, interface);
+        }
+        Some(done)
     }
 
     #[inline(never)]
-    fn send_anywhere(
+    fn send_anywhere<R>(
         &mut self,
         id: SocketId,
-        payload: &[u8],
         to: Option<SocketAddr>,
-    ) -> Result<(), SocketError> {
+        len: usize,
+        mut put: impl FnMut(&mut RecordWriter, SocketAddr, IpAddr) -> Option<R>,
+    ) -> Result<R, SocketError> {
         let socket = self.udp.get_mut(id).ok_or(SocketError::BadSocket)?;
         if let Some(error) = socket.error.take() {
             return Err(error);
@@ -212,11 +268,13 @@ impl Stack {
         let socket = self.udp.get_mut(id).ok_or(SocketError::BadSocket)?;
         socket.set_way_to(to.ip(), generation, interface);
         let (tx, _) = socket.app.as_mut().ok_or(SocketError::Invalid)?;
-        if let Err(error) = push(tx, payload, to, from) {
-            return self.push_again(error, id, payload, to);
-        }
+        check(len, to, from)?;
+        let Some(done) = put(tx, to, from) else {
+            let error = why_full(tx, len);
+            return self.send_again(error, id, len, |tx, from| put(tx, to, from));
+        };
         self.udp.mark_dirty(id, interface);
-        Ok(())
+        Ok(done)
     }
 
     /// Takes the datagram that has waited longest and copies it into `buf`.
@@ -231,6 +289,31 @@ impl Stack {
         }
         let (_, rx) = socket.app.as_mut().ok_or(SocketError::Invalid)?;
         pop(rx, buf)
+    }
+
+    /// Shows `read` the datagram that has waited longest where it lies in the receive queue, without a copy, and takes it. Answers
+    /// what `read` does.
+    ///
+    /// A datagram that does not lie together is gathered first. This happens to few that are much shorter than a page of 16 KiB, and
+    /// allocates.
+    ///
+    /// # Errors
+    /// Those of [`Stack::udp_recv_from`]; then `read` was not called.
+    pub fn udp_recv_with<R>(
+        &mut self,
+        id: SocketId,
+        read: impl FnOnce(&[u8], Received) -> R,
+    ) -> Result<R, SocketError> {
+        let socket = self.udp.get_mut(id).ok_or(SocketError::BadSocket)?;
+        if let Some(error) = socket.error.take() {
+            return Err(error);
+        }
+        let (_, rx) = socket.app.as_mut().ok_or(SocketError::Invalid)?;
+        pop_whole(rx, read).or_else(|read| {
+            let mut payload = vec![0; rx.first().map_or(0, |(head, _)| usize::from(head.len))];
+            let got = pop_any(rx, &mut payload)?;
+            Ok(read(&payload, got))
+        })
     }
 
     /// What a call would find at the socket now.
@@ -321,7 +404,8 @@ impl Stack {
     /// [`SocketError::BadSocket`], [`SocketError::Invalid`] when it was handed out before.
     pub fn udp_split(&mut self, id: SocketId) -> Result<UdpHalf, SocketError> {
         let socket = self.udp.get_mut(id).ok_or(SocketError::BadSocket)?;
-        let (tx, rx) = socket.app.take().ok_or(SocketError::Invalid)?;
+        let (mut tx, rx) = socket.app.take().ok_or(SocketError::Invalid)?;
+        tx.leave_home();
         Ok(UdpHalf { tx, rx, family: unspecified(socket.local.ip()) })
     }
 
@@ -339,16 +423,16 @@ impl Stack {
         Ok(())
     }
 
-    /// A datagram was refused with `error`. Tries once more if it was the pool that had no room, else notes that the socket waits
-    /// for some.
+    /// A datagram of up to `len` bytes was refused with `error`. Tries once more if it was the pool that had no room, else notes that
+    /// the socket waits for some.
     #[cold]
-    fn push_again(
+    fn send_again<R>(
         &mut self,
         error: SocketError,
         id: SocketId,
-        payload: &[u8],
-        to: SocketAddr,
-    ) -> Result<(), SocketError> {
+        len: usize,
+        put: impl FnOnce(&mut RecordWriter, IpAddr) -> Option<R>,
+    ) -> Result<R, SocketError> {
         if error != SocketError::WouldBlock {
             return Err(error);
         }
@@ -356,12 +440,13 @@ impl Stack {
         let socket = self.udp.get_mut(id).ok_or(SocketError::BadSocket)?;
         let from = socket.local.ip();
         let (tx, _) = socket.app.as_mut().ok_or(SocketError::Invalid)?;
-        if reclaimed && push(tx, payload, to, from).is_ok() {
-            return self.udp_poke(id);
+        if reclaimed && let Some(done) = put(tx, from) {
+            self.udp_poke(id)?;
+            return Ok(done);
         }
         socket.wants_room = true;
-        if tx.has_room(payload.len()) {
-            self.await_pages(id, payload.len());
+        if tx.has_room(len) {
+            self.await_pages(id, len);
         }
         Err(error)
     }

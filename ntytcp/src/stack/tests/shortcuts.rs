@@ -603,6 +603,40 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, rng_seed: RngSeed::Fixed(2), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_run_of_datagrams_does_what_they_do_one_by_one(bursts in vec(datagrams(), 1..12), pages in pages()) {
+        for alone in [one_by_one as Take, without_shortcuts] {
+            let mut twins = Twins::new([as_a_burst, alone], Alike::Within, pages);
+            for burst in &bursts {
+                let frames: Vec<_> =
+                    burst.iter().map(|(content, odd)| (twins.frame(content, odd), odd.meta)).collect();
+                twins.exchange(&frames);
+                twins.compare();
+            }
+            twins.egress(usize::MAX);
+            twins.compare();
+        }
+    }
+}
+
+/// Datagrams to one port, and few things else between them; no segments, which a burst settles later.
+fn datagrams() -> impl Strategy<Value = Vec<(Content, Oddities)>> {
+    let len = || prop_oneof![4 => 0usize..100, 1 => 1_300usize..1_500];
+    let odd = || prop_oneof![3 => Just(Oddities::default()), 2 => oddities()];
+    (6u16..11).prop_flat_map(move |port| {
+        let alike = (len(), odd()).prop_map(move |(len, odd)| (Content::Datagram(port, len), odd));
+        let else_ = prop_oneof![
+            Just(Content::Arp),
+            (0usize..100).prop_map(Content::Ping),
+            (6u16..11).prop_map(|port| Content::Datagram(port, 1)),
+        ];
+        vec(prop_oneof![9 => alike, 1 => (else_, odd())], 1..24)
+    })
+}
+
 /// A plain segment as foreseen.
 fn foreseen(conn: usize, text: usize) -> Step {
     let content =

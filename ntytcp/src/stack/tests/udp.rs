@@ -434,3 +434,128 @@ impl Responder for Parrot {
         Some(len)
     }
 }
+
+#[test]
+fn datagrams_are_composed_and_read_in_the_queues() {
+    let mut host = Host::acquainted();
+    let socket = host.stack.udp_bind(at(US, 7)).unwrap();
+    host.receive(&udp_to(US, 1_000, 7, b"hello")).unwrap();
+    host.receive(&udp_to(US, 1_001, 7, b"")).unwrap();
+    let read = |host: &mut Host| {
+        host.stack.udp_recv_with(socket, |bytes, got| {
+            assert_eq!((got.len, got.full_len, got.to), (bytes.len(), bytes.len(), US.into()));
+            (bytes.to_vec(), got.from)
+        })
+    };
+    assert_eq!(read(&mut host), Ok((b"hello".to_vec(), at(PEER, 1_000))));
+    assert_eq!(read(&mut host), Ok((vec![], at(PEER, 1_001))), "an empty datagram is a datagram");
+    assert_eq!(read(&mut host), Err(SocketError::WouldBlock));
+    // Less than there was room for, nothing, no room; and one that claims to have written more than it could.
+    for (port, max, len) in [(1, 10, 5), (2, 10, 0), (3, 0, 0), (4, 5, 100)] {
+        let write = |to: &mut [u8]| {
+            assert_eq!(to.len(), max);
+            to.fill(port as u8);
+            len
+        };
+        assert_eq!(host.stack.udp_send_with(socket, Some(at(PEER, port)), max, write), Ok(len.min(max)));
+    }
+    let sent = host.egress();
+    for (frame, (port, len)) in sent.iter().zip([(1, 5), (2, 0), (3, 0), (4, 5)]) {
+        assert_eq!(parse_udp(frame), (7, port, &*vec![port as u8; len]));
+    }
+    assert_eq!((sent.len(), host.stack.udp_stats(socket).unwrap().sent), (4, 4));
+}
+
+/// Datagrams of every kind of length, several at once, so that page ends fall anywhere in them.
+#[test]
+fn datagrams_in_place_are_whole_where_pages_end() {
+    let mut host = Host::acquainted();
+    let socket = host.stack.udp_bind(at(US, 7)).unwrap();
+    for round in 0..60usize {
+        let lens = [round * 24, 1_400, 1_472 - round, 0, 700];
+        // A queue that is never empty does not begin its page anew.
+        for _ in 0..4 {
+            for (i, len) in lens.into_iter().enumerate() {
+                host.receive(&udp_to(US, i as u16, 7, &pattern(len))).unwrap();
+                let to = Some(at(PEER, 1 + i as u16));
+                let write = |to: &mut [u8]| {
+                    to.copy_from_slice(&pattern(len + 10));
+                    len
+                };
+                assert_eq!(host.stack.udp_send_with(socket, to, len + 10, write), Ok(len));
+            }
+        }
+        let sent = host.egress();
+        assert_eq!(sent.len(), 20);
+        for (i, frame) in sent.iter().enumerate() {
+            assert_eq!(parse_udp(frame), (7, 1 + (i % 5) as u16, &*pattern(lens[i % 5])));
+            let is_right = |bytes: &[u8], got: crate::stack::Received| {
+                (bytes == pattern(lens[i % 5]), got.from.port(), got.full_len)
+            };
+            let got = host.stack.udp_recv_with(socket, is_right);
+            assert_eq!(got, Ok((true, (i % 5) as u16, lens[i % 5])));
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_sent_in_place_is_not_composed() {
+    let mut host = Host::acquainted();
+    let socket = host.stack.udp_bind(at(US, 7)).unwrap();
+    let to = Some(at(PEER, 9));
+    let mut refused = |id, to, max| {
+        host.stack.udp_send_with(id, to, max, |_: &mut [u8]| panic!("nobody would send it")).unwrap_err()
+    };
+    assert_eq!(refused(socket, None, 1), SocketError::DestinationRequired);
+    assert_eq!(refused(socket, Some(at(PEER, 0)), 1), SocketError::Invalid);
+    for max in [crate::stack::MAX_UDP_PAYLOAD + 1, usize::MAX] {
+        assert_eq!(refused(socket, to, max), SocketError::MessageTooLong);
+    }
+    assert_eq!(refused(socket, Some("[::1]:9".parse().unwrap()), 1), SocketError::FamilyNotSupported);
+    let closed = host.stack.udp_bind(at(US, 8)).unwrap();
+    host.stack.udp_close(closed).unwrap();
+    let mut refused = |id, max| {
+        host.stack.udp_send_with(id, to, max, |_: &mut [u8]| panic!("nobody would send it")).unwrap_err()
+    };
+    assert_eq!(refused(closed, 1), SocketError::BadSocket);
+    assert_eq!(host.stack.udp_recv_with(closed, |_, _| ()), Err(SocketError::BadSocket));
+    // A full queue, and room again.
+    let mut queued = 0;
+    while host.stack.udp_send_with(socket, to, 20_000, |to| to.len()).is_ok() {
+        queued += 1;
+    }
+    assert!((10..14).contains(&queued), "{queued} of 20,000 bytes in 256 KiB");
+    let refused = host.stack.udp_send_with(socket, to, 20_000, |_| panic!("no room"));
+    assert_eq!(refused, Err(SocketError::WouldBlock));
+    assert_eq!(host.stack.poll_event(), None);
+    host.egress();
+    assert_eq!(host.stack.poll_event(), Some(Event { socket, readiness: Readiness::WRITABLE }));
+    assert_eq!(host.stack.udp_send_with(socket, to, 20_000, |_| 1), Ok(1));
+    let _half = host.stack.udp_split(socket).unwrap();
+    let refused = host.stack.udp_send_with(socket, to, 1, |_| panic!("it was split"));
+    assert_eq!(refused, Err(SocketError::Invalid));
+    assert_eq!(host.stack.udp_recv_with(socket, |_, _| ()), Err(SocketError::Invalid));
+}
+
+/// The half that gives the pages of the send queue back is the stack's own, whether the other was handed out or not.
+#[test]
+fn a_send_queue_at_rest_holds_no_pages() {
+    let mut host = Host::acquainted();
+    let socket = host.stack.udp_bind(at(US, 7)).unwrap();
+    let rest = |host: &mut Host| {
+        assert_eq!(host.egress().len(), 1);
+        for _ in 0..4 {
+            host.now += crate::time::Duration::from_millis(100);
+            host.stack.on_timeout(host.now);
+        }
+        host.stack.pages_in_use()
+    };
+    host.stack.udp_send_to(socket, b"x", Some(at(PEER, 9))).unwrap();
+    assert_eq!(rest(&mut host), 0);
+    host.stack.udp_send_to(socket, b"x", Some(at(PEER, 9))).unwrap();
+    let mut half = host.stack.udp_split(socket).unwrap();
+    assert_eq!(rest(&mut host), 0);
+    half.send_to(b"x", at(PEER, 9)).unwrap();
+    host.stack.udp_poke(socket).unwrap();
+    assert_eq!(rest(&mut host), 0);
+}

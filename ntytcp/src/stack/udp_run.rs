@@ -1,0 +1,200 @@
+//! Runs of datagrams: neighbors in a burst that are of one flow, whose headers differ in no more than lengths, identification and
+//! checksums.
+//!
+//! ```text
+//!   0                                 16        20               24    26                          38    40    42
+//!  +---------------------------------+---------+----------------+-----+---------------------------+-----+-----+---------
+//!  | stations, type, version         | len  id | fragment, TTL..| sum | addresses, ports          | len | sum | payload
+//!  +---------------------------------+---------+----------------+-----+---------------------------+-----+-----+---------
+//!     the same                        each       the same        each   the same                    each
+//! ```
+//!
+//! The first is recognised ([`super::plain`]) and its socket found; of the others, what is the same as in the first need only be seen to
+//! be. Nothing can come between them: a run ends at the first frame about which anything is special, and that one takes
+//! the way of a single frame ([`super::plain_udp`]).
+
+use super::interface::InterfaceId;
+use super::plain::{HEADERS, Plain, recognise};
+use super::plain_udp::PAYLOAD;
+use super::udp::Source;
+use super::{Cx, Stack};
+use crate::device::{RxChecksum, RxFrame, Verdict};
+use crate::time::Instant;
+use crate::wire::{IpProtocol, Ipv4Header, Sum, UdpHeader};
+
+/// The part of the word at 16 that is the same in all headers of a run.
+const FRAGMENT_TTL_PROTOCOL: u64 = 0xffff_ffff;
+
+/// The headers of a datagram's frame in words, as the figure has them.
+struct Words {
+    link: u64,
+    source_type: u64,
+    lengths: u64,
+    ip_sum: u16,
+    addresses: u64,
+    ports: u64,
+}
+
+impl Words {
+    #[inline(always)]
+    fn of(h: &[u8; PAYLOAD]) -> Self {
+        let word = |at: usize| {
+            u64::from_be_bytes([
+                h[at],
+                h[at + 1],
+                h[at + 2],
+                h[at + 3],
+                h[at + 4],
+                h[at + 5],
+                h[at + 6],
+                h[at + 7],
+            ])
+        };
+        Self {
+            link: word(0),
+            source_type: word(8),
+            lengths: word(16),
+            ip_sum: u16::from_be_bytes([h[24], h[25]]),
+            addresses: word(26),
+            ports: word(34),
+        }
+    }
+
+    /// Whether both are of one run.
+    #[inline(always)]
+    fn is_like(&self, other: &Self) -> bool {
+        let same = (self.link ^ other.link)
+            | (self.source_type ^ other.source_type)
+            | ((self.lengths ^ other.lengths) & FRAGMENT_TTL_PROTOCOL)
+            | (self.addresses ^ other.addresses)
+            | ((self.ports ^ other.ports) >> 32);
+        same == 0
+    }
+}
+
+/// What the datagrams of a run have in common.
+struct Run {
+    words: Words,
+    /// Sum of what is the same in their IPv4 headers.
+    ip_sum: u64,
+    /// Sum of their pseudo-header, without length.
+    pseudo: Sum,
+}
+
+impl Run {
+    /// The run that begins with a frame that was recognised as `plain` and has these headers.
+    fn of(plain: &Plain, headers: &[u8; PAYLOAD]) -> Self {
+        let words = Words::of(headers);
+        let sixteen = |x: u64| (x >> 48) + (x >> 32 & 0xffff) + (x >> 16 & 0xffff) + (x & 0xffff);
+        let ip_sum = (words.source_type & 0xffff)
+            + sixteen(words.lengths & FRAGMENT_TTL_PROTOCOL)
+            + sixteen(words.addresses);
+        let pseudo = Sum::pseudo_header_v4(plain.src, plain.dst, IpProtocol::UDP, 0);
+        Self { words, ip_sum, pseudo }
+    }
+
+    fn ports(&self) -> (u16, u16) {
+        ((self.words.ports >> 48) as u16, (self.words.ports >> 32) as u16)
+    }
+
+    /// The payload of a frame that is of this run and intact.
+    #[inline(always)]
+    fn payload<'f>(&self, frame: &'f RxFrame<'_>) -> Option<&'f [u8]> {
+        let bytes = frame.bytes();
+        let words = Words::of(bytes.first_chunk()?);
+        let alike = words.is_like(&self.words) && frame.meta.vlan.is_none() && frame.meta.gso_size.is_none();
+        let (total_len, length) = (words.lengths >> 48, words.ports >> 16 & 0xffff);
+        let sum = self.ip_sum + total_len + (words.lengths >> 32 & 0xffff) + u64::from(words.ip_sum);
+        let sum = (sum >> 16) + (sum & 0xffff);
+        let sum = (sum >> 16) + (sum & 0xffff);
+        if !alike || sum != 0xffff || length + Ipv4Header::LEN as u64 != total_len {
+            return None;
+        }
+        let datagram = bytes.get(HEADERS..HEADERS + length as usize)?;
+        let payload = datagram.get(UdpHeader::LEN..)?;
+        let intact = frame.meta.checksum != RxChecksum::Unknown
+            || words.ports as u16 == 0
+            || self.pseudo.add_u16(length as u16).add(datagram).verify();
+        intact.then_some(payload)
+    }
+}
+
+/// Whether the first two frames are datagrams of one flow, if they are plain.
+#[inline(always)]
+pub(super) fn begins(frames: &[RxFrame<'_>]) -> bool {
+    let [first, second, ..] = frames else { return false };
+    let (first, second) = (first.bytes(), second.bytes());
+    first.get(23) == Some(&IpProtocol::UDP.0)
+        && first.get(26..38).is_some_and(|flow| second.get(26..38) == Some(flow))
+}
+
+impl Stack {
+    /// Takes the run that `frames` begin with, and says how many of them that was; perhaps none.
+    #[inline(never)]
+    pub(super) fn udp_run(&mut self, now: Instant, id: InterfaceId, frames: &mut [RxFrame<'_>]) -> usize {
+        self.try_udp_run(now, id, frames).unwrap_or(0)
+    }
+
+    fn try_udp_run(&mut self, now: Instant, id: InterfaceId, frames: &mut [RxFrame<'_>]) -> Option<usize> {
+        let first = frames.first()?;
+        let plain = recognise(self.interfaces.get(usize::from(id.0))?, first)?;
+        let run = Run::of(&plain, first.bytes().first_chunk()?);
+        let (from, to) = run.ports();
+        let source = Source::new(plain.src, from);
+        let (socket, idle) = self.udp.listener_v4(source, plain.dst, to)?;
+        if plain.protocol != IpProtocol::UDP {
+            return None;
+        }
+        if socket.responder.is_some() {
+            let socket = socket.id.index;
+            return Some(self.respond_run(id, &plain, &run, socket, frames));
+        }
+        let (mut taken, mut bytes) = (0, 0);
+        for frame in frames {
+            let Some(payload) = run.payload(frame) else { break };
+            if !socket.queue_v4(source, plain.dst, payload) {
+                break;
+            }
+            frame.verdict = Verdict::Done;
+            taken += 1;
+            bytes += frame.len() as u64;
+        }
+        if taken > 0 {
+            let (counters, events) = (&mut self.counters, &mut self.events);
+            socket.queued(&mut Cx { now, counters, events }, idle, taken);
+            self.counters.rx_frames += taken;
+            self.counters.rx_bytes += bytes;
+            self.counters.ip_rx += taken;
+        }
+        Some(taken as usize)
+    }
+
+    /// Lets a responder answer the datagrams of a run in their frames, and says how many those were.
+    fn respond_run(
+        &mut self,
+        id: InterfaceId,
+        plain: &Plain,
+        run: &Run,
+        socket: u32,
+        frames: &mut [RxFrame<'_>],
+    ) -> usize {
+        let (src_port, dst_port) = run.ports();
+        let mut taken = 0;
+        for frame in frames {
+            let Some(payload) = run.payload(frame) else { break };
+            let (received, len) = (frame.len() as u64, payload.len());
+            // The length fits: it is that of the datagram.
+            let request =
+                UdpHeader { src_port, dst_port, length: (UdpHeader::LEN + len) as u16, checksum: 0 };
+            let plain = Plain { end: PAYLOAD + len, ..*plain };
+            let Some(verdict) = self.respond_plainly(id, &plain, &request, socket, frame) else { break };
+            self.counters.rx_frames += 1;
+            self.counters.rx_bytes += received;
+            self.counters.ip_rx += 1;
+            self.count(verdict, frame.len());
+            frame.verdict = verdict;
+            taken += 1;
+        }
+        taken
+    }
+}
