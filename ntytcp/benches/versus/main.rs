@@ -91,7 +91,7 @@ const WORKLOADS: [Workload; 5] = [
         title: "bulk, MSS 1460",
         units: BULK,
         unit: "B",
-        limit: "copy 43 % (four of each byte), checksum 22 %: memory",
+        limit: "checksum 30 %, copy 25 % (two of each byte): 800 KB under way, in the second cache",
     },
     Workload {
         role: Role::Request,

@@ -15,8 +15,14 @@ impl Tcb {
 
     /// Gives back the pages of FIFOs that were read dry. `true` when this wants to be called once more.
     fn release_pages(&mut self) -> bool {
-        self.tx.release();
-        self.rx.release()
+        let again = match &mut self.half {
+            Some((app_tx, _)) => app_tx.release(),
+            None => {
+                self.tx.release();
+                false
+            }
+        };
+        self.rx.release() || again
     }
 }
 

@@ -55,7 +55,8 @@ impl Tcb {
     #[cold]
     #[inline(never)]
     fn blank(pool: &PagePool) -> Self {
-        let (app_tx, tx) = fifo(pool, 0, Home::Consumer);
+        // Both are at home until the application's ends go to another thread (`Tcp::split`).
+        let (app_tx, tx) = fifo(pool, 0, Home::Producer);
         let (rx, app_rx) = fifo(pool, 0, Home::Producer);
         let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         Self {

@@ -6,7 +6,7 @@ use super::opening::Opening;
 use super::table::{Slot, Tcp};
 use super::tcb::{State, Tcb};
 use super::timers::TimerKind;
-use crate::fifo::{Consumer, Producer};
+use crate::fifo::{Consumer, Home, Producer};
 use crate::stack::cx::{Cx, Pending};
 use crate::stack::demux::FlowKey;
 use crate::stack::{InterfaceId, SocketError, SocketId, SocketKind, TcpPopulation};
@@ -134,7 +134,9 @@ impl Tcp {
     /// Gives the application its ends of the FIFOs: it writes into the producer and reads from the consumer, and calls
     /// [`Tcp::wake`] after either. `None` when they were taken before.
     pub(crate) fn split(&mut self, id: SocketId) -> Option<(Producer, Consumer)> {
-        self.conn(id).ok()?.half.take()
+        let (mut tx, rx) = self.conn(id).ok()?.half.take()?;
+        tx.set_home(Home::Consumer);
+        Some((tx, rx))
     }
 
     /// SEND: takes as many bytes as the send buffer has room for.

@@ -92,8 +92,9 @@ fn the_last_page_serves_both_directions_in_turn() {
         // Now it is taken, and the peer must send again.
         < P. 201:301(100) ack 51 win 65535
         > . 101:101(0) ack 201
+        // It goes back as soon as what was sent is acknowledged, so this finds it free.
         < P. 201:301(100) ack 101 win 65535
-        > . 101:101(0) ack 301
+        +0.04 > . 101:101(0) ack 301
         recv 100
     ";
     runner::run(config, &format!("{ACCEPTED}\n{text}"));
