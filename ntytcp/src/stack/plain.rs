@@ -31,6 +31,12 @@ pub(super) struct Plain {
     pub end: usize,
 }
 
+/// Eight bytes of headers as a word in network order.
+#[inline(always)]
+pub(super) fn word<const N: usize>(headers: &[u8; N], at: usize) -> u64 {
+    headers.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
 /// Recognises a plain frame for `interface`.
 #[inline(always)]
 pub(super) fn recognise(interface: &Interface, frame: &RxFrame<'_>) -> Option<Plain> {
@@ -38,18 +44,7 @@ pub(super) fn recognise(interface: &Interface, frame: &RxFrame<'_>) -> Option<Pl
     let h = bytes.first_chunk::<HEADERS>()?;
     let u16_at = |at: usize| u16::from_be_bytes([h[at], h[at + 1]]);
     let u32_at = |at: usize| u32::from_be_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
-    let u64_at = |at: usize| {
-        u64::from_be_bytes([
-            h[at],
-            h[at + 1],
-            h[at + 2],
-            h[at + 3],
-            h[at + 4],
-            h[at + 5],
-            h[at + 6],
-            h[at + 7],
-        ])
-    };
+    let u64_at = |at: usize| word(h, at);
     // The destination, and the group bit of the source.
     let link = u64_at(0) & 0xffff_ffff_ffff_0100 == interface.plain_mac()?;
     // The source, which is not nobody, followed by the type.

@@ -14,7 +14,7 @@
 //! the way of a single frame ([`super::plain_udp`]).
 
 use super::interface::InterfaceId;
-use super::plain::{HEADERS, Plain, recognise};
+use super::plain::{self, HEADERS, Plain, recognise};
 use super::plain_udp::PAYLOAD;
 use super::udp::Source;
 use super::{Cx, Stack};
@@ -38,18 +38,7 @@ struct Words {
 impl Words {
     #[inline(always)]
     fn of(h: &[u8; PAYLOAD]) -> Self {
-        let word = |at: usize| {
-            u64::from_be_bytes([
-                h[at],
-                h[at + 1],
-                h[at + 2],
-                h[at + 3],
-                h[at + 4],
-                h[at + 5],
-                h[at + 6],
-                h[at + 7],
-            ])
-        };
+        let word = |at| plain::word(h, at);
         Self {
             link: word(0),
             source_type: word(8),
