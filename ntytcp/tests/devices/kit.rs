@@ -61,6 +61,8 @@ pub(crate) fn link() -> (String, String) {
     ip(&["link", "add", &ours, "type", "veth", "peer", "name", &host]);
     ip(&["addr", "add", "10.9.8.1/24", "dev", &host]);
     for end in [&ours, &host] {
+        // The kernel has both ends, and would send neighbor discovery over either; where it has no IPv6 there is nothing to forbid.
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{end}/disable_ipv6"), "1");
         ip(&["link", "set", end, "up"]);
     }
     (ours, host)
