@@ -8,6 +8,7 @@ use std::ffi::{c_int, c_void};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
@@ -510,6 +511,53 @@ fn new_address(index: c_int, addr: IpAddr, prefix: u8) -> Vec<u8> {
     let len = (message.len() as u32).to_ne_bytes();
     message.iter_mut().zip(len).for_each(|(to, from)| *to = from);
     message
+}
+
+/// A mapping, unmapped when it is dropped.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    memory: NonNull<u8>,
+    len: usize,
+}
+
+impl Mapping {
+    /// Maps `len` bytes, readable and writable: of a descriptor from `offset` on, or new ones (`MAP_ANONYMOUS`, no descriptor).
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn new(
+        len: usize,
+        flags: libc::c_int,
+        fd: libc::c_int,
+        offset: libc::off_t,
+    ) -> io::Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping anywhere, which replaces none.
+        let memory = unsafe {
+            libc::mmap(std::ptr::null_mut(), len, protection, flags | libc::MAP_POPULATE, fd, offset)
+        };
+        match NonNull::new(memory.cast()).filter(|_| memory != libc::MAP_FAILED) {
+            Some(memory) => Ok(Self { memory, len }),
+            None => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Where it begins; aligned to a page.
+    pub(super) fn memory(&self) -> NonNull<u8> {
+        self.memory
+    }
+
+    /// Its length in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and whoever points into it has it.
+        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.len) };
+    }
 }
 
 #[cfg(test)]

@@ -14,14 +14,17 @@
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Release};
 
 use arrayvec::ArrayVec;
 
 use super::MAX_FRAME;
-use crate::device::{BURST, HEADROOM, RxFrame, RxMeta, sys, vnet};
+use crate::device::{
+    BURST, HEADROOM, RxFrame, RxMeta,
+    sys::{self, Mapping},
+    vnet,
+};
 
 /// Where the bytes of a slot begin that are the frame's, or free in front of it.
 const FRAME: usize = libc::TPACKET2_HDRLEN;
@@ -34,7 +37,7 @@ const BLOCK: usize = 1 << 16;
 pub(super) struct Ring {
     /// The socket once more.
     socket: OwnedFd,
-    memory: NonNull<u8>,
+    mapping: Mapping,
     slot: usize,
     slots: usize,
     /// The slot that the kernel fills next, as far as we know.
@@ -93,30 +96,8 @@ impl Ring {
             tp_frame_nr: slots as libc::c_uint,
         };
         sys::set_option(socket, libc::SOL_PACKET, libc::PACKET_RX_RING, request)?;
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let fd = socket.as_raw_fd();
-        // SAFETY: a new mapping anywhere, which replaces none.
-        let memory = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                slot * slots,
-                protection,
-                libc::MAP_SHARED | libc::MAP_POPULATE,
-                fd,
-                0,
-            )
-        };
-        match NonNull::new(memory.cast()).filter(|_| memory != libc::MAP_FAILED) {
-            Some(memory) => Ok(Self {
-                socket: socket.try_clone_to_owned()?,
-                memory,
-                slot,
-                slots,
-                next: 0,
-                long: Vec::new(),
-            }),
-            None => Err(io::Error::last_os_error()),
-        }
+        let mapping = Mapping::new(slot * slots, libc::MAP_SHARED, socket.as_raw_fd(), 0)?;
+        Ok(Self { socket: socket.try_clone_to_owned()?, mapping, slot, slots, next: 0, long: Vec::new() })
     }
 
     /// Hands the frames that wait to `sink`, at most a burst, then to `after`, and gives their slots back. How many there were, and
@@ -182,7 +163,7 @@ impl Ring {
         // SAFETY: the slot lies within the mapping, is aligned to a page, and is ours until `burst` gives it back; that drops
         // the frames before.
         unsafe {
-            let slot = self.memory.as_ptr().add(at * self.slot);
+            let slot = self.mapping.memory().as_ptr().add(at * self.slot);
             let header = slot.cast::<libc::tpacket2_hdr>().read();
             Some((slice::from_raw_parts_mut(slot.add(FRAME), self.slot - FRAME), header))
         }
@@ -192,14 +173,7 @@ impl Ring {
     fn status(&self, at: usize) -> &AtomicU32 {
         debug_assert!(at < self.slots);
         // SAFETY: the first word of a slot within the mapping, aligned to a page; kernel and process access it atomically.
-        unsafe { AtomicU32::from_ptr(self.memory.as_ptr().add(at * self.slot).cast()) }
-    }
-}
-
-impl Drop for Ring {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and no frame of it is lent out.
-        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.slot * self.slots) };
+        unsafe { AtomicU32::from_ptr(self.mapping.memory().as_ptr().add(at * self.slot).cast()) }
     }
 }
 

@@ -13,38 +13,11 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
-use crate::device::sys;
-
-/// A mapping, unmapped when it is dropped.
-#[derive(Debug)]
-struct Mapping {
-    memory: NonNull<u8>,
-    len: usize,
-}
-
-impl Mapping {
-    fn new(len: usize, flags: libc::c_int, fd: libc::c_int, offset: libc::off_t) -> io::Result<Self> {
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new mapping anywhere, which replaces none.
-        let memory =
-            unsafe { libc::mmap(ptr::null_mut(), len, protection, flags | libc::MAP_POPULATE, fd, offset) };
-        match NonNull::new(memory.cast()).filter(|_| memory != libc::MAP_FAILED) {
-            Some(memory) => Ok(Self { memory, len }),
-            None => Err(io::Error::last_os_error()),
-        }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and whoever points into it has it.
-        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.len) };
-    }
-}
+use crate::device::sys::{self, Mapping};
 
 /// The right to use a chunk: its number.
 #[derive(PartialEq, Eq, Debug)]
@@ -75,7 +48,7 @@ impl Umem {
         let len = chunk * count as usize;
         let mapping = Mapping::new(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)?;
         let request = libc::xdp_umem_reg {
-            addr: mapping.memory.as_ptr().expose_provenance() as u64,
+            addr: mapping.memory().as_ptr().expose_provenance() as u64,
             len: len as u64,
             chunk_size: chunk as u32,
             headroom: 0,
@@ -90,7 +63,7 @@ impl Umem {
     pub(super) fn bytes<'a>(&'a self, chunk: &'a mut Chunk) -> &'a mut [u8] {
         // SAFETY: the chunk lies within the mapping, and whoever has the right to it is borrowed exclusively.
         unsafe {
-            let start = self.mapping.memory.as_ptr().add(chunk.0 as usize * self.chunk);
+            let start = self.mapping.memory().as_ptr().add(chunk.0 as usize * self.chunk);
             slice::from_raw_parts_mut(start, self.chunk)
         }
     }
@@ -103,7 +76,7 @@ impl Umem {
     /// The chunk that the kernel hands back under an address, and the offset there.
     fn chunk_of(&self, address: u64) -> Option<(Chunk, usize)> {
         let (number, offset) = (address / self.chunk as u64, address % self.chunk as u64);
-        ((address as usize) < self.mapping.len).then_some((Chunk(number as u32), offset as usize))
+        ((address as usize) < self.mapping.len()).then_some((Chunk(number as u32), offset as usize))
     }
 }
 
@@ -137,7 +110,7 @@ impl<T: Copy> Ring<T> {
         let mapping = Mapping::new(len, libc::MAP_SHARED, socket.as_raw_fd(), page)?;
         // SAFETY: the kernel says where in the mapping, which is long enough, these are; they are aligned.
         unsafe {
-            let at = |offset: u64| mapping.memory.add(offset as usize);
+            let at = |offset: u64| mapping.memory().add(offset as usize);
             Ok(Self {
                 producer: at(offsets.producer).cast(),
                 consumer: at(offsets.consumer).cast(),
