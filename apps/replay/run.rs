@@ -56,11 +56,11 @@ pub fn run(options: &Options) -> Result<(), RunError> {
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(RunError::System)?;
     }
-    let start = Instant::now();
+    let (clock, start) = (MonotonicClock::new(), Instant::now());
     let mut tally = Tally::default();
-    send(options, &capture, &mut device, &stop, &mut tally)?;
+    send(options, &capture, &mut device, (&clock, &stop), &mut tally)?;
     let took = start.elapsed();
-    linger(options, &capture, &mut device, &stop, &mut tally)?;
+    linger(options, &capture, &mut device, (&clock, &stop), &mut tally)?;
     device.sync()?;
     let (text, complete) = report(options, &capture, &tally, took);
     match io::stdout().write_all(text.as_bytes()) {
@@ -123,10 +123,10 @@ fn send(
     options: &Options,
     capture: &Capture,
     device: &mut BoxedDevice,
-    stop: &AtomicBool,
+    (clock, stop): (&MonotonicClock, &AtomicBool),
     tally: &mut Tally,
 ) -> Result<(), RunError> {
-    let (pace, clock, start) = (Pace::from(options.pace), MonotonicClock::new(), Instant::now());
+    let (pace, start) = (Pace::from(options.pace), Instant::now());
     for round in 0..options.loops {
         let begin = capture.period.saturating_mul(u32::try_from(round).unwrap_or(u32::MAX));
         let mut burst = 0;
@@ -143,11 +143,7 @@ fn send(
                     break;
                 }
                 burst = 0;
-                device.set_now(clock.now());
-                device.flush()?;
-                if receive(options, capture, device, tally)? == 0 {
-                    sleep(device, early.min(Duration::from_millis(100)));
-                }
+                turn(options, capture, device, (clock, early), tally)?;
             }
             tally.sent.frames += 1;
             tally.sent.bytes += frame.len() as u64;
@@ -172,22 +168,35 @@ fn linger(
     options: &Options,
     capture: &Capture,
     device: &mut BoxedDevice,
-    stop: &AtomicBool,
+    (clock, stop): (&MonotonicClock, &AtomicBool),
     tally: &mut Tally,
 ) -> Result<(), RunError> {
-    let (clock, start) = (MonotonicClock::new(), Instant::now());
+    let start = Instant::now();
     loop {
         let left = options.linger.duration().saturating_sub(start.elapsed());
         let done = options.expect.is_some() && tally.answers.is_complete();
         if done || left.is_zero() || stop.load(Relaxed) {
-            return Ok(());
+            return Ok(device.flush()?);
         }
-        device.set_now(clock.now());
-        if receive(options, capture, device, tally)? == 0 {
-            sleep(device, left.min(Duration::from_millis(100)));
-        }
-        device.flush()?;
+        turn(options, capture, device, (clock, left), tally)?;
     }
+}
+
+/// Sends what was written, takes in what has arrived, and sleeps if that was nothing, at most for `limit` and not so long that a signal
+/// goes unheard.
+fn turn(
+    options: &Options,
+    capture: &Capture,
+    device: &mut BoxedDevice,
+    (clock, limit): (&MonotonicClock, Duration),
+    tally: &mut Tally,
+) -> Result<(), DeviceError> {
+    device.set_now(clock.now());
+    device.flush()?;
+    if receive(options, capture, device, tally)? == 0 {
+        sleep(device, limit.min(Duration::from_millis(100)));
+    }
+    Ok(())
 }
 
 /// Sleeps until a frame arrives or this time has passed; less than the system's timers can do is spun away.
