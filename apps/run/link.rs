@@ -47,7 +47,7 @@ pub(super) fn open(config: &StackConfig) -> Result<Runtime, RunError> {
 
     let stack = Stack::new(settings(config), system_seed().map_err(RunError::System)?)?;
     let idle = if config.busy_poll { IdlePolicy::BUSY_POLL } else { IdlePolicy::default() };
-    let mut shard = Shard::new(stack, MonotonicClock::new(), idle).map_err(RunError::System)?;
+    let mut shard = Shard::new(stack, MonotonicClock::new(), idle);
     let mac = config.mac.map_or_else(|| derived_mac(config), |mac| MacAddr(mac.0));
     // RFC 5227 2.4 (c): others rely on a server's address, which is not given up because a station somewhere has it too.
     let guard = GuardConfig { defense: Defense::Always, ..GuardConfig::quick() };

@@ -69,11 +69,10 @@
 //!
 //! [`errno`] gives every error its Linux number.
 
-mod doorbell;
 mod epoll;
 mod errno;
 mod events;
-mod parking;
+mod kernel;
 mod pin;
 mod ready;
 mod registration;

@@ -524,6 +524,10 @@ impl<D: Device> Device for Fault<D> {
         self.inner.sync()
     }
 
+    fn arm(&mut self) -> bool {
+        self.inner.arm()
+    }
+
     fn poll_fd(&self) -> Option<i32> {
         self.inner.poll_fd()
     }

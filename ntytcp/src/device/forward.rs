@@ -32,6 +32,10 @@ macro_rules! forward {
                 (**self).sync()
             }
 
+            fn arm(&mut self) -> bool {
+                (**self).arm()
+            }
+
             fn poll_fd(&self) -> Option<i32> {
                 (**self).poll_fd()
             }

@@ -16,6 +16,8 @@
 
 pub mod fault;
 mod forward;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod lanes;
 pub mod mem;
 #[cfg(all(feature = "devices", target_os = "linux"))]
 pub mod netdev;
@@ -285,6 +287,13 @@ pub trait Device: TxQueue {
     /// [`DeviceError`] when it cannot be brought there.
     fn sync(&mut self) -> Result<(), DeviceError> {
         Ok(())
+    }
+
+    /// The shard is about to sleep on [`Device::poll_fd`]: the device sees to it that the descriptor becomes readable with the next frame,
+    /// for as long as nothing is received. `false` when frames wait already, which no descriptor might tell. Default `true`: the
+    /// descriptor always tells.
+    fn arm(&mut self) -> bool {
+        true
     }
 
     /// A file descriptor that polls readable when frames wait, for a shard that sleeps. `None` for a device that can

@@ -1,5 +1,5 @@
-//! Safe wrappers over the few system calls that devices and the shard need: sleeping on descriptors, a doorbell to end that
-//! sleep, scattered reads and writes, and the requests that configure a network interface.
+//! Safe wrappers over the few system calls that devices and the shard need: sleeping on descriptors, scattered reads and
+//! writes, and the requests that configure a network interface.
 //!
 //! Nothing here is called per packet but [`read_vectored`] and [`write_vectored`].
 #![allow(unsafe_code)] // System calls; this module and the kernel-backed devices are the only ones of the crate that make any.
@@ -54,40 +54,23 @@ pub fn poll(fds: &mut [PollFd], timeout: Option<Duration>) -> io::Result<usize> 
     }
 }
 
-/// Ends the sleep of a thread in [`poll`]: any thread rings, the sleeper has [`Doorbell::fd`] among its descriptors and
-/// drains it when it wakes. Rings that nobody has drained count as one.
-#[derive(Debug)]
-pub struct Doorbell(OwnedFd);
-
-impl Doorbell {
-    /// A doorbell that has not been rung.
-    ///
-    /// # Errors
-    /// When the process has no descriptor left.
-    pub fn new() -> io::Result<Self> {
-        // SAFETY: eventfd takes no pointers.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
-        check(fd as isize)?;
-        // SAFETY: the descriptor was just made and nobody else has it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+/// A descriptor that is readable while any of `fds`, at most a handful, is.
+///
+/// # Errors
+/// When the process has no descriptor left.
+pub fn either_readable(fds: &[RawFd]) -> io::Result<OwnedFd> {
+    // SAFETY: epoll_create1 takes no pointers.
+    let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+    check(epoll as isize)?;
+    // SAFETY: the descriptor was just made and nobody else has it.
+    let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
+    for &fd in fds {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+        // SAFETY: `event` outlives the call.
+        let added = unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) };
+        check(added as isize)?;
     }
-
-    /// Rings. One system call; never blocks.
-    pub fn ring(&self) {
-        // The only possible failure is a counter at its limit, which means that the bell is ringing already.
-        let _ = write_vectored(self.fd(), &[IoSlice::new(&1_u64.to_ne_bytes())]);
-    }
-
-    /// Makes the doorbell silent again; whether it had been rung.
-    pub fn drain(&self) -> bool {
-        let mut count = [0; 8];
-        read_vectored(self.fd(), &mut [IoSliceMut::new(&mut count)]).is_ok()
-    }
-
-    /// The descriptor to sleep on; readable while the bell rings.
-    pub fn fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
+    Ok(epoll)
 }
 
 /// Reads into several buffers in turn; how many bytes came.
@@ -563,23 +546,6 @@ impl Drop for Mapping {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn doorbell_wakes_a_sleeper_until_it_is_drained() {
-        let bell = Doorbell::new().unwrap();
-        let mut fds = [PollFd::readable(bell.fd())];
-        assert_eq!(poll(&mut fds, Some(Duration::from_nanos(1))).unwrap(), 0);
-        assert!(!fds[0].is_ready() && !bell.drain());
-        std::thread::scope(|s| {
-            s.spawn(|| {
-                bell.ring();
-                bell.ring();
-            });
-            assert_eq!(poll(&mut fds, None).unwrap(), 1);
-        });
-        assert!(fds[0].is_ready() && bell.drain() && !bell.drain());
-        assert_eq!(poll(&mut fds, Some(Duration::ZERO)).unwrap(), 0);
-    }
 
     #[test]
     fn names_that_no_interface_can_have_are_refused() {

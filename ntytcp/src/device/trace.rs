@@ -152,6 +152,10 @@ impl<D: Device> Device for Trace<D> {
         self.inner.sync()
     }
 
+    fn arm(&mut self) -> bool {
+        self.inner.arm()
+    }
+
     fn poll_fd(&self) -> Option<i32> {
         self.inner.poll_fd()
     }
