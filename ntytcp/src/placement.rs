@@ -147,6 +147,43 @@ impl Placement {
     }
 }
 
+/// A shard's place in a [`Placement`]: what its stack opens is to receive.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The rule of the host.
+    pub placement: Arc<Placement>,
+    /// Which of the shards.
+    pub shard: usize,
+}
+
+impl Place {
+    pub(crate) fn open(&self, transport: Transport, port: u16) {
+        self.placement.open(transport, port, self.shard);
+    }
+
+    /// Opens a port that no shard has opened; `false` when one has.
+    pub(crate) fn claim(&self, transport: Transport, port: u16) -> bool {
+        self.placement.ports(transport).claim(port, self.shard)
+    }
+
+    pub(crate) fn close(&self, transport: Transport, port: u16) {
+        self.placement.close(transport, port, self.shard);
+    }
+
+    /// Whether what arrives of a flow arrives here.
+    pub(crate) fn is_home(&self, transport: Transport, local: (IpAddr, u16), remote: (IpAddr, u16)) -> bool {
+        self.placement.of_flow(transport, local, remote) == self.shard
+    }
+
+    /// The shard is gone: nothing is open there.
+    pub(crate) fn leave(&self) {
+        for port in 0..=u16::MAX {
+            self.close(Transport::Tcp, port);
+            self.close(Transport::Udp, port);
+        }
+    }
+}
+
 /// Which shards have opened each port of one transport.
 struct Ports {
     /// One bit per shard.
@@ -163,6 +200,12 @@ impl Ports {
         if let (Some(open), true) = (self.open.get(usize::from(port)), shard < self.shards) {
             open.fetch_or(1 << shard, Ordering::Relaxed);
         }
+    }
+
+    fn claim(&self, port: u16, shard: usize) -> bool {
+        let nobody =
+            |open: &AtomicU64| open.compare_exchange(0, 1 << shard, Ordering::Relaxed, Ordering::Relaxed);
+        shard < self.shards && self.open.get(usize::from(port)).is_some_and(|open| nobody(open).is_ok())
     }
 
     fn close(&self, port: u16, shard: usize) {
