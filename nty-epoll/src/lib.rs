@@ -80,6 +80,7 @@ mod runtime;
 mod set;
 mod socket;
 mod source;
+mod thread;
 
 pub use epoll::Epoll;
 pub use errno::{errno, io_error};
@@ -88,3 +89,4 @@ pub use pin::pin_to;
 pub use runtime::{Runtime, RuntimeError, RuntimeHandle};
 pub use socket::{TcpListener, TcpStream, UdpSocket};
 pub use source::{AsPollable, Pollable, Source, Waker};
+pub use thread::{ShardError, ShardThread};

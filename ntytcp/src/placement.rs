@@ -13,7 +13,7 @@
 //! opened for itself, a client's UDP socket or a listener without siblings, receives everything there. Shards share nothing else:
 //! the table of ports is written when a socket is opened or closed and only read for a frame.
 //!
-//! The fragments of a datagram have no ports in common, so they meet where their addresses hash to.
+//! Only the first fragment of a datagram has ports; who sees it remembers where it went ([`Fragments`]), and lets the others follow.
 
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +31,49 @@ pub enum Home {
     Shard(usize),
     /// The first shard handles it and answers; every other hears it, and is not to answer.
     Everyone,
+    /// Where the other fragments of its datagram are: [`Fragments::follow`] knows.
+    Fragment(Fragment),
+}
+
+/// A fragment, as far as it says where it belongs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fragment {
+    /// Its datagram, by a hash.
+    datagram: u64,
+    /// Where a first fragment goes.
+    leads_to: Option<usize>,
+    /// Where one goes whose first fragment was not seen.
+    stray: usize,
+}
+
+/// Where the datagrams go whose fragments were seen last. As much as there are fragments of different datagrams between each other on a
+/// link: who mixes more loses some.
+#[derive(Clone, Debug)]
+pub struct Fragments([(u64, usize); Self::PLACES]);
+
+impl Default for Fragments {
+    fn default() -> Self {
+        Self([(0, 0); Self::PLACES])
+    }
+}
+
+impl Fragments {
+    const PLACES: usize = 256;
+
+    /// The shard of a fragment.
+    pub fn follow(&mut self, fragment: Fragment) -> usize {
+        let Some(place) = self.0.get_mut(fragment.datagram as usize % Self::PLACES) else {
+            return fragment.stray;
+        };
+        match fragment.leads_to {
+            Some(shard) => {
+                *place = (fragment.datagram, shard);
+                shard
+            }
+            None if place.0 == fragment.datagram => place.1,
+            None => fragment.stray,
+        }
+    }
 }
 
 /// A transport whose ports are placed.
@@ -111,16 +154,27 @@ impl Placement {
             EtherType::ARP => return Some(Home::Everyone),
             _ => return Some(Home::Shard(0)),
         };
-        if packet.is_fragment {
-            let hash = self.steering.hash(packet.src, packet.dst, None);
-            return Some(Home::Shard(self.steering.shard_of(hash)));
+        if let Some(part) = packet.fragment {
+            return Some(Home::Fragment(self.fragment(&packet, part)));
         }
         match packet.transport() {
-            Some(transport) => {
-                let (theirs, ours) = packet.ports()?;
-                Some(Home::Shard(self.of_flow(transport, (packet.dst, ours), (packet.src, theirs))))
-            }
+            Some(_) => Some(Home::Shard(self.of_packet(&packet)?)),
             None => self.find_icmp(&packet),
+        }
+    }
+
+    /// The shard of a TCP segment or datagram, whose ports are there.
+    fn of_packet(&self, packet: &Packet<'_>) -> Option<usize> {
+        let (theirs, ours) = packet.ports()?;
+        Some(self.of_flow(packet.transport()?, (packet.dst, ours), (packet.src, theirs)))
+    }
+
+    fn fragment(&self, packet: &Packet<'_>, part: Part) -> Fragment {
+        let hash = self.steering.hash(packet.src, packet.dst, None);
+        Fragment {
+            datagram: u64::from(hash) << 32 | u64::from(part.ident),
+            leads_to: if part.is_first { self.of_packet(packet) } else { None },
+            stray: self.steering.shard_of(hash),
         }
     }
 
@@ -137,7 +191,7 @@ impl Placement {
             (IpProtocol::ICMP | IpProtocol::ICMPV6, _) => return None,
             _ => return Some(Home::Shard(0)),
         };
-        match sent.transport().filter(|_| !sent.is_fragment) {
+        match sent.transport().filter(|_| sent.fragment.is_none_or(|part| part.is_first)) {
             Some(transport) => {
                 let (ours, theirs) = sent.ports()?;
                 Some(Home::Shard(self.of_flow(transport, (sent.src, ours), (sent.dst, theirs))))
@@ -236,12 +290,19 @@ impl core::fmt::Debug for Ports {
     }
 }
 
+/// Which part of which datagram.
+#[derive(Clone, Copy)]
+struct Part {
+    ident: u32,
+    is_first: bool,
+}
+
 /// As much of an IP packet as says where it belongs. Nothing is verified: whoever handles it will.
 struct Packet<'a> {
     src: IpAddr,
     dst: IpAddr,
     protocol: IpProtocol,
-    is_fragment: bool,
+    fragment: Option<Part>,
     /// Behind the IP header and its options or extensions; possibly cut short.
     payload: &'a [u8],
 }
@@ -252,11 +313,12 @@ impl<'a> Packet<'a> {
         let h = packet.first_chunk::<20>()?;
         let header_len = usize::from(h[0] & 15) * 4;
         let addr = |at: usize| IpAddr::from([h[at], h[at + 1], h[at + 2], h[at + 3]]);
+        let (ident, part) = (u16::from_be_bytes([h[4], h[5]]), u16::from_be_bytes([h[6], h[7]]) & 0x3fff);
         Some(Self {
             src: addr(12),
             dst: addr(16),
             protocol: IpProtocol(h[9]),
-            is_fragment: u16::from_be_bytes([h[6], h[7]]) & 0x3fff != 0,
+            fragment: (part != 0).then_some(Part { ident: ident.into(), is_first: part & 0x1fff == 0 }),
             payload: packet.get(header_len.max(20)..)?,
         })
     }
@@ -267,8 +329,9 @@ impl<'a> Packet<'a> {
         let addr = |at: usize| h.get(at..)?.first_chunk::<16>().map(|bytes| IpAddr::from(*bytes));
         let (src, dst) = (addr(8)?, addr(24)?);
         let upper = walk_extensions(IpProtocol(h[6]), rest).ok()?;
-        let is_fragment = upper.fragment.is_some_and(|fragment| !fragment.is_atomic());
-        Some(Self { src, dst, protocol: upper.protocol, is_fragment, payload: upper.payload })
+        let whole = upper.fragment.filter(|fragment| !fragment.is_atomic());
+        let fragment = whole.map(|part| Part { ident: part.ident, is_first: part.offset == 0 });
+        Some(Self { src, dst, protocol: upper.protocol, fragment, payload: upper.payload })
     }
 
     fn transport(&self) -> Option<Transport> {
@@ -434,17 +497,23 @@ mod tests {
     }
 
     #[test]
-    fn all_fragments_of_a_datagram_meet() {
-        let (placement, mut first) = (placement(64), datagram(5, 6, 0));
-        first[20] |= 0x20;
-        let mut later = datagram(99, 98, 0);
-        later[21] = 1;
-        let home = Home::Shard(placement.steering().shard_of(placement.steering().hash(
-            PEER.into(),
-            US.into(),
-            None,
-        )));
-        assert_eq!((placement.home(&first), placement.home(&later)), (home, home));
+    fn fragments_follow_the_first_to_where_the_whole_datagram_would_go() {
+        let (placement, mut fragments) = (placement(64), Fragments::default());
+        let mut home = |frame: &[u8]| match placement.home(frame) {
+            Home::Fragment(fragment) => fragments.follow(fragment),
+            other => panic!("{other:?}"),
+        };
+        for port in 1..100 {
+            let whole = datagram(port, 53, 0);
+            let (mut first, mut later, mut stray) = (whole.clone(), datagram(99, 98, 0), datagram(99, 98, 0));
+            (first[19], later[19], stray[19]) = (port as u8, port as u8, 200);
+            first[20] |= 0x20;
+            (later[21], stray[21]) = (1, 1);
+            assert_eq!(Home::Shard(home(&first)), placement.home(&whole));
+            assert_eq!(home(&later), home(&first));
+            let by_addresses = placement.steering().hash(PEER.into(), US.into(), None);
+            assert_eq!(home(&stray), placement.steering().shard_of(by_addresses));
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ use super::mem::{Errand, MemConfig, MemDevice, pair};
 use super::spec::BoxedDevice;
 use super::{Caps, Device, DeviceError, RETRY, RxFrame, TxMeta, TxQueue, Verdict, sys};
 use crate::doorbell::Doorbell;
-use crate::placement::{Home, Placement};
+use crate::placement::{Fragments, Home, Placement};
 use crate::time::Instant;
 
 /// Frames that a shard can have under way to another.
@@ -65,6 +65,7 @@ pub fn connect(queues: Vec<BoxedDevice>, placement: &Arc<Placement>) -> Result<V
             is_armed: false,
             is_blocked: false,
             now: Instant::ZERO,
+            fragments: Fragments::default(),
             handed_over: 0,
             lane_full: 0,
         });
@@ -142,6 +143,7 @@ pub struct Lanes {
     /// The wire has no room for what others want to send.
     is_blocked: bool,
     now: Instant,
+    fragments: Fragments,
     handed_over: u64,
     lane_full: u64,
 }
@@ -182,13 +184,12 @@ impl Lanes {
         let mut rest = frames;
         while !rest.is_empty() {
             let mut elsewhere = Home::Anyone;
-            let mut at_home = |frame: &RxFrame<'_>| match self.placement.home(frame.bytes()) {
-                Home::Anyone => true,
-                Home::Shard(shard) if shard == self.shard => true,
-                home => {
-                    elsewhere = home;
-                    false
-                }
+            let mut at_home = |frame: &RxFrame<'_>| {
+                elsewhere = match self.placement.home(frame.bytes()) {
+                    Home::Fragment(fragment) => Home::Shard(self.fragments.follow(fragment)),
+                    home => home,
+                };
+                matches!(elsewhere, Home::Anyone) || elsewhere == Home::Shard(self.shard)
             };
             let run = rest.iter().take_while(|frame| at_home(frame)).count();
             let (ours, others) = rest.split_at_mut(run);
@@ -198,7 +199,7 @@ impl Lanes {
             let Some((frame, after)) = others.split_first_mut() else { break };
             match elsewhere {
                 Home::Shard(shard) => self.hand_over(frame, shard),
-                Home::Everyone | Home::Anyone => self.spread(frame, sink),
+                Home::Everyone | Home::Anyone | Home::Fragment(_) => self.spread(frame, sink),
             }
             rest = after;
         }
