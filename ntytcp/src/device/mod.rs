@@ -14,6 +14,8 @@
 //!
 //! Devices know nothing of the stack: they name neither addresses nor sockets.
 
+#[cfg(all(feature = "devices", target_os = "linux"))]
+mod bpf;
 pub mod fault;
 mod forward;
 pub mod mem;
