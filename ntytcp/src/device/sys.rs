@@ -181,6 +181,28 @@ pub(super) fn tun_set_header_len(fd: BorrowedFd<'_>, len: c_int) -> io::Result<(
     unsafe { ioctl(fd.as_raw_fd(), libc::TUNSETVNETHDRSZ as _, (&raw mut len).cast()) }
 }
 
+/// Flags of the interface that the descriptor is a queue of: `IFF_*`.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn tun_flags(fd: BorrowedFd<'_>) -> io::Result<c_int> {
+    let mut request = IfName([0; libc::IFNAMSIZ]).request();
+    // SAFETY: TUNGETIFF writes one ifreq.
+    unsafe { ioctl(fd.as_raw_fd(), libc::TUNGETIFF as _, (&raw mut request).cast())? };
+    // SAFETY: TUNGETIFF fills in the flags.
+    Ok(unsafe { request.ifr_ifru.ifru_flags }.into())
+}
+
+/// Has the program choose the queue for each frame of the interface.
+///
+/// # Errors
+/// `EINVAL` for what is no program for sockets.
+pub(super) fn tun_set_steering(fd: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut program = program.as_raw_fd();
+    // SAFETY: TUNSETSTEERINGEBPF reads one int.
+    unsafe { ioctl(fd.as_raw_fd(), libc::TUNSETSTEERINGEBPF as _, (&raw mut program).cast()) }
+}
+
 /// A request to the kernel about a descriptor.
 ///
 /// # Safety
@@ -362,6 +384,15 @@ pub(super) fn take_error(fd: BorrowedFd<'_>) -> io::Result<c_int> {
 pub(super) fn packet_drops(fd: BorrowedFd<'_>) -> io::Result<u32> {
     let none = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
     option(fd, libc::SOL_PACKET, libc::PACKET_STATISTICS, none).map(|stats| stats.tp_drops)
+}
+
+/// The number of the group that a packet socket is in.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn fanout_group(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    // The kind of group is in the upper half.
+    option(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, 0_u32).map(|group| group & 0xffff)
 }
 
 /// Where the rings of an AF_XDP socket lie in what is mapped of it.
