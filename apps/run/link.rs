@@ -32,6 +32,7 @@ pub(super) fn open(config: &StackConfig) -> Result<Runtime, RunError> {
 
     let mut options = OpenOptions::default();
     options.mtu = config.mtu.map(usize::from);
+    options.busy_poll = config.busy_poll;
     options.host_addrs = config.host_addrs.iter().map(|a| (a.addr, a.prefix)).collect();
     check_addrs(&spec, config)?;
     let mut device: Box<dyn Device + Send> = spec.open(&options)?;

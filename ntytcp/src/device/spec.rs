@@ -48,7 +48,7 @@ const KINDS: &[Kind] = &[
     #[cfg(target_os = "linux")]
     Kind { name: "packet", argument: "IFACE", open: Opener::Several(open_packet) },
     #[cfg(target_os = "linux")]
-    Kind { name: "xdp", argument: "IFACE", open: Opener::One(open_xdp) },
+    Kind { name: "xdp", argument: "IFACE", open: Opener::Several(open_xdp) },
     Kind { name: "pcap", argument: "IN[,OUT]", open: Opener::One(open_pcap) },
     Kind { name: "mem", argument: "", open: Opener::One(open_mem) },
 ];
@@ -66,13 +66,15 @@ pub struct OpenOptions {
     pub host_addrs: Vec<(IpAddr, u8)>,
     /// Checksum and segmentation offload, where the device has it. Default on.
     pub offload: bool,
+    /// The shard never sleeps, so that the device may leave the driver's interrupts off. Default off.
+    pub busy_poll: bool,
     /// Which flow goes to which queue, and so how many queues there are to be. Default one queue.
     pub steering: Option<Arc<Steering>>,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { mtu: None, host_addrs: Vec::new(), offload: true, steering: None }
+        Self { mtu: None, host_addrs: Vec::new(), offload: true, busy_poll: false, steering: None }
     }
 }
 
@@ -179,7 +181,7 @@ fn open_tap(name: &str, options: &OpenOptions) -> Result<Vec<BoxedDevice>, Devic
         let what = format!("tap:{name}: the kernel would choose a name: give the whole name, such as tap0");
         return Err(DeviceError::Config(what));
     }
-    let OpenOptions { mtu, host_addrs, offload, steering } = options.clone();
+    let OpenOptions { mtu, host_addrs, offload, steering, .. } = options.clone();
     let mtu = mtu.unwrap_or(DEFAULT_MTU);
     let config = TapConfig { mtu, host_addrs, offload, ..TapConfig::new(name) };
     match steering {
@@ -200,10 +202,12 @@ fn open_packet(interface: &str, options: &OpenOptions) -> Result<Vec<BoxedDevice
 }
 
 #[cfg(target_os = "linux")]
-fn open_xdp(interface: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
+fn open_xdp(interface: &str, options: &OpenOptions) -> Result<Vec<BoxedDevice>, DeviceError> {
     use super::xdp::{XdpConfig, XdpDevice};
-    let config = XdpConfig { mtu: options.mtu, ..XdpConfig::new(interface) };
-    Ok(Box::new(XdpDevice::open(&config)?))
+    let OpenOptions { mtu, offload, busy_poll, .. } = *options;
+    let config = XdpConfig { mtu, offload, busy_poll, ..XdpConfig::new(interface) };
+    let shards = options.steering.as_ref().map_or(1, |steering| steering.shards());
+    XdpDevice::open_queues(&config, shards).map(boxed)
 }
 
 fn open_pcap(files: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
