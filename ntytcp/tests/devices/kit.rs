@@ -1,8 +1,10 @@
 //! Namespaces, the host at the other end of the link, and what every device that reaches the kernel must be able to do.
+#![allow(unsafe_code)] // One setsockopt that std does not have.
 #![allow(clippy::unwrap_used)] // A failed step is a failed test, in helpers too.
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -175,6 +177,20 @@ pub(crate) fn host_socket() -> UdpSocket {
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     socket.connect("10.9.8.2:99").unwrap();
     socket
+}
+
+/// Has the kernel cut what is sent at once into datagrams of 1,000 bytes (UDP_SEGMENT), or leave that to the link.
+pub(crate) fn send_in_trains(socket: &UdpSocket) {
+    let size: libc::c_int = 1000;
+    let (level, name) = (libc::SOL_UDP, libc::UDP_SEGMENT);
+    // SAFETY: UDP_SEGMENT reads one int, which lives until after the call.
+    let rc = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const size).cast(), 4) };
+    assert_eq!(rc, 0);
+}
+
+/// What a device counted under a name.
+pub(crate) fn counted(device: &dyn Device, what: &str) -> u64 {
+    device.stats().iter().find(|(name, _)| *name == what).unwrap().1
 }
 
 /// Lets the host send us a datagram and answers it: the frame that came, and what was known of it.
