@@ -203,8 +203,9 @@ fn open_packet(interface: &str, options: &OpenOptions) -> Result<Vec<BoxedDevice
 
 #[cfg(target_os = "linux")]
 fn open_xdp(interface: &str, options: &OpenOptions) -> Result<Vec<BoxedDevice>, DeviceError> {
-    use super::xdp::{XdpConfig, XdpDevice};
-    let OpenOptions { mtu, offload, busy_poll, .. } = *options;
+    use super::xdp::{BusyPoll, XdpConfig, XdpDevice};
+    let OpenOptions { mtu, offload, .. } = *options;
+    let busy_poll = if options.busy_poll { BusyPoll::ByDriver } else { BusyPoll::Off };
     let config = XdpConfig { mtu, offload, busy_poll, ..XdpConfig::new(interface) };
     let shards = options.steering.as_ref().map_or(1, |steering| steering.shards());
     XdpDevice::open_queues(&config, shards).map(boxed)

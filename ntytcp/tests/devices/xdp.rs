@@ -3,7 +3,7 @@
 
 use super::kit::*;
 use ntytcp::device::packet::{PacketConfig, PacketDevice};
-use ntytcp::device::xdp::{XdpConfig, XdpDevice};
+use ntytcp::device::xdp::{BusyPoll, XdpConfig, XdpDevice};
 use ntytcp::device::{Device, DeviceError, RxChecksum, TxMeta, TxQueue, Verdict};
 use ntytcp::time::Instant;
 
@@ -127,7 +127,7 @@ fn frames_of_every_number_of_pieces_cross_in_both_directions() {
 fn polled_busily_it_receives_and_sends() {
     if inside_as_root("xdp::polled_busily_it_receives_and_sends") {
         let mut config = XdpConfig::new(link().0);
-        config.busy_poll = true;
+        config.busy_poll = BusyPoll::On;
         exchange_datagrams(&mut open(&config));
     }
 }

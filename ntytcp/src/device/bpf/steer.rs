@@ -202,7 +202,9 @@ impl Program {
             asm.load_packet(Size::Word, Reg::R7, at + 4 * word);
             for shift in [24, 16, 8, 0] {
                 asm.register(Op::Move, Reg::R1, Reg::R0);
-                asm.constant(Op::ShiftRight, Reg::R1, shift);
+                if shift > 0 {
+                    asm.constant(Op::ShiftRight, Reg::R1, shift);
+                }
                 asm.constant(Op::And, Reg::R1, 255);
                 asm.register(Op::Add, Reg::R1, Reg::R8);
                 asm.load(Size::Byte, Reg::R1, Reg::R1, row);

@@ -51,6 +51,18 @@ pub enum RxChecksumPolicy {
     Trust,
 }
 
+/// Whether the driver is polled by who calls, and not by interrupts: of use to a thread that never sleeps.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum BusyPoll {
+    /// The kernel polls it, after an interrupt.
+    #[default]
+    Off,
+    /// As [`BusyPoll::On`], unless the interface is a veth: that has no interrupts, and a call per burst only costs there.
+    ByDriver,
+    /// Each burst calls the driver.
+    On,
+}
+
 /// What AF_XDP sockets are opened with.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -67,8 +79,8 @@ pub struct XdpConfig {
     pub offload: bool,
     /// The program runs behind the driver, on any frame that it makes a packet buffer of, even where the driver could run it. Default off.
     pub behind_driver: bool,
-    /// The driver is polled by who calls, and not by interrupts: for a thread that never sleeps. Default off.
-    pub busy_poll: bool,
+    /// Whether the driver is polled by who calls. Default off.
+    pub busy_poll: BusyPoll,
     /// Entries of each ring, a power of two from 64 to 32,768. Default 1,024. There are as many chunks of 4 KB per queue, and once
     /// more as many per device.
     pub ring: u32,
@@ -84,7 +96,7 @@ impl XdpConfig {
             rx_checksum: RxChecksumPolicy::default(),
             offload: true,
             behind_driver: false,
-            busy_poll: false,
+            busy_poll: BusyPoll::Off,
             ring: 1_024,
         }
     }
@@ -139,6 +151,7 @@ pub struct XdpDevice {
     caps: Caps,
     notices: Vec<String>,
     trusted: bool,
+    /// Each burst calls the driver.
     busy_poll: bool,
     open: Option<Reserved>,
     /// The kernel has not taken all that is to be sent.

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use super::memory::{Chunk, Receiving, Sending, Umem, make_rings};
 use super::program::{Frames, Mode, Program};
 use super::queue::{Pool, Queue};
-use super::{CHUNK, LONGEST, LONGEST_IN_PIECES, METADATA, RxChecksumPolicy, Sender, XdpConfig, XdpDevice};
+use super::{
+    BusyPoll, CHUNK, LONGEST, LONGEST_IN_PIECES, METADATA, RxChecksumPolicy, Sender, XdpConfig, XdpDevice,
+};
 use crate::device::netdev::Interface;
 use crate::device::{BURST, Caps, DeviceError, MAX_L2_HEADER, sys};
 
@@ -25,9 +27,10 @@ pub(super) fn open(config: &XdpConfig, shards: usize) -> Result<Vec<XdpDevice>, 
     let frames = check_mtu(config, &interface)?;
     let (queues, heard) = choose_queues(config, &interface)?;
     let devices = shards.clamp(1, heard.len());
+    let policy = choose_policy(config, &interface)?;
     let (shared, mut free, bound) =
         bind_all(config, &interface, (queues, &heard), (devices, frames), &mut notices)?;
-    if config.busy_poll
+    if policy.busy_poll
         && let Err(e) = bound.iter().try_for_each(|(socket, ..)| poll_busily(socket.as_fd()))
     {
         notices.push(format!("the driver's interrupts are not held off: {e}"));
@@ -44,7 +47,7 @@ pub(super) fn open(config: &XdpConfig, shards: usize) -> Result<Vec<XdpDevice>, 
     let ring = *ring as usize;
     let device = |part: Vec<Bound>| {
         let free = free.split_off(free.len().saturating_sub(ring * (part.len() + 1)));
-        device(config, &shared, part, free, &notices)
+        device(config, (&shared, &policy), part, free, &notices)
     };
     parts.into_iter().map(device).collect()
 }
@@ -74,6 +77,30 @@ fn choose_queues(config: &XdpConfig, interface: &Interface) -> Result<(u32, Vec<
         Some(queue) => Ok((queues, vec![queue])),
         None => Ok((queues, (0..queues).collect())),
     }
+}
+
+/// What depends on the driver, as the configuration has it.
+struct Policy {
+    /// Received checksums are right.
+    trusted: bool,
+    /// Each burst calls the driver.
+    busy_poll: bool,
+}
+
+fn choose_policy(config: &XdpConfig, interface: &Interface) -> Result<Policy, DeviceError> {
+    let is_veth = interface.driver()? == "veth";
+    Ok(Policy {
+        trusted: match config.rx_checksum {
+            RxChecksumPolicy::ByDriver => is_veth,
+            RxChecksumPolicy::Verify => false,
+            RxChecksumPolicy::Trust => true,
+        },
+        busy_poll: match config.busy_poll {
+            BusyPoll::Off => false,
+            BusyPoll::ByDriver => !is_veth,
+            BusyPoll::On => true,
+        },
+    })
 }
 
 /// A socket, bound to a queue, with its rings.
@@ -132,7 +159,7 @@ fn bind_all(
 /// Makes a device of some queues and so many chunks.
 fn device(
     config: &XdpConfig,
-    shared: &Shared,
+    (shared, policy): (&Shared, &Policy),
     sockets: Vec<Bound>,
     free: Vec<Chunk>,
     notices: &[String],
@@ -157,7 +184,6 @@ fn device(
     };
     let mut pool = Pool { umem: Arc::clone(&shared.umem), free, spare: Vec::new() };
     queues.iter_mut().for_each(|queue| _ = queue.provide(&mut pool));
-    let driver = interface.driver()?;
     let long = match shared.frames {
         Frames::InPieces => interface.mtu(None)? + MAX_L2_HEADER,
         Frames::Whole => 0,
@@ -165,11 +191,7 @@ fn device(
     Ok(XdpDevice {
         _program: Arc::clone(&shared.program),
         caps: Caps { tx_checksum: shared.tx_checksum, ..Caps::plain(interface.mtu(config.mtu)?) },
-        trusted: match config.rx_checksum {
-            RxChecksumPolicy::ByDriver => driver == "veth",
-            RxChecksumPolicy::Verify => false,
-            RxChecksumPolicy::Trust => true,
-        },
+        trusted: policy.trusted,
         queues,
         next: 0,
         sender,
@@ -177,7 +199,7 @@ fn device(
         interface,
         pool,
         notices: notices.to_vec(),
-        busy_poll: config.busy_poll,
+        busy_poll: policy.busy_poll,
         open: None,
         unsent: false,
         long: vec![0; long].into(),
