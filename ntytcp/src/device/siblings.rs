@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 pub(super) struct Sibling(Arc<AtomicBool>);
 
 impl Sibling {
-    /// One for each of `count` queues, whose frames the kernel steers or does not. A queue that is alone has every flow.
+    /// One for each of `count` queues, whose frames the kernel steers or does not.
     pub(super) fn family(count: usize, steered: bool) -> impl Iterator<Item = Self> {
-        let steered = Arc::new(AtomicBool::new(steered || count == 1));
+        let steered = Arc::new(AtomicBool::new(steered));
         std::iter::repeat_n(steered, count).map(Self)
     }
 

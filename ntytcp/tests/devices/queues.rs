@@ -292,6 +292,14 @@ checks! {
     tap_a_queue_can_be_closed_under_traffic: a_queue_can_be_closed_under_traffic(tap(SHARDS), true);
     tap_removed_interface_is_reported_by_every_queue: removed_interface_is_reported_by_every_queue(tap(SHARDS));
     packet_every_flow_arrives_at_its_home: every_flow_arrives_at_its_home(packet(SHARDS));
+    packet_flows_come_home_again_after_the_interface_was_down: {
+        let (ours, host) = link();
+        address(&host);
+        let devices = format!("packet:{ours}").parse::<DeviceSpec>().unwrap().open_queues(&options(SHARDS));
+        ip(&["link", "set", &ours, "down"]);
+        ip(&["link", "set", &ours, "up"]);
+        every_flow_arrives_at_its_home((devices.unwrap(), host));
+    };
     packet_a_queue_can_be_closed_under_traffic: a_queue_can_be_closed_under_traffic(packet(SHARDS), true);
     packet_removed_interface_is_reported_by_every_queue: removed_interface_is_reported_by_every_queue(packet(SHARDS));
     xdp_every_flow_arrives_somewhere: every_flow_arrives_somewhere(false);
@@ -355,6 +363,7 @@ fn tap_that_exists_with_one_queue_is_opened_with_that() {
     let devices = TapDevice::open_queues(&config, &steering(2)).unwrap();
     assert_eq!(devices.len(), 1);
     assert!(devices[0].notices()[0].contains("single queue"), "{:?}", devices[0].notices());
+    assert!(!devices[0].is_steered(), "flows of the other shard come here too");
 }
 
 #[test]

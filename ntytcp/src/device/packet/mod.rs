@@ -135,15 +135,17 @@ impl PacketDevice {
         }
         let mut notices = Vec::new();
         let steering = steering.filter(|steering| steering.shards() > 1);
-        let links = std::iter::repeat_with(|| Link::open(config, steering.is_some(), &mut notices))
-            .take(steering.map_or(1, Steering::shards))
+        let links = (0..steering.map_or(1, Steering::shards))
+            .map(|_| {
+                // Each socket tells the same.
+                notices.clear();
+                Link::open(config, steering.is_some(), &mut notices)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let steered = match steering {
             Some(steering) => fanout::share(&links, steering, &mut notices)?,
             None => false,
         };
-        // Each socket has told the same.
-        notices.dedup();
         for notice in &notices {
             tracing::warn!(device = %name, "{notice}");
         }
