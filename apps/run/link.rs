@@ -102,6 +102,7 @@ fn open_device(
     let faults = config.fault.as_deref().map(fault::parse).transpose().map_err(RunError::Usage)?;
     let mut options = OpenOptions::default();
     options.mtu = config.mtu.map(usize::from);
+    options.busy_poll = config.busy_poll;
     options.host_addrs = config.host_addrs.iter().map(|a| (a.addr, a.prefix)).collect();
     options.steering = (config.shards > 1).then(|| placement.steering().clone());
     let mut queues = spec.open_queues(&options)?;

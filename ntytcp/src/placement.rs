@@ -126,16 +126,15 @@ impl Placement {
     /// The shard where those packets of a flow are handled that arrive from `remote` for `local`.
     #[inline]
     pub fn of_flow(&self, transport: Transport, local: (IpAddr, u16), remote: (IpAddr, u16)) -> usize {
+        let owners = self.ports(transport).owners(local.1);
         let hash = self.steering.hash(remote.0, local.0, Some((remote.1, local.1)));
-        match self.ports(transport).owner(local.1, hash) {
-            Some(shard) => shard,
-            None => self.steering.shard_of(hash),
-        }
+        owners.map_or_else(|| self.steering.shard_of(hash), |owners| owners.pick(hash))
     }
 
-    /// Where `frame`, which has just arrived, is to be handled.
-    pub fn home(&self, frame: &[u8]) -> Home {
-        self.find(frame).unwrap_or(Home::Anyone)
+    /// Where `frame`, which has just arrived, is to be handled. `steered`: the device has brought it to the shard that the steering says,
+    /// if it is of a flow; then that is not computed once more.
+    pub fn home(&self, frame: &[u8], steered: bool) -> Home {
+        self.find(frame, steered).unwrap_or(Home::Anyone)
     }
 
     fn ports(&self, transport: Transport) -> &Ports {
@@ -146,7 +145,7 @@ impl Placement {
     }
 
     /// `None` for what is cut short: whoever has it finds out why it is dropped.
-    fn find(&self, frame: &[u8]) -> Option<Home> {
+    fn find(&self, frame: &[u8], steered: bool) -> Option<Home> {
         let (ethernet, packet) = EthernetHeader::parse(frame).ok()?;
         let packet = match ethernet.ethertype {
             EtherType::IPV4 => Packet::read_v4(packet)?,
@@ -158,6 +157,9 @@ impl Placement {
             return Some(Home::Fragment(self.fragment(&packet, part)));
         }
         match packet.transport() {
+            Some(transport) if steered && self.ports(transport).owners(packet.ports()?.1).is_none() => {
+                Some(Home::Anyone)
+            }
             Some(_) => Some(Home::Shard(self.of_packet(&packet)?)),
             None => self.find_icmp(&packet),
         }
@@ -268,18 +270,24 @@ impl Ports {
         }
     }
 
-    /// One of the shards that have opened `port`, for a flow of this hash; `None` when it is nobody's or everybody's.
+    /// The shards that have opened `port`; `None` when it is nobody's or everybody's.
     #[inline]
-    fn owner(&self, port: u16, hash: u32) -> Option<usize> {
-        let mut open = self.open.get(usize::from(port))?.load(Ordering::Relaxed);
-        let count = open.count_ones() as usize;
-        if count == 0 || count == self.shards {
-            return None;
-        }
-        for _ in 0..hash as usize % count {
-            open &= open - 1;
-        }
-        Some(open.trailing_zeros() as usize)
+    fn owners(&self, port: u16) -> Option<Owners> {
+        let open = self.open.get(usize::from(port))?.load(Ordering::Relaxed);
+        let some = open != 0 && (open.count_ones() as usize) < self.shards;
+        some.then_some(Owners(open))
+    }
+}
+
+/// Some shards, one bit each, at least one.
+struct Owners(u64);
+
+impl Owners {
+    /// The one among them for a flow of this hash.
+    fn pick(&self, hash: u32) -> usize {
+        let skip = hash % self.0.count_ones().max(1);
+        let rest = (0..skip).fold(self.0, |open, _| open & open.wrapping_sub(1));
+        rest.trailing_zeros() as usize
     }
 }
 
@@ -416,9 +424,9 @@ mod tests {
                     .unwrap()
             });
             let home = placement.of_flow(Transport::Udp, (US.into(), port), (PEER.into(), 53));
-            assert_eq!(placement.home(&error), Home::Shard(home));
+            assert_eq!(placement.home(&error, false), Home::Shard(home));
             assert_eq!(
-                placement.home(&datagram(53, port, 0)),
+                placement.home(&datagram(53, port, 0), false),
                 Home::Shard(home),
                 "as what the flow itself receives"
             );
@@ -435,7 +443,7 @@ mod tests {
                     .unwrap()
             });
             assert_eq!(
-                placement.home(&error),
+                placement.home(&error, false),
                 Home::Shard(placement.of_flow(Transport::Udp, (us6.into(), port), (peer6.into(), 53)))
             );
         }
@@ -454,17 +462,17 @@ mod tests {
             })
         };
         let header = etherparse::IcmpEchoHeader { id: 7, seq: 1 };
-        assert_eq!(placement.home(&ping(Icmpv4Type::EchoRequest(header))), Home::Anyone);
-        assert_eq!(placement.home(&ping(Icmpv4Type::EchoReply(header))), Home::Shard(0));
-        assert_eq!(placement.home(&[0xff; 60]), Home::Shard(0), "no IP");
-        assert_eq!(placement.home(&[0xff; 13]), Home::Anyone, "no frame");
+        assert_eq!(placement.home(&ping(Icmpv4Type::EchoRequest(header)), false), Home::Anyone);
+        assert_eq!(placement.home(&ping(Icmpv4Type::EchoReply(header)), false), Home::Shard(0));
+        assert_eq!(placement.home(&[0xff; 60], false), Home::Shard(0), "no IP");
+        assert_eq!(placement.home(&[0xff; 13], false), Home::Anyone, "no frame");
     }
 
     #[test]
     fn a_port_belongs_to_those_shards_that_have_opened_it() {
         let placement = placement(3);
         let homes = |port| -> BTreeSet<usize> {
-            let home = |peer| match placement.home(&datagram(peer, port, 0)) {
+            let home = |peer| match placement.home(&datagram(peer, port, 0), false) {
                 Home::Shard(shard) => shard,
                 other => panic!("{other:?}"),
             };
@@ -486,20 +494,30 @@ mod tests {
     }
 
     #[test]
+    fn what_the_device_has_steered_stays_where_it_is_unless_the_port_is_somebody_elses() {
+        let placement = placement(3);
+        placement.open(Transport::Udp, 54, 2);
+        for port in 1..100 {
+            assert_eq!(placement.home(&datagram(port, 53, 0), true), Home::Anyone);
+            assert_eq!(placement.home(&datagram(port, 54, 0), true), Home::Shard(2));
+        }
+    }
+
+    #[test]
     fn address_resolution_is_for_everyone() {
         let mut frame = [0; 60];
         (frame[12], frame[13]) = (8, 6);
-        assert_eq!(placement(2).home(&frame), Home::Everyone);
+        assert_eq!(placement(2).home(&frame, false), Home::Everyone);
         let solicitation = Icmpv6Type::Unknown { type_u8: 135, code_u8: 0, bytes5to8: [0; 4] };
         let link = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6([9; 16], [8; 16], 255);
         let frame = self::frame(|f| link.icmpv6(solicitation).write(f, &[0; 16]).unwrap());
-        assert_eq!(placement(2).home(&frame), Home::Everyone);
+        assert_eq!(placement(2).home(&frame, false), Home::Everyone);
     }
 
     #[test]
     fn fragments_follow_the_first_to_where_the_whole_datagram_would_go() {
         let (placement, mut fragments) = (placement(64), Fragments::default());
-        let mut home = |frame: &[u8]| match placement.home(frame) {
+        let mut home = |frame: &[u8]| match placement.home(frame, false) {
             Home::Fragment(fragment) => fragments.follow(fragment),
             other => panic!("{other:?}"),
         };
@@ -509,7 +527,7 @@ mod tests {
             (first[19], later[19], stray[19]) = (port as u8, port as u8, 200);
             first[20] |= 0x20;
             (later[21], stray[21]) = (1, 1);
-            assert_eq!(Home::Shard(home(&first)), placement.home(&whole));
+            assert_eq!(Home::Shard(home(&first)), placement.home(&whole, false));
             assert_eq!(home(&later), home(&first));
             let by_addresses = placement.steering().hash(PEER.into(), US.into(), None);
             assert_eq!(home(&stray), placement.steering().shard_of(by_addresses));
@@ -520,7 +538,7 @@ mod tests {
     fn tags_do_not_matter() {
         let placement = placement(64);
         for port in 0..100 {
-            let homes = [0, 1, 2].map(|tags| placement.home(&datagram(port, 80, tags)));
+            let homes = [0, 1, 2].map(|tags| placement.home(&datagram(port, 80, tags), false));
             assert!(
                 homes.iter().all(|home| *home == homes[0]) && matches!(homes[0], Home::Shard(_)),
                 "{homes:?}"
@@ -536,7 +554,7 @@ mod tests {
                 at.copy_from_slice(value);
             }
             for bytes in [&bytes[..], &bytes[..cut.min(bytes.len())]] {
-                if let Home::Shard(shard) = placement.home(bytes) {
+                if let Home::Shard(shard) = placement.home(bytes, false) {
                     prop_assert!(shard < 3);
                 }
             }

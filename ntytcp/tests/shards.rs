@@ -56,7 +56,7 @@ impl TxQueue for Card {
     }
 
     fn commit(&mut self, meta: TxMeta) {
-        let queue = match self.placement.home(&self.frame) {
+        let queue = match self.placement.home(&self.frame, false) {
             Home::Shard(shard) => shard % self.cables.len(),
             // By the addresses alone, as a card does it: here all of them go to one queue.
             Home::Anyone | Home::Everyone | Home::Fragment(_) => 0,

@@ -180,12 +180,12 @@ impl Lanes {
     }
 
     /// Gives `sink` those of the frames that are at home here, in runs, and hands the others over.
-    fn sort(&mut self, frames: &mut [RxFrame<'_>], sink: &mut dyn FnMut(&mut [RxFrame<'_>])) {
+    fn sort(&mut self, frames: &mut [RxFrame<'_>], steered: bool, sink: &mut dyn FnMut(&mut [RxFrame<'_>])) {
         let mut rest = frames;
         while !rest.is_empty() {
             let mut elsewhere = Home::Anyone;
             let mut at_home = |frame: &RxFrame<'_>| {
-                elsewhere = match self.placement.home(frame.bytes()) {
+                elsewhere = match self.placement.home(frame.bytes(), steered) {
                     Home::Fragment(fragment) => Home::Shard(self.fragments.follow(fragment)),
                     home => home,
                 };
@@ -269,7 +269,8 @@ impl Device for Lanes {
             // What carried our frames is gone.
             return if errands == 0 && self.carrier().is_none() { Err(no_carrier()) } else { Ok(errands) };
         };
-        let received = wire.rx_burst(&mut |frames| self.sort(frames, sink));
+        let steered = wire.is_steered();
+        let received = wire.rx_burst(&mut |frames| self.sort(frames, steered, sink));
         self.wire = Some(wire);
         received.map(|frames| frames + errands)
     }

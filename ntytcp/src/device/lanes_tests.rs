@@ -73,7 +73,8 @@ fn every_frame_reaches_its_shard_in_order_wherever_it_arrives() {
             }
         }
         for (shard, got) in got.iter().enumerate() {
-            let ours = (1..=300).map(datagram).filter(|frame| placement.home(frame) == Home::Shard(shard));
+            let ours =
+                (1..=300).map(datagram).filter(|frame| placement.home(frame, false) == Home::Shard(shard));
             let mut ours: Vec<_> = ours.collect();
             let mut got = got.clone();
             if queues > 1 {
@@ -151,7 +152,7 @@ fn what_a_shard_that_does_not_look_cannot_take_is_lost_and_counted() {
     let mut handed_over = 0;
     for port in 1..4_000 {
         assert!(send(&mut far[0], &datagram(port)));
-        handed_over += u64::from(shards[0].placement.home(&datagram(port)) == Home::Shard(1));
+        handed_over += u64::from(shards[0].placement.home(&datagram(port), false) == Home::Shard(1));
         receive(&mut shards[0], Verdict::Done);
     }
     assert_eq!(stat(&shards[0], "lane-handed-over"), RING as u64);
@@ -187,7 +188,8 @@ fn a_sleeping_shard_is_woken_by_what_is_put_on_its_lane() {
     assert_eq!(shards[0].poll_fd(), None, "a memory link can only be polled");
     let mut fds = [PollFd::readable(shards[1].poll_fd().unwrap())];
     let mut is_readable = || poll(&mut fds, Some(std::time::Duration::ZERO)).unwrap() > 0;
-    let port = (1..).find(|&port| shards[0].placement.home(&datagram(port)) == Home::Shard(1)).unwrap();
+    let port =
+        (1..).find(|&port| shards[0].placement.home(&datagram(port), false) == Home::Shard(1)).unwrap();
     for _ in 0..3 {
         assert!(shards[1].arm() && !is_readable());
         assert!(send(&mut far[0], &datagram(port)));
