@@ -119,7 +119,7 @@ fn open_device(
         let origin = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let mut traced = Vec::new();
         for (n, queue) in queues.into_iter().enumerate() {
-            traced.push(Box::new(Trace::new(queue, &trace_path(path, n), origin)?) as BoxedDevice);
+            traced.push(Box::new(Trace::new(queue, trace_path(path, n), origin)?) as BoxedDevice);
         }
         queues = traced;
     }

@@ -73,25 +73,6 @@ pub fn either_readable(fds: &[RawFd]) -> io::Result<OwnedFd> {
     Ok(epoll)
 }
 
-/// A descriptor that is readable while any of `fds`, at most a handful, is.
-///
-/// # Errors
-/// When the process has no descriptor left.
-pub fn either_readable(fds: &[RawFd]) -> io::Result<OwnedFd> {
-    // SAFETY: epoll_create1 takes no pointers.
-    let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-    check(epoll as isize)?;
-    // SAFETY: the descriptor was just made and nobody else has it.
-    let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
-    for &fd in fds {
-        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
-        // SAFETY: `event` outlives the call.
-        let added = unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) };
-        check(added as isize)?;
-    }
-    Ok(epoll)
-}
-
 /// Reads into several buffers in turn; how many bytes came.
 ///
 /// # Errors
