@@ -111,15 +111,12 @@ pub fn run(plan: &Plan) -> Result<(), RunError> {
     let siblings = Siblings::start(others, plan, &station.epoll, SHARD)?;
     let mut owner = Owner { signals, stats, siblings };
     announce(plan)?;
-    let mut end = station.serve(&mut |event, runtime| owner.on_event(event, runtime));
+    let mut end = station.serve(&mut owner);
     if matches!(end, Ok(End::Signal)) {
         owner.siblings.drain();
-        end = station.drain(plan.stack.drain, &mut |event, runtime| owner.on_event(event, runtime));
+        end = station.drain(plan.stack.drain, &mut owner);
     }
-    if !matches!(end, Ok(End::Drained)) {
-        owner.siblings.stop();
-    }
-    let others = owner.siblings.join();
+    let others = owner.siblings.stop();
     let ended = station.close(end);
     let Ended { report, failed } = ended?;
     let reports: Vec<_> = core::iter::once(report).chain(others?).collect();
@@ -137,7 +134,7 @@ struct Owner {
     siblings: Siblings,
 }
 
-impl Owner {
+impl Overseer for Owner {
     fn on_event(&mut self, event: u64, runtime: &mut Runtime) -> Result<Option<End>, RunError> {
         match event {
             SIGNAL => {
@@ -151,6 +148,10 @@ impl Owner {
             }),
         }
         Ok(None)
+    }
+
+    fn are_others_drained(&self) -> bool {
+        self.siblings.are_drained()
     }
 }
 
@@ -228,11 +229,11 @@ impl Station {
         Ok(Self { runtime, epoll, programs, watch, draining: None })
     }
 
-    /// Serves until every program has ended or `on_event`, which is told of events that are no program's, says so.
+    /// Serves until every program has ended, or `overseer` says so.
     ///
     /// # Errors
-    /// The device is gone, a program cannot go on, or what `on_event` says.
-    fn serve(&mut self, on_event: &mut EventHandler<'_>) -> Result<End, RunError> {
+    /// The device is gone, a program cannot go on, or what `overseer` says.
+    fn serve(&mut self, overseer: &mut dyn Overseer) -> Result<End, RunError> {
         let Self { runtime, epoll, programs, watch, draining } = self;
         let mut events = [Event::default(); 16];
         let longest = Watch::interval();
@@ -243,7 +244,9 @@ impl Station {
             if programs.iter().all(|program| program.outcome().is_some()) {
                 return Ok(End::Finished);
             }
-            if draining.is_some_and(|end| end <= Instant::now() || programs.iter().all(|p| p.is_drained())) {
+            let is_drained = || programs.iter().all(|p| p.is_drained()) && overseer.are_others_drained();
+            if draining.is_some_and(|end| end <= Instant::now() || is_drained()) {
+                *draining = None;
                 return Ok(End::Drained);
             }
             let deadline = programs.iter().filter_map(|program| program.deadline()).chain(*draining).min();
@@ -260,7 +263,7 @@ impl Station {
                 match programs.get_mut(event.data as usize) {
                     Some(program) => program.ready(runtime, now)?,
                     None => {
-                        if let Some(end) = on_event(event.data, runtime)? {
+                        if let Some(end) = overseer.on_event(event.data, runtime)? {
                             return Ok(end);
                         }
                     }
@@ -276,10 +279,10 @@ impl Station {
     ///
     /// # Errors
     /// As [`Station::serve`].
-    fn drain(&mut self, limit: Duration, on_event: &mut EventHandler<'_>) -> Result<End, RunError> {
+    fn drain(&mut self, limit: Duration, overseer: &mut dyn Overseer) -> Result<End, RunError> {
         self.draining = Some(Instant::now() + limit);
         self.programs.iter_mut().for_each(|program| program.drain());
-        self.serve(on_event)
+        self.serve(overseer)
     }
 
     /// Ends the programs as [`Station::serve`] has ended, and says goodbye to their peers.
@@ -299,8 +302,14 @@ impl Station {
     }
 }
 
-/// Is told of an event, by its data; says why to end, if so.
-type EventHandler<'a> = dyn FnMut(u64, &mut Runtime) -> Result<Option<End>, RunError> + 'a;
+/// Who looks after what is no program's.
+trait Overseer {
+    /// Is told of an event, by its data; says why to end, if so.
+    fn on_event(&mut self, event: u64, runtime: &mut Runtime) -> Result<Option<End>, RunError>;
+
+    /// Whether no other shard has anything under way.
+    fn are_others_drained(&self) -> bool;
+}
 
 /// Lets what was closed say goodbye, a FIN or RST for each connection, sent again if need be, and brings what was written to
 /// files there.

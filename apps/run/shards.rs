@@ -5,8 +5,9 @@
 //!   Siblings::start ------------- Seat -----------> runtime, servers opened
 //!            <----------- ready, or why not ------- serve
 //!   report() -- Command::Report, a byte ----------> counters
-//!   drain()  -- Command::Drain, a byte -----------> no new clients; ends when all is done
-//!   stop()   -- Command::Stop, a byte ------------> ends at once
+//!   drain()  -- Command::Drain, a byte -----------> no new clients
+//!            <----------------- a byte ------------ all is done that was under way
+//!   stop()   -- Command::Stop, a byte ------------> ends
 //!            <----- its end of the wire closes ---- returns, or panics
 //! ```
 //!
@@ -14,7 +15,7 @@
 
 use super::link::Seat;
 use super::stats::Report;
-use super::{End, RunError, Station};
+use super::{End, Overseer, RunError, Station};
 use crate::cli::{App, Plan};
 use nty_epoll::{Epoll, Events, Runtime, ShardError, ShardThread};
 use std::io::{Read as _, Write as _};
@@ -38,8 +39,9 @@ enum Command {
 struct Sibling {
     thread: ShardThread<Result<Report, RunError>>,
     commands: Sender<Command>,
-    /// A byte for each command; closed by the other side when the shard has ended.
+    /// A byte for each command, and one back when all is done that was under way; closed by the other side when the shard has ended.
     wire: UnixStream,
+    is_drained: bool,
 }
 
 impl Sibling {
@@ -78,7 +80,7 @@ impl Siblings {
             let life = move || life.live(ready);
             let cpu = plan.stack.cpus.get(shard).copied();
             let thread = ShardThread::spawn(shard, cpu, life).map_err(RunError::System)?;
-            siblings.running.push(Sibling { thread, commands, wire });
+            siblings.running.push(Sibling { thread, commands, wire, is_drained: false });
         }
         drop(ready);
         // All have dropped their sender, if one has failed before it was ready.
@@ -93,7 +95,7 @@ impl Siblings {
     /// # Errors
     /// Why a shard has failed. A panic is only said.
     pub(super) fn look(&mut self) -> Result<(), RunError> {
-        let ended: Vec<_> = self.running.extract_if(.., |sibling| sibling.has_ended()).collect();
+        let ended: Vec<_> = self.running.extract_if(.., Sibling::has_ended).collect();
         ended.into_iter().try_for_each(|sibling| self.bury(sibling))
     }
 
@@ -123,21 +125,22 @@ impl Siblings {
         self.ended.iter().cloned().chain(answered).collect()
     }
 
-    /// Has them take no new clients, and end once what is under way is done.
+    /// Has them take no new clients. They go on, so that whoever comes is refused, until they are stopped.
     pub(super) fn drain(&self) {
         self.running.iter().for_each(|sibling| sibling.tell(Command::Drain));
     }
 
-    /// Ends them at once.
-    pub(super) fn stop(&self) {
-        self.running.iter().for_each(|sibling| sibling.tell(Command::Stop));
+    /// Whether everything is done that was under way when [`Siblings::drain`] was called.
+    pub(super) fn are_drained(&self) -> bool {
+        self.running.iter().all(|sibling| sibling.is_drained)
     }
 
-    /// Waits for the end of those that were told to. Gives what they have counted.
+    /// Ends them, and waits until they have said goodbye to their peers. Gives what they have counted.
     ///
     /// # Errors
     /// The first failure.
-    pub(super) fn join(mut self) -> Result<Vec<Report>, RunError> {
+    pub(super) fn stop(mut self) -> Result<Vec<Report>, RunError> {
+        self.running.iter().for_each(|sibling| sibling.tell(Command::Stop));
         let running = std::mem::take(&mut self.running);
         let result = running.into_iter().map(|sibling| self.bury(sibling)).fold(Ok(()), Result::and);
         result.map(|()| std::mem::take(&mut self.ended))
@@ -145,9 +148,16 @@ impl Siblings {
 }
 
 impl Sibling {
-    /// Its end of the wire is closed. What it writes there says nothing else.
-    fn has_ended(&self) -> bool {
-        self.thread.is_finished() || matches!((&self.wire).read(&mut [0; 16]), Ok(0))
+    /// Hears what the shard has to say: whether it has ended.
+    fn has_ended(&mut self) -> bool {
+        match (&self.wire).read(&mut [0; 1]) {
+            Ok(0) => true,
+            Ok(_) => {
+                self.is_drained = true;
+                false
+            }
+            Err(_) => self.thread.is_finished(),
+        }
     }
 }
 
@@ -183,9 +193,13 @@ impl Life {
         let mut station = Station::open(seat.take()?, epoll, &servers, has_gateway)?;
         let _ = ready.send(());
         drop(ready);
-        let mut end = station.serve(&mut |_, runtime| Ok(orders.obey(runtime)));
+        let mut end = station.serve(&mut orders);
         if matches!(end, Ok(End::Signal)) && !orders.is_hurried {
-            end = station.drain(drain, &mut |_, runtime| Ok(orders.obey(runtime)));
+            end = station.drain(drain, &mut orders);
+        }
+        if matches!(end, Ok(End::Drained)) {
+            let _ = (&orders.wire).write_all(&[0]);
+            end = station.serve(&mut orders);
         }
         station.close(end).map(|ended| ended.report)
     }
@@ -199,9 +213,9 @@ struct Orders {
     is_hurried: bool,
 }
 
-impl Orders {
+impl Overseer for Orders {
     /// Does what the first shard wants. A closed wire means that nobody is there to say stop.
-    fn obey(&mut self, runtime: &mut Runtime) -> Option<End> {
+    fn on_event(&mut self, _: u64, runtime: &mut Runtime) -> Result<Option<End>, RunError> {
         self.is_hurried |= matches!((&self.wire).read(&mut [0; 16]), Ok(0));
         let mut end = self.is_hurried.then_some(End::Signal);
         for order in self.orders.try_iter() {
@@ -211,6 +225,10 @@ impl Orders {
                 Command::Stop => (self.is_hurried, end) = (true, Some(End::Signal)),
             }
         }
-        end
+        Ok(end)
+    }
+
+    fn are_others_drained(&self) -> bool {
+        true
     }
 }
