@@ -120,6 +120,11 @@ impl<T: Connected> Hub<T> {
         Ok(())
     }
 
+    /// Closes the listener; connections that wait there are reset.
+    pub(crate) fn stop_listening(&mut self) {
+        self.listener = None;
+    }
+
     /// Watches a socket that is no client's: what happens there ends a wait, and no more.
     ///
     /// # Errors

@@ -43,7 +43,7 @@ pub(crate) fn server(port: u16) -> SocketAddr {
 
 fn runtime(device: impl Device + Send + 'static, host: u8) -> Runtime {
     let stack = Stack::new(StackConfig::default(), seed_from(host.into())).unwrap();
-    let mut shard = Shard::new(stack, MonotonicClock::new(), IdlePolicy::default()).unwrap();
+    let mut shard = Shard::new(stack, MonotonicClock::new(), IdlePolicy::default());
     let addr = InterfaceAddr::new(Ipv4Addr::new(10, 0, 0, host).into(), 24).unwrap();
     let config =
         InterfaceConfig { mac: MacAddr([2, 0, 0, 0, 0, host]), addrs: vec![addr], ..Default::default() };

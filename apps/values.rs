@@ -247,6 +247,38 @@ impl fmt::Display for Mac {
 
 from_text!(Mac, "a MAC address such as \"02:00:00:00:00:01\"", |_: i64| None);
 
+/// Cores in an order, each once: `2`, `0,2-4`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CpuList(pub(crate) Vec<usize>);
+
+impl FromStr for CpuList {
+    type Err = BadValue;
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        const MAX: u64 = 1_023;
+        let bad = || {
+            BadValue(format!(
+                "{text:?} is no list of cores: give numbers up to {MAX}, each once, as 2 or 0,2-4"
+            ))
+        };
+        let mut cpus = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let number = |digits| unsigned(digits).filter(|&n| n <= MAX).ok_or_else(bad);
+            let range = number(first)?..=number(last)?;
+            if range.is_empty() {
+                return Err(bad());
+            }
+            cpus.extend(range.map(|n| n as usize));
+        }
+        let mut sorted = cpus.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        if sorted.len() == cpus.len() { Ok(Self(cpus)) } else { Err(bad()) }
+    }
+}
+
+from_text!(CpuList, "cores such as 2 or \"0,2-4\"", |n: i64| Some(n.to_string()));
+
 /// In a file a list of one needs no brackets.
 pub(crate) fn one_or_more<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,

@@ -1,12 +1,17 @@
 //! The flags that every subcommand shares: the device, and who we are on it.
 
 use crate::run::fault;
-use crate::values::{Cidr, Mac, Span, one_or_more, yes_or_no};
+use crate::values::{Cidr, CpuList, Mac, Span, one_or_more, yes_or_no};
 use ntytcp::device::spec::DeviceSpec;
+use ntytcp::placement::MAX_SHARDS;
 use ntytcp::stack::route::InterfaceAddr;
 use std::net::IpAddr;
+use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// How long requests may take to end after a signal, if not told otherwise.
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// The device and the addresses, as flags give them or as `[stack]` of a configuration file does.
 #[derive(Clone, PartialEq, Eq, Debug, Default, clap::Args, serde::Deserialize)]
@@ -43,6 +48,16 @@ pub struct StackArgs {
     #[arg(long)]
     #[serde(deserialize_with = "yes_or_no")]
     pub busy_poll: bool,
+    /// Threads that share the work of servers, each with a stack of its own; flows are spread over them, and stay where they are. 1 to 64
+    /// [default: one, or as many as --cpu names]
+    #[arg(long, value_name = "NUMBER")]
+    pub shards: Option<NonZeroU8>,
+    /// Cores for the shards, one each and in this order, as 2 or 0,2-4 [default: wherever the system puts them]
+    #[arg(long, value_name = "CPUS")]
+    pub cpu: Option<CpuList>,
+    /// How long requests that are under way may take to end after a signal; a second signal ends them at once [default: 2s]
+    #[arg(long, value_name = "TIME")]
+    pub drain: Option<Span>,
     /// Answer on this Unix socket with all counters; made at the start, removed at the end
     #[arg(long, value_name = "PATH")]
     pub stats_socket: Option<PathBuf>,
@@ -74,12 +89,25 @@ pub struct StackConfig {
     pub peer_timeout: Option<Span>,
     /// Whether to poll without a pause.
     pub busy_poll: bool,
+    /// How many shards, 1 to 64.
+    pub shards: usize,
+    /// The core of each shard, or none for any.
+    pub cpus: Vec<usize>,
+    /// How long what is under way may take after a signal.
+    pub drain: Duration,
     /// Where to answer with counters.
     pub stats_socket: Option<PathBuf>,
     /// Where to write all frames.
     pub trace: Option<PathBuf>,
     /// What to do to the link.
     pub fault: Option<String>,
+}
+
+impl StackConfig {
+    /// Whether there is a router to other IPv4 networks.
+    pub fn has_gateway(&self) -> bool {
+        self.gateways.iter().any(IpAddr::is_ipv4)
+    }
 }
 
 /// A setting that is missing or contradicts another.
@@ -106,6 +134,9 @@ impl StackArgs {
             mtu: self.mtu.or(base.mtu),
             peer_timeout: self.peer_timeout.or(base.peer_timeout),
             busy_poll: self.busy_poll || base.busy_poll,
+            shards: self.shards.or(base.shards),
+            cpu: self.cpu.or(base.cpu),
+            drain: self.drain.or(base.drain),
             stats_socket: self.stats_socket.or(base.stats_socket),
             trace: self.trace.or(base.trace),
             fault: self.fault.or(base.fault),
@@ -128,6 +159,7 @@ impl StackArgs {
         self.check_host_addr(&device).map_err(|what| StackError { key: "host-addr", what })?;
         self.check_mtu().map_err(|what| StackError { key: "mtu", what })?;
         self.check_peer_timeout().map_err(|what| StackError { key: "peer-timeout", what })?;
+        let (shards, cpus) = self.check_shards()?;
         if let Some(Err(what)) = self.fault.as_deref().map(fault::parse) {
             return Err(StackError { key: "fault", what });
         }
@@ -140,6 +172,9 @@ impl StackArgs {
             mtu,
             peer_timeout,
             busy_poll,
+            shards: _,
+            cpu: _,
+            drain,
             stats_socket,
             trace,
             fault,
@@ -153,6 +188,9 @@ impl StackArgs {
             mtu,
             peer_timeout,
             busy_poll,
+            shards,
+            cpus,
+            drain: drain.map_or(DRAIN, Span::duration),
             stats_socket,
             trace,
             fault,
@@ -207,6 +245,21 @@ impl StackArgs {
             Some(_) => Err("peer-timeout is too short: give 10ms or more".to_owned()),
             None => Ok(()),
         }
+    }
+
+    /// How many shards, and their cores.
+    fn check_shards(&self) -> Result<(usize, Vec<usize>), StackError> {
+        let cpus = self.cpu.as_ref().map_or_else(Vec::new, |cpus| cpus.0.clone());
+        let shards = self.shards.map_or(cpus.len().max(1), |shards| shards.get().into());
+        if shards > MAX_SHARDS {
+            let what = format!("{shards} shards are too many: give 1 to {MAX_SHARDS}");
+            return Err(StackError { key: "shards", what });
+        }
+        if !cpus.is_empty() && cpus.len() != shards {
+            let what = format!("cpu names {} cores for {shards} shards: name one for each", cpus.len());
+            return Err(StackError { key: "cpu", what });
+        }
+        Ok((shards, cpus))
     }
 
     /// RFC 791 and RFC 8200: the packet that every link must carry.
@@ -274,6 +327,8 @@ mod tests {
             (StackArgs { device: Some("mem:".into()), ..good() }, "host-addr"),
             (StackArgs { host_addr: vec![net("10.0.0.2/24")], ..good() }, "host-addr"),
             (StackArgs { peer_timeout: "9ms".parse().ok(), ..good() }, "peer-timeout"),
+            (StackArgs { shards: NonZeroU8::new(65), ..good() }, "shards"),
+            (StackArgs { shards: NonZeroU8::new(3), cpu: "0,1".parse().ok(), ..good() }, "cpu"),
             (StackArgs { mtu: Some(1_279), ..good() }, "mtu"),
             (StackArgs { mtu: Some(67), addr: vec![net("10.0.0.2/24")], gateway: vec![], ..good() }, "mtu"),
         ] {
@@ -283,6 +338,15 @@ mod tests {
         }
         let v4 = StackArgs { mtu: Some(68), addr: vec![net("10.0.0.2/24")], gateway: vec![], ..good() };
         assert!(v4.check().is_ok());
+    }
+
+    #[test]
+    fn cores_say_how_many_shards_there_are() {
+        let config = StackArgs { cpu: "2,0-1".parse().ok(), ..good() }.check().unwrap();
+        assert_eq!((config.shards, config.cpus), (3, vec![2, 0, 1]));
+        let config = StackArgs { shards: NonZeroU8::new(2), ..good() }.check().unwrap();
+        assert_eq!((config.shards, config.cpus), (2, vec![]));
+        assert_eq!(good().check().unwrap().shards, 1);
     }
 
     #[test]

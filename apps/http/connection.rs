@@ -216,6 +216,13 @@ impl Connection {
         !self.is_output_done()
     }
 
+    /// Whether a request or its answer is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        let is_asking =
+            !self.head.is_empty() || !self.held.is_empty() || matches!(self.phase, Phase::Store { .. });
+        is_asking || self.is_answering()
+    }
+
     /// When [`Connection::on_timeout`] is to be called. It moves with every call.
     pub fn deadline(&self) -> Instant {
         self.deadline

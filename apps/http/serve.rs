@@ -40,6 +40,7 @@ pub fn open(options: &Options, runtime: &mut Runtime) -> Result<Box<dyn Program>
         alarms: Alarms::default(),
         timeline: Timeline::new(),
         now: Instant::ZERO,
+        is_draining: false,
     }))
 }
 
@@ -51,6 +52,8 @@ struct Server {
     alarms: Alarms,
     timeline: Timeline,
     now: Instant,
+    /// Who has nothing under way is let go.
+    is_draining: bool,
 }
 
 struct Client {
@@ -104,6 +107,22 @@ impl Program for Server {
         self.timeline.when(next)
     }
 
+    fn drain(&mut self) {
+        self.is_draining = true;
+        self.hub.stop_listening();
+        let idle: Vec<u64> = self
+            .hub
+            .iter()
+            .filter(|(_, client)| !client.connection.is_busy())
+            .map(|(token, _)| token)
+            .collect();
+        idle.into_iter().for_each(|token| drop(self.hub.remove(token)));
+    }
+
+    fn is_drained(&self) -> bool {
+        self.hub.len() == 0
+    }
+
     /// An answer that is cut off ends with a RST: a FIN would make what is there look like all of it to whoever counts on the end.
     fn stop(&mut self) {
         let cut_off: Vec<u64> = self
@@ -133,6 +152,9 @@ impl Server {
                 return;
             }
             Progress::Unfinished => self.hub.queue(token),
+            Progress::Idle if self.is_draining && !client.connection.is_busy() => {
+                return drop(self.hub.remove(token));
+            }
             Progress::Idle => {}
         }
         if let Some(client) = self.hub.get_mut(token) {

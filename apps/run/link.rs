@@ -1,70 +1,139 @@
-//! From the settings of a plan to a runtime whose addresses are usable.
+//! From the settings of a plan to runtimes, one per shard, whose addresses are usable.
 
 use super::{RunError, fault};
 use crate::cli::StackConfig;
 use crate::values::Span;
 use nty_epoll::Runtime;
-use ntytcp::device::Device;
+use ntytcp::device::TxQueue as _;
 use ntytcp::device::fault::Fault;
-use ntytcp::device::spec::{DeviceSpec, OpenOptions};
+use ntytcp::device::lanes;
+use ntytcp::device::spec::{BoxedDevice, DeviceSpec, OpenOptions};
 use ntytcp::device::trace::Trace;
-use ntytcp::rng::seed_from;
+use ntytcp::placement::{Place, Placement};
+use ntytcp::rng::{Rng, seed_from};
 use ntytcp::shard::{IdlePolicy, MonotonicClock, Shard, system_seed};
 use ntytcp::stack::arp::{Defense, GuardConfig, GuardState};
 use ntytcp::stack::route::{InterfaceAddr, Prefix, Route};
 use ntytcp::stack::{InterfaceConfig, InterfaceId, Stack};
+use ntytcp::steering::Steering;
 use ntytcp::tcp::KeepAlive;
 use ntytcp::wire::MacAddr;
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher as _;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tracing::info;
 
-/// Opens the device of a plan, builds the stack on it and waits until its addresses are known to be free.
+/// A stack of ours has one.
+pub(super) const INTERFACE: InterfaceId = InterfaceId(0);
+
+/// What one shard's stack is made of, to be moved to the thread that drives it.
+pub(super) struct Seat {
+    device: BoxedDevice,
+    settings: ntytcp::stack::StackConfig,
+    interface: InterfaceConfig,
+    gateways: Vec<IpAddr>,
+    idle: IdlePolicy,
+}
+
+impl Seat {
+    /// Builds the stack on this thread.
+    ///
+    /// # Errors
+    /// [`RunError`]: a setting that makes no sense, or what the system refuses.
+    pub(super) fn take(self) -> Result<Runtime, RunError> {
+        let stack = Stack::new(self.settings, system_seed().map_err(RunError::System)?)?;
+        let mut shard = Shard::new(stack, MonotonicClock::new(), self.idle);
+        let id = shard.attach(self.device, self.interface)?;
+        for gateway in self.gateways {
+            shard.stack_mut().add_route(default_route(gateway, id)?)?;
+        }
+        Runtime::new(shard).map_err(RunError::Epoll)
+    }
+}
+
+/// Opens the device of a plan: for each shard its part of it, and the settings of its stack. The first one has to claim the addresses.
 ///
 /// # Errors
-/// [`RunError`]: a setting that makes no sense, a device that cannot be opened, an address that another station has.
-pub(super) fn open(config: &StackConfig) -> Result<Runtime, RunError> {
+/// [`RunError`]: a setting that makes no sense, a device that cannot be opened.
+pub(super) fn open(config: &StackConfig) -> Result<Vec<Seat>, RunError> {
     let spec: DeviceSpec = config.device.parse().map_err(|error| RunError::Usage(format!("{error}")))?;
-    let faults = config.fault.as_deref().map(fault::parse).transpose().map_err(RunError::Usage)?;
     let addrs = interface_addrs(config)?;
-
-    let mut options = OpenOptions::default();
-    options.mtu = config.mtu.map(usize::from);
-    options.host_addrs = config.host_addrs.iter().map(|a| (a.addr, a.prefix)).collect();
     check_addrs(&spec, config)?;
-    let mut device: Box<dyn Device + Send> = spec.open(&options)?;
-    let caps = *device.caps();
-    info!(target: "nty", device = %spec, mtu = caps.mtu, tx_checksum = caps.tx_checksum, tso_max = caps.tso_max, "device");
-    if let Some(spec) = faults {
-        device = Box::new(Fault::new(device, spec.config, seed_from(spec.seed)));
-    }
-    if let Some(path) = &config.trace {
-        let origin = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        device = Box::new(Trace::new(device, path, origin)?);
-    }
-
-    let stack = Stack::new(settings(config), system_seed().map_err(RunError::System)?)?;
+    let mut rng = Rng::new(system_seed().map_err(RunError::System)?);
+    let placement = Arc::new(Placement::new(Arc::new(Steering::new(config.shards, &mut rng))));
     let idle = if config.busy_poll { IdlePolicy::BUSY_POLL } else { IdlePolicy::default() };
-    let mut shard = Shard::new(stack, MonotonicClock::new(), idle).map_err(RunError::System)?;
     let mac = config.mac.map_or_else(|| derived_mac(config), |mac| MacAddr(mac.0));
     // RFC 5227 2.4 (c): others rely on a server's address, which is not given up because a station somewhere has it too.
-    let guard = GuardConfig { defense: Defense::Always, ..GuardConfig::quick() };
-    let interface = InterfaceConfig { mac, addrs, guard, ..InterfaceConfig::default() };
-    let id = shard.attach(device, interface)?;
-    for &gateway in &config.gateways {
-        shard.stack_mut().add_route(default_route(gateway, id)?)?;
-    }
-    let mut runtime = Runtime::new(shard).map_err(RunError::Epoll)?;
-    claim_addresses(&mut runtime, id, config)?;
+    let claim = GuardConfig { defense: Defense::Always, ..GuardConfig::quick() };
+    let seat = |(shard, device): (usize, BoxedDevice)| Seat {
+        device,
+        settings: settings(
+            config,
+            (config.shards > 1).then(|| Place { placement: placement.clone(), shard }),
+        ),
+        interface: InterfaceConfig {
+            mac,
+            addrs: addrs.clone(),
+            guard: if shard == 0 { claim } else { GuardConfig::delegated() },
+            ..InterfaceConfig::default()
+        },
+        gateways: config.gateways.clone(),
+        idle,
+    };
+    let devices = open_device(&spec, config, &placement)?;
     for addr in &config.addrs {
         info!(target: "nty", %addr, %mac, "address");
     }
     for gateway in &config.gateways {
         info!(target: "nty", %gateway, "route to other networks");
     }
-    Ok(runtime)
+    Ok(devices.into_iter().enumerate().map(seat).collect())
+}
+
+/// Opens the device: for each shard its part of it.
+fn open_device(
+    spec: &DeviceSpec,
+    config: &StackConfig,
+    placement: &Arc<Placement>,
+) -> Result<Vec<BoxedDevice>, RunError> {
+    let faults = config.fault.as_deref().map(fault::parse).transpose().map_err(RunError::Usage)?;
+    let mut options = OpenOptions::default();
+    options.mtu = config.mtu.map(usize::from);
+    options.busy_poll = config.busy_poll;
+    options.host_addrs = config.host_addrs.iter().map(|a| (a.addr, a.prefix)).collect();
+    options.steering = (config.shards > 1).then(|| placement.steering().clone());
+    let mut queues = spec.open_queues(&options)?;
+    if let Some(caps) = queues.first().map(|queue| *queue.caps()) {
+        let (queues, shards) = (queues.len(), config.shards);
+        info!(target: "nty", device = %spec, mtu = caps.mtu, tx_checksum = caps.tx_checksum, tso_max = caps.tso_max, queues, shards, "device");
+    }
+    if let Some(spec) = faults {
+        let bad =
+            |(queue, seed)| Box::new(Fault::new(queue, spec.config.clone(), seed_from(seed))) as BoxedDevice;
+        queues = queues.into_iter().zip(spec.seed..).map(bad).collect();
+    }
+    if let Some(path) = &config.trace {
+        let origin = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut traced = Vec::new();
+        for (n, queue) in queues.into_iter().enumerate() {
+            traced.push(Box::new(Trace::new(queue, trace_path(path, n), origin)?) as BoxedDevice);
+        }
+        queues = traced;
+    }
+    if config.shards == 1 {
+        return Ok(queues);
+    }
+    let lanes = lanes::connect(queues, placement)?;
+    Ok(lanes.into_iter().map(|lanes| Box::new(lanes) as BoxedDevice).collect())
+}
+
+/// Each queue has a file of its own: `file.pcap`, `file.1.pcap`, and so on.
+fn trace_path(path: &Path, queue: usize) -> PathBuf {
+    let extension = path.extension().map_or_else(Default::default, |e| format!(".{}", e.display()));
+    if queue == 0 { path.to_owned() } else { path.with_extension(format!("{queue}{extension}")) }
 }
 
 /// Beside the kernel on one interface, an address must not be the kernel's too: it answers before we do.
@@ -83,8 +152,8 @@ fn check_addrs(spec: &DeviceSpec, config: &StackConfig) -> Result<(), RunError> 
 }
 
 /// The settings of the stack itself. A silent peer is asked four times in the second half of the time it is given.
-fn settings(config: &StackConfig) -> ntytcp::stack::StackConfig {
-    let mut settings = ntytcp::stack::StackConfig::default();
+fn settings(config: &StackConfig, place: Option<Place>) -> ntytcp::stack::StackConfig {
+    let mut settings = ntytcp::stack::StackConfig { place, ..ntytcp::stack::StackConfig::default() };
     if let Some(limit) = config.peer_timeout.map(Span::duration) {
         settings.tcp.socket.user_timeout = Some(limit);
         settings.tcp.socket.keepalive = Some(KeepAlive { idle: limit / 2, interval: limit / 8, count: 4 });
@@ -112,11 +181,14 @@ fn default_route(gateway: IpAddr, interface: InterfaceId) -> Result<Route, RunEr
 }
 
 /// Goes on until each address is known to be ours or somebody else's (RFC 5227).
-fn claim_addresses(runtime: &mut Runtime, id: InterfaceId, config: &StackConfig) -> Result<(), RunError> {
+///
+/// # Errors
+/// [`RunError::Conflict`] when another station has one; the device is gone.
+pub(super) fn claim_addresses(runtime: &mut Runtime, config: &StackConfig) -> Result<(), RunError> {
     loop {
         runtime.turn()?;
         let mut probing = false;
-        for (addr, state) in runtime.stack().addresses(id) {
+        for (addr, state) in runtime.stack().addresses(INTERFACE) {
             match state {
                 GuardState::Lost(other) => {
                     return Err(RunError::Conflict {

@@ -1,9 +1,10 @@
-//! Runs the programs of a plan on one stack, on this thread, until they are done or a signal comes.
+//! Runs the programs of a plan, on this thread and one more for each further shard, until they are done or a signal comes.
 
 pub(crate) mod fault;
 mod link;
 mod printout;
 mod program;
+mod shards;
 mod stats;
 mod watch;
 
@@ -12,13 +13,14 @@ pub use program::{Outcome, Program, ProgramError};
 
 use crate::cli::{App, Plan};
 use crate::{dns, echo, http, perf, ping};
-use nty_epoll::{Epoll, EpollError, Event, Events, Runtime, RuntimeError};
+use nty_epoll::{Epoll, EpollError, Event, Events, Runtime, RuntimeError, ShardError, pin_to};
 use ntytcp::device::DeviceError;
-use ntytcp::stack::{ConfigError, InterfaceId};
+use ntytcp::stack::ConfigError;
 use ntytcp::wire::MacAddr;
+use shards::Siblings;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use stats::StatsSocket;
-use std::io::{self, Write as _};
+use stats::{Report, StatsSocket};
+use std::io::{self, Read as _, Write as _};
 use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
@@ -72,17 +74,21 @@ pub enum RunError {
     /// The stack failed.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// A shard cannot run.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
     /// The system refused something that it never should.
     #[error("{0}")]
     System(io::Error),
 }
 
-/// What the events of the loop's own epoll are about; programs are counted from 0.
+/// What the events of the first shard's own epoll are about; programs are counted from 0.
 const SIGNAL: u64 = u64::MAX;
 const STATS: u64 = u64::MAX - 1;
+const SHARD: u64 = u64::MAX - 2;
 
-/// How long connections may take to end in good order after a signal.
-const DRAIN: Duration = Duration::from_millis(300);
+/// How long connections that were closed may take to end in good order.
+const GOODBYE: Duration = Duration::from_millis(300);
 
 /// Runs until the programs are done or a signal comes.
 ///
@@ -92,32 +98,61 @@ pub fn run(plan: &Plan) -> Result<(), RunError> {
     // First, so that a signal before the addresses are claimed ends the program as any other does.
     let epoll = Epoll::new()?;
     let signals = Signals::open(&epoll)?;
-    let mut runtime = link::open(&plan.stack)?;
+    if let Some(&cpu) = plan.stack.cpus.first() {
+        pin_to(cpu).map_err(|source| RunError::Shard(ShardError::Pin { shard: 0, source }))?;
+    }
+    let mut seats = link::open(&plan.stack)?;
+    let others = seats.split_off(1);
+    let mut runtime = seats.remove(0).take()?;
+    link::claim_addresses(&mut runtime, &plan.stack)?;
     let stats =
         plan.stack.stats_socket.as_deref().map(|path| StatsSocket::open(path, &epoll, STATS)).transpose()?;
-    let mut programs = Vec::new();
-    for app in &plan.apps {
-        let program = open(app, &mut runtime)?;
-        epoll.add(program.epoll(), Events::IN, programs.len() as u64)?;
-        programs.push(program);
-    }
+    let mut station = Station::open(runtime, epoll, &plan.apps, plan.stack.has_gateway())?;
+    let siblings = Siblings::start(others, plan, &station.epoll, SHARD)?;
+    let mut owner = Owner { signals, stats, siblings };
     announce(plan)?;
-    let has_gateway = plan.stack.gateways.iter().any(IpAddr::is_ipv4);
-    let mut watch = Watch::new(runtime.stack(), InterfaceId(0), has_gateway, Instant::now());
-    let result = serve(&mut runtime, &epoll, &mut programs, stats.as_ref(), &mut watch);
-    if matches!(result, Ok(End::Signal)) {
-        programs.iter_mut().for_each(|program| program.stop());
+    let mut end = station.serve(&mut owner);
+    if matches!(end, Ok(End::Signal)) {
+        owner.siblings.drain();
+        end = station.drain(plan.stack.drain, &mut owner);
     }
-    let failed = programs.iter().find(|p| p.outcome() == Some(Outcome::Failed)).map(|p| p.name());
-    drop(programs);
-    let drained = drain(&mut runtime);
-    drop(signals);
-    result?;
-    drained?;
+    let others = owner.siblings.stop();
+    let ended = station.close(end);
+    let Ended { report, failed } = ended?;
+    let reports: Vec<_> = core::iter::once(report).chain(others?).collect();
+    drop(owner.signals);
     if plan.apps.iter().any(App::is_server) {
-        print(&stats::text(&mut runtime))?;
+        print(&stats::text(&reports))?;
     }
     failed.map_or(Ok(()), |name| Err(RunError::Failed(name)))
+}
+
+/// What the first shard looks after beside its programs.
+struct Owner {
+    signals: Signals,
+    stats: Option<StatsSocket>,
+    siblings: Siblings,
+}
+
+impl Overseer for Owner {
+    fn on_event(&mut self, event: u64, runtime: &mut Runtime) -> Result<Option<End>, RunError> {
+        match event {
+            SIGNAL => {
+                self.signals.take();
+                return Ok(Some(End::Signal));
+            }
+            SHARD => self.siblings.look()?,
+            _ => self.stats.iter().for_each(|socket| {
+                socket
+                    .answer(|| core::iter::once(Report::of(runtime)).chain(self.siblings.report()).collect());
+            }),
+        }
+        Ok(None)
+    }
+
+    fn are_others_drained(&self) -> bool {
+        self.siblings.are_drained()
+    }
 }
 
 /// Opens the sockets of a program.
@@ -152,51 +187,128 @@ fn print(text: &str) -> Result<(), RunError> {
 
 /// Why the loop ended.
 enum End {
+    /// A signal came.
     Signal,
+    /// What was under way when a signal came has been done, or has had its time.
+    Drained,
+    /// Every program has ended by itself.
     Finished,
 }
 
-fn serve(
-    runtime: &mut Runtime,
-    epoll: &Epoll,
-    programs: &mut [Box<dyn Program>],
-    stats: Option<&StatsSocket>,
-    watch: &mut Watch,
-) -> Result<End, RunError> {
-    let mut events = [Event::default(); 16];
-    let longest = Watch::interval();
-    for program in programs.iter_mut() {
-        program.ready(runtime, Instant::now())?;
-    }
-    loop {
-        if programs.iter().all(|program| program.outcome().is_some()) {
-            return Ok(End::Finished);
+/// What is left of a shard.
+struct Ended {
+    report: Report,
+    /// The program that has said why it failed.
+    failed: Option<&'static str>,
+}
+
+/// A shard with its programs, on the thread that drives it.
+struct Station {
+    runtime: Runtime,
+    /// Of the loop itself: the programs' epolls, by their number, and whatever the owner has put there.
+    epoll: Epoll,
+    programs: Vec<Box<dyn Program>>,
+    watch: Watch,
+    /// What is under way has until then.
+    draining: Option<Instant>,
+}
+
+impl Station {
+    /// Opens the programs.
+    ///
+    /// # Errors
+    /// Why one cannot be.
+    fn open(mut runtime: Runtime, epoll: Epoll, apps: &[App], has_gateway: bool) -> Result<Self, RunError> {
+        let mut programs = Vec::new();
+        for app in apps {
+            let program = open(app, &mut runtime)?;
+            epoll.add(program.epoll(), Events::IN, programs.len() as u64)?;
+            programs.push(program);
         }
-        let deadline = programs.iter().filter_map(|program| program.deadline()).min();
-        let timeout =
-            deadline.map_or(longest, |at| at.saturating_duration_since(Instant::now()).min(longest));
-        let waited = runtime.wait(epoll, &mut events, Some(timeout));
-        let now = Instant::now();
-        watch.look(runtime.stack(), now);
-        let n = match waited {
-            Err(RuntimeError::Epoll(EpollError::Interrupted)) => continue,
-            n => n?,
-        };
-        for event in events.iter().take(n) {
-            match event.data {
-                SIGNAL => return Ok(End::Signal),
-                STATS => stats.into_iter().for_each(|socket| socket.answer(runtime)),
-                index => {
-                    if let Some(program) = programs.get_mut(index as usize) {
-                        program.ready(runtime, now)?;
+        let watch = Watch::new(runtime.stack(), link::INTERFACE, has_gateway, Instant::now());
+        Ok(Self { runtime, epoll, programs, watch, draining: None })
+    }
+
+    /// Serves until every program has ended, or `overseer` says so.
+    ///
+    /// # Errors
+    /// The device is gone, a program cannot go on, or what `overseer` says.
+    fn serve(&mut self, overseer: &mut dyn Overseer) -> Result<End, RunError> {
+        let Self { runtime, epoll, programs, watch, draining } = self;
+        let mut events = [Event::default(); 16];
+        let longest = Watch::interval();
+        for program in programs.iter_mut() {
+            program.ready(runtime, Instant::now())?;
+        }
+        loop {
+            if programs.iter().all(|program| program.outcome().is_some()) {
+                return Ok(End::Finished);
+            }
+            let is_drained = || programs.iter().all(|p| p.is_drained()) && overseer.are_others_drained();
+            if draining.is_some_and(|end| end <= Instant::now() || is_drained()) {
+                *draining = None;
+                return Ok(End::Drained);
+            }
+            let deadline = programs.iter().filter_map(|program| program.deadline()).chain(*draining).min();
+            let timeout =
+                deadline.map_or(longest, |at| at.saturating_duration_since(Instant::now()).min(longest));
+            let waited = runtime.wait(epoll, &mut events, Some(timeout));
+            let now = Instant::now();
+            watch.look(runtime.stack(), now);
+            let n = match waited {
+                Err(RuntimeError::Epoll(EpollError::Interrupted)) => continue,
+                n => n?,
+            };
+            for event in events.iter().take(n) {
+                match programs.get_mut(event.data as usize) {
+                    Some(program) => program.ready(runtime, now)?,
+                    None => {
+                        if let Some(end) = overseer.on_event(event.data, runtime)? {
+                            return Ok(end);
+                        }
                     }
                 }
             }
-        }
-        for program in programs.iter_mut().filter(|p| p.deadline().is_some_and(|at| at <= now)) {
-            program.ready(runtime, now)?;
+            for program in programs.iter_mut().filter(|p| p.deadline().is_some_and(|at| at <= now)) {
+                program.ready(runtime, now)?;
+            }
         }
     }
+
+    /// Takes no new clients, and serves until what is under way is done, for so long.
+    ///
+    /// # Errors
+    /// As [`Station::serve`].
+    fn drain(&mut self, limit: Duration, overseer: &mut dyn Overseer) -> Result<End, RunError> {
+        self.draining = Some(Instant::now() + limit);
+        self.programs.iter_mut().for_each(|program| program.drain());
+        self.serve(overseer)
+    }
+
+    /// Ends the programs as [`Station::serve`] has ended, and says goodbye to their peers.
+    ///
+    /// # Errors
+    /// Why serving ended; the device is gone, or a file cannot be written.
+    fn close(mut self, end: Result<End, RunError>) -> Result<Ended, RunError> {
+        if matches!(end, Ok(End::Signal | End::Drained)) {
+            self.programs.iter_mut().for_each(|program| program.stop());
+        }
+        let failed = self.programs.iter().find(|p| p.outcome() == Some(Outcome::Failed)).map(|p| p.name());
+        self.programs.clear();
+        let drained = say_goodbye(&mut self.runtime);
+        end?;
+        drained?;
+        Ok(Ended { report: Report::of(&mut self.runtime), failed })
+    }
+}
+
+/// Who looks after what is no program's.
+trait Overseer {
+    /// Is told of an event, by its data; says why to end, if so.
+    fn on_event(&mut self, event: u64, runtime: &mut Runtime) -> Result<Option<End>, RunError>;
+
+    /// Whether no other shard has anything under way.
+    fn are_others_drained(&self) -> bool;
 }
 
 /// Lets what was closed say goodbye, a FIN or RST for each connection, sent again if need be, and brings what was written to
@@ -204,8 +316,8 @@ fn serve(
 ///
 /// # Errors
 /// The device is gone, or a file cannot be written.
-fn drain(runtime: &mut Runtime) -> Result<(), RunError> {
-    let end = Instant::now() + DRAIN;
+fn say_goodbye(runtime: &mut Runtime) -> Result<(), RunError> {
+    let end = Instant::now() + GOODBYE;
     loop {
         let turn = runtime.turn()?;
         let left = end.saturating_duration_since(Instant::now());
@@ -218,7 +330,7 @@ fn drain(runtime: &mut Runtime) -> Result<(), RunError> {
 
 /// SIGINT, SIGTERM and SIGHUP as something to wait for.
 struct Signals {
-    _pipe: UnixStream,
+    pipe: UnixStream,
 }
 
 impl Signals {
@@ -229,6 +341,12 @@ impl Signals {
             signal_hook::low_level::pipe::register(signal, sender).map_err(RunError::System)?;
         }
         epoll.add_fd(pipe.as_raw_fd(), Events::IN, SIGNAL)?;
-        Ok(Self { _pipe: pipe })
+        pipe.set_nonblocking(true).map_err(RunError::System)?;
+        Ok(Self { pipe })
+    }
+
+    /// Those that have come so far are dealt with.
+    fn take(&self) {
+        let _ = (&self.pipe).read(&mut [0; 64]);
     }
 }

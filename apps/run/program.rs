@@ -33,6 +33,16 @@ pub trait Program {
         None
     }
 
+    /// The loop is to end: no new clients from now on, and whoever has nothing under way is let go. The loop goes on until
+    /// [`Program::is_drained`], for a while.
+    fn drain(&mut self) {}
+
+    /// Whether everything is done that was under way when [`Program::drain`] was called. Default yes: nothing of the program is a
+    /// whole that could be cut off.
+    fn is_drained(&self) -> bool {
+        true
+    }
+
     /// The loop is being stopped by a signal, and the program is dropped next: print a summary, if there is one to print, and
     /// abort what would look complete without being so.
     fn stop(&mut self) {}

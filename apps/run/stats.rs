@@ -2,6 +2,8 @@
 
 use super::RunError;
 use nty_epoll::{Epoll, Events, Runtime};
+use ntytcp::counters::Counters;
+use ntytcp::stack::{InterfaceId, TcpPopulation};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, ErrorKind, Write as _};
@@ -10,22 +12,59 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-/// Every counter that is not zero, one `name value` per line.
-pub(super) fn text(runtime: &mut Runtime) -> String {
+/// What one shard counted.
+#[derive(Clone)]
+pub(super) struct Report {
+    counters: Counters,
+    tcp: TcpPopulation,
+    devices: Vec<(InterfaceId, Vec<(&'static str, u64)>)>,
+}
+
+impl Report {
+    /// As of now.
+    pub(super) fn of(runtime: &mut Runtime) -> Self {
+        let devices = runtime.shard().device_stats();
+        let stack = runtime.stack();
+        Self { counters: stack.counters().clone(), tcp: stack.tcp_connections(), devices }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.counters.add(&other.counters);
+        self.tcp.connections += other.tcp.connections;
+        self.tcp.time_wait += other.tcp.time_wait;
+        let counts = other.devices.iter().flat_map(|(id, stats)| stats.iter().map(move |stat| (*id, *stat)));
+        for (id, (name, n)) in counts {
+            let ours = self.devices.iter_mut().filter(|(ours, _)| *ours == id).flat_map(|(_, stats)| stats);
+            match ours.into_iter().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += n,
+                None => self.devices.push((id, vec![(name, n)])),
+            }
+        }
+    }
+}
+
+/// Every counter that is not zero, summed up over the shards, one `name value` per line; then what each of several shards did.
+pub(super) fn text(shards: &[Report]) -> String {
     let mut text = String::new();
-    let counters = runtime.stack().counters();
-    let lines = counters.events().filter(|&(_, n)| n > 0).map(|(name, n)| (name.replace('_', "-"), n));
-    let drops = counters.drops().map(|(reason, n)| (format!("drop-{}", reason.name()), n));
+    let Some((first, others)) = shards.split_first() else { return text };
+    let mut all = first.clone();
+    others.iter().for_each(|other| all.add(other));
+    let lines = all.counters.events().filter(|&(_, n)| n > 0).map(|(name, n)| (name.replace('_', "-"), n));
+    let drops = all.counters.drops().map(|(reason, n)| (format!("drop-{}", reason.name()), n));
     for (name, n) in lines.chain(drops) {
         let _ = writeln!(text, "{name} {n}");
     }
-    let tcp = runtime.stack().tcp_connections();
-    let _ = writeln!(text, "tcp-connections {}", tcp.connections);
-    let _ = writeln!(text, "tcp-time-wait {}", tcp.time_wait);
-    for (id, stats) in runtime.shard().device_stats() {
-        for (name, n) in stats.into_iter().filter(|&(_, n)| n > 0) {
+    let _ = writeln!(text, "tcp-connections {}", all.tcp.connections);
+    let _ = writeln!(text, "tcp-time-wait {}", all.tcp.time_wait);
+    for (id, stats) in &all.devices {
+        for (name, n) in stats.iter().filter(|&&(_, n)| n > 0) {
             let _ = writeln!(text, "device{}-{name} {n}", id.0);
         }
+    }
+    for (n, shard) in shards.iter().enumerate().filter(|_| !others.is_empty()) {
+        let _ = writeln!(text, "shard{n}-rx-frames {}", shard.counters.rx_frames);
+        let _ = writeln!(text, "shard{n}-tx-frames {}", shard.counters.tx_frames);
+        let _ = writeln!(text, "shard{n}-tcp-connections {}", shard.tcp.connections);
     }
     text
 }
@@ -63,10 +102,10 @@ impl StatsSocket {
     }
 
     /// Answers everybody who waits. Whoever does not take the text at once loses the rest of it.
-    pub(super) fn answer(&self, runtime: &mut Runtime) {
+    pub(super) fn answer(&self, mut report: impl FnMut() -> Vec<Report>) {
         while let Ok((mut client, _)) = self.listener.accept() {
             let _ = client.set_nonblocking(true);
-            let _ = client.write_all(text(runtime).as_bytes());
+            let _ = client.write_all(text(&report()).as_bytes());
         }
     }
 }
@@ -101,7 +140,7 @@ fn remove_abandoned(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ntytcp::counters::{Counters, DropReason};
+    use ntytcp::counters::DropReason;
 
     #[test]
     fn the_readme_explains_every_counter_but_those_of_plain_traffic() {

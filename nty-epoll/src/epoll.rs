@@ -1,9 +1,10 @@
 //! The public face of an epoll.
 
-use crate::doorbell::{Doorbell, KernelEpoll};
 use crate::events::{EpollError, Event, Events};
+use crate::kernel::KernelEpoll;
 use crate::set::{Core, os_error};
 use crate::source::{AsPollable, Pollable, lock};
+use ntytcp::doorbell::Doorbell;
 use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::{AsRawFd, RawFd};

@@ -69,11 +69,10 @@
 //!
 //! [`errno`] gives every error its Linux number.
 
-mod doorbell;
 mod epoll;
 mod errno;
 mod events;
-mod parking;
+mod kernel;
 mod pin;
 mod ready;
 mod registration;
@@ -81,6 +80,7 @@ mod runtime;
 mod set;
 mod socket;
 mod source;
+mod thread;
 
 pub use epoll::Epoll;
 pub use errno::{errno, io_error};
@@ -89,3 +89,4 @@ pub use pin::pin_to;
 pub use runtime::{Runtime, RuntimeError, RuntimeHandle};
 pub use socket::{TcpListener, TcpStream, UdpSocket};
 pub use source::{AsPollable, Pollable, Source, Waker};
+pub use thread::{ShardError, ShardThread};

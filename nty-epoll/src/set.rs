@@ -6,11 +6,12 @@
 //!   app:   wait -> pop -> queued = false -> level & mask -> report -> level-triggered: push at the tail
 //! ```
 
-use crate::doorbell::{Doorbell, KernelEpoll};
 use crate::events::{EpollError, Event, Events};
+use crate::kernel::KernelEpoll;
 use crate::ready::ReadyRing;
 use crate::registration::Registration;
 use crate::source::{Pollable, Source, lock};
+use ntytcp::doorbell::Doorbell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock};

@@ -393,7 +393,7 @@ impl Clock for Stepping {
 #[test]
 fn a_wait_lasts_as_long_as_the_clock_of_the_shard_says() {
     let stack = Stack::new(StackConfig::default(), seed_from(1)).unwrap();
-    let shard = Shard::new(stack, Stepping::default(), IdlePolicy::BUSY_POLL).unwrap();
+    let shard = Shard::new(stack, Stepping::default(), IdlePolicy::BUSY_POLL);
     let mut runtime = Runtime::new(shard).unwrap();
     let epoll = Epoll::new().unwrap();
     let hour = Some(Duration::from_secs(3_600));

@@ -26,7 +26,7 @@ fn shard(
     host: u8,
 ) -> Result<Shard<&Virtual>, Box<dyn Error>> {
     let stack = Stack::new(StackConfig::default(), seed_from(host.into()))?;
-    let mut shard = Shard::new(stack, clock, IdlePolicy::default())?;
+    let mut shard = Shard::new(stack, clock, IdlePolicy::default());
     let (mac, addrs) = (MacAddr([2, 0, 0, 0, 0, host]), vec![format!("10.0.0.{host}/24").parse()?]);
     shard.attach(Box::new(device), InterfaceConfig { mac, addrs, ..InterfaceConfig::default() })?;
     Ok(shard)

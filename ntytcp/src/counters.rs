@@ -113,6 +113,12 @@ macro_rules! counters {
         }
 
         impl Counters {
+            /// Adds what another shard counted.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)+
+                self.drops.0.iter_mut().zip(&other.drops.0).for_each(|(sum, n)| *sum += n);
+            }
+
             /// Every counter that is not a drop, by name.
             pub fn events(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
                 [$((stringify!($name), self.$name),)+].into_iter()

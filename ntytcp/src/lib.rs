@@ -8,8 +8,12 @@
 #[cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 pub mod counters;
 pub mod device;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod doorbell;
 #[cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 pub mod fifo;
+#[cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+pub mod placement;
 #[cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 pub mod rng;
 #[cfg(feature = "devices")]

@@ -4,7 +4,7 @@
 //!   turn():  clock -> for each device: rx_burst -> ingress_burst      once per turn, in this order; the clock
 //!                  -> on_timeout, if something is due                  is read once
 //!                  -> for each device: egress -> flush
-//!   wait():  spin for a while after the last work, then sleep on the devices' descriptors, the doorbell and
+//!   wait():  spin for a while after the last work, then sleep on the devices' descriptors and
 //!            whatever the caller adds, until the next deadline
 //! ```
 //!
@@ -15,9 +15,8 @@
 use core::fmt;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::Arc;
 
-use crate::device::sys::{Doorbell, PollFd, poll};
+use crate::device::sys::{PollFd, poll};
 use crate::device::{Device, DeviceError};
 use crate::rng::Seed;
 use crate::stack::route::InterfaceAddr;
@@ -87,7 +86,6 @@ pub struct Shard<C: Clock> {
     stack: Stack,
     ports: Vec<Port>,
     idle: IdlePolicy,
-    doorbell: Arc<Doorbell>,
     /// The clock as it was read last.
     now: Instant,
     /// When there was something to do last.
@@ -113,7 +111,7 @@ pub fn system_seed() -> io::Result<Seed> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SetupError {
-    /// No descriptor, or no entropy, is left.
+    /// No entropy is left.
     #[error(transparent)]
     System(#[from] io::Error),
     /// The stack refuses its settings.
@@ -132,7 +130,7 @@ impl Shard<MonotonicClock> {
         addrs: Vec<InterfaceAddr>,
     ) -> Result<Self, SetupError> {
         let stack = Stack::new(StackConfig::default(), system_seed()?)?;
-        let mut shard = Self::new(stack, MonotonicClock::new(), IdlePolicy::default())?;
+        let mut shard = Self::new(stack, MonotonicClock::new(), IdlePolicy::default());
         let [a, b, c, d, e, ..] = system_seed()?;
         let mac = MacAddr([0x02, a, b, c, d, e]);
         shard.attach(device, InterfaceConfig { mac, addrs, ..InterfaceConfig::default() })?;
@@ -142,23 +140,19 @@ impl Shard<MonotonicClock> {
 
 impl<C: Clock> Shard<C> {
     /// A shard without devices.
-    ///
-    /// # Errors
-    /// When the process has no descriptor left for the doorbell.
-    pub fn new(stack: Stack, clock: C, idle: IdlePolicy) -> io::Result<Self> {
+    pub fn new(stack: Stack, clock: C, idle: IdlePolicy) -> Self {
         let now = clock.now();
-        Ok(Self {
+        Self {
             clock,
             stack,
             ports: Vec::new(),
             idle,
-            doorbell: Arc::new(Doorbell::new()?),
             now,
             busy: now,
             pending: Pending::Clear,
             unsynced: false,
             fds: Vec::new(),
-        })
+        }
     }
 
     /// Gives the shard a device, and the stack an interface for it as in `config`, whose `caps` are the device's.
@@ -188,11 +182,6 @@ impl<C: Clock> Shard<C> {
     /// The time that the last turn worked with.
     pub fn now(&self) -> Instant {
         self.now
-    }
-
-    /// What ends a sleep of this shard from another thread.
-    pub fn doorbell(&self) -> Arc<Doorbell> {
-        self.doorbell.clone()
     }
 
     /// What the devices counted, by interface. Allocates.
@@ -250,7 +239,7 @@ impl<C: Clock> Shard<C> {
         result.map(|()| Turn { received, pending: self.pending, next_deadline: self.next_deadline() })
     }
 
-    /// Waits until there is something to do: a frame, a deadline, the doorbell, one of `extra` becoming readable, or `limit`
+    /// Waits until there is something to do: a frame, a deadline, one of `extra` becoming readable, or `limit`
     /// passing. Returns at once while the last work is recent (see [`IdlePolicy::spin`]), until a turn has found nothing to do,
     /// while the stack has events or while something can be sent. May return early for no reason; [`Shard::turn`] finds out.
     ///
@@ -267,16 +256,14 @@ impl<C: Clock> Shard<C> {
             core::hint::spin_loop();
             return Ok(());
         }
+        if !self.ports.iter_mut().all(|port| port.device.arm()) {
+            return Ok(());
+        }
         let timeout = [limit, self.longest_sleep(now)].into_iter().flatten().min();
         self.fds.clear();
-        self.fds.push(PollFd::readable(self.doorbell.fd()));
         let devices = self.ports.iter().filter_map(|port| port.device.poll_fd());
         self.fds.extend(devices.chain(extra.iter().copied()).map(PollFd::readable));
-        poll(&mut self.fds, timeout)?;
-        if self.fds.first().is_some_and(PollFd::is_ready) {
-            self.doorbell.drain();
-        }
-        Ok(())
+        poll(&mut self.fds, timeout).map(drop)
     }
 
     /// How long there is certainly nothing to do unless a descriptor says so; `None` for ever.
@@ -329,7 +316,7 @@ mod tests {
 
     fn shard(clock: &Virtual, device: impl Device + Send + 'static, host: u8) -> Shard<&Virtual> {
         let stack = Stack::new(StackConfig::default(), seed_from(host.into())).unwrap();
-        let mut shard = Shard::new(stack, clock, IdlePolicy::default()).unwrap();
+        let mut shard = Shard::new(stack, clock, IdlePolicy::default());
         let addr = InterfaceAddr::new(Ipv4Addr::new(10, 0, 0, host).into(), 24).unwrap();
         let config =
             InterfaceConfig { mac: MacAddr([2, 0, 0, 0, 0, host]), addrs: vec![addr], ..Default::default() };
@@ -426,16 +413,5 @@ mod tests {
         assert_eq!(shard.longest_sleep(shard.now()), interval, "a frame is under way");
         assert_eq!(shard.turn().unwrap().received, 1);
         assert_eq!(shard.longest_sleep(shard.now()), None);
-    }
-
-    #[test]
-    fn a_sleeping_shard_is_woken_by_its_doorbell() {
-        let stack = Stack::new(StackConfig::default(), seed_from(1)).unwrap();
-        let idle = IdlePolicy { spin: Duration::ZERO, ..IdlePolicy::default() };
-        let mut shard = Shard::new(stack, MonotonicClock::new(), idle).unwrap();
-        shard.doorbell().ring();
-        // Without the bell this would be for ever.
-        shard.wait(None, &[]).unwrap();
-        assert!(!shard.doorbell().drain(), "the bell is silent again");
     }
 }

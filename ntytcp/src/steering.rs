@@ -7,28 +7,14 @@
 //! The hash is the one of Microsoft's receive-side scaling, over the packet as it arrives: source address, destination address,
 //! and for TCP and UDP source port, destination port. A device that has RSS is given [`Steering::key`] and [`Steering::table`] and
 //! delivers each flow to the queue of its shard. Any other device delivers as it likes, and who receives a frame hands it over
-//! to [`Steering::home`]. The key is secret: who knew it could aim all his flows at one shard.
-//!
-//! Two kinds of packets are not delivered by any device's RSS to where they are wanted, which is why [`Steering::home`] is asked about
-//! every frame that was not hashed with ports: an ICMP error belongs where the flow is that it quotes, and the fragments of a
-//! datagram have no ports in common, so they meet where their addresses hash to.
+//! ([`Placement`](crate::placement::Placement) knows to whom). The key is secret: who knew it could aim all his flows at one shard.
 
 use core::net::IpAddr;
 
 use crate::rng::Rng;
-use crate::wire::{EtherType, EthernetHeader, Icmpv4Message, IpProtocol, Ipv6Header, walk_extensions};
 
 /// Bits of input at most: two IPv6 addresses and two ports.
 const NIBBLES: usize = 72;
-
-/// Where a received frame is to be handled.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Home {
-    /// Where it arrived: every shard can answer it, or learn from it.
-    Anyone,
-    /// On this shard.
-    Shard(usize),
-}
 
 /// The mapping from flows to shards. See the module documentation.
 #[derive(Clone, PartialEq, Eq)]
@@ -113,55 +99,6 @@ impl Steering {
         }
         hash.sum
     }
-
-    /// The shard on which a connection lives whose segments arrive from `remote` for `local`.
-    pub fn shard_of_flow(&self, local: (IpAddr, u16), remote: (IpAddr, u16)) -> usize {
-        self.shard_of(self.hash(remote.0, local.0, Some((remote.1, local.1))))
-    }
-
-    /// Where `frame` is to be handled that has just arrived. What no flow can be read from is for anyone.
-    pub fn home(&self, frame: &[u8]) -> Home {
-        self.find_home(frame).unwrap_or(Home::Anyone)
-    }
-
-    fn find_home(&self, frame: &[u8]) -> Option<Home> {
-        let (ethernet, packet) = EthernetHeader::parse(frame).ok()?;
-        let packet = match ethernet.ethertype {
-            EtherType::IPV4 => Packet::read_v4(packet)?,
-            EtherType::IPV6 => Packet::read_v6(packet)?,
-            _ => return None,
-        };
-        match packet.protocol {
-            _ if packet.is_fragment => Some(self.home_of(&packet, None)),
-            IpProtocol::TCP | IpProtocol::UDP => Some(self.home_of(&packet, Some(packet.ports()?))),
-            IpProtocol::ICMP | IpProtocol::ICMPV6 => self.home_of_icmp(&packet),
-            _ => Some(Home::Shard(0)),
-        }
-    }
-
-    fn home_of(&self, packet: &Packet<'_>, ports: Option<(u16, u16)>) -> Home {
-        Home::Shard(self.shard_of(self.hash(packet.src, packet.dst, ports)))
-    }
-
-    /// An error goes where the flow is that it quotes, whose packets arrive in the other direction. Who may ask us something asks
-    /// anyone. Answers go to the first shard, where those live who ask.
-    fn home_of_icmp(&self, packet: &Packet<'_>) -> Option<Home> {
-        let (&kind, quote) = (packet.payload.first()?, packet.payload.get(Icmpv4Message::HEADER_LEN..));
-        let sent = match (packet.protocol, kind) {
-            (IpProtocol::ICMP, kind) if Icmpv4Message::is_error_kind(kind) => Packet::read_v4(quote?)?,
-            // RFC 4443 2.1: errors have the high bit clear.
-            (IpProtocol::ICMPV6, ..=127) => Packet::read_v6(quote?)?,
-            (IpProtocol::ICMP, 0) | (IpProtocol::ICMPV6, 129) => return Some(Home::Shard(0)),
-            _ => return None,
-        };
-        match sent.protocol {
-            IpProtocol::TCP | IpProtocol::UDP if !sent.is_fragment => {
-                let (ours, theirs) = sent.ports()?;
-                Some(Home::Shard(self.shard_of_flow((sent.src, ours), (sent.dst, theirs))))
-            }
-            _ => Some(Home::Shard(0)),
-        }
-    }
 }
 
 impl core::fmt::Debug for Steering {
@@ -189,54 +126,9 @@ impl Hash<'_> {
     }
 }
 
-/// As much of an IP packet as says where it belongs. Nothing is verified: whoever handles it will.
-struct Packet<'a> {
-    src: IpAddr,
-    dst: IpAddr,
-    protocol: IpProtocol,
-    is_fragment: bool,
-    /// Behind the IP header and its options or extensions; possibly cut short.
-    payload: &'a [u8],
-}
-
-impl<'a> Packet<'a> {
-    #[inline]
-    fn read_v4(packet: &'a [u8]) -> Option<Self> {
-        let h = packet.first_chunk::<20>()?;
-        let header_len = usize::from(h[0] & 15) * 4;
-        let addr = |at: usize| IpAddr::from([h[at], h[at + 1], h[at + 2], h[at + 3]]);
-        Some(Self {
-            src: addr(12),
-            dst: addr(16),
-            protocol: IpProtocol(h[9]),
-            is_fragment: u16::from_be_bytes([h[6], h[7]]) & 0x3fff != 0,
-            payload: packet.get(header_len.max(20)..)?,
-        })
-    }
-
-    #[inline]
-    fn read_v6(packet: &'a [u8]) -> Option<Self> {
-        let (h, rest) = packet.split_first_chunk::<{ Ipv6Header::LEN }>()?;
-        let addr = |at: usize| h.get(at..)?.first_chunk::<16>().map(|bytes| IpAddr::from(*bytes));
-        let (src, dst) = (addr(8)?, addr(24)?);
-        let upper = walk_extensions(IpProtocol(h[6]), rest).ok()?;
-        let is_fragment = upper.fragment.is_some_and(|fragment| !fragment.is_atomic());
-        Some(Self { src, dst, protocol: upper.protocol, is_fragment, payload: upper.payload })
-    }
-
-    fn ports(&self) -> Option<(u16, u16)> {
-        let &[a, b, c, d] = self.payload.first_chunk()?;
-        Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use core::net::{Ipv4Addr, Ipv6Addr};
     use std::collections::HashMap;
-
-    use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4, icmpv6};
-    use proptest::prelude::{any, prop_assert, proptest};
 
     use super::*;
     use crate::rng::{Rng, seed_from};
@@ -276,7 +168,7 @@ mod tests {
         for shards in [1, 2, 3, 7, 64] {
             let (steering, mut count) = (steering(shards), HashMap::new());
             for port in 0..50_000 {
-                let home = steering.shard_of_flow((ip("10.0.0.2"), 80), (ip("10.0.0.1"), port));
+                let home = steering.shard_of(steering.hash(ip("10.0.0.1"), ip("10.0.0.2"), Some((port, 80))));
                 *count.entry(home).or_insert(0_usize) += 1;
             }
             assert_eq!(count.len(), shards);
@@ -291,140 +183,12 @@ mod tests {
         let homes = |seed| {
             let steering = Steering::new(2, &mut Rng::new(seed_from(seed)));
             (0..64)
-                .map(|port| steering.shard_of_flow((ip("10.0.0.2"), 80), (ip("10.0.0.1"), port)))
+                .map(|port| {
+                    steering.shard_of(steering.hash(ip("10.0.0.1"), ip("10.0.0.2"), Some((port, 80))))
+                })
                 .collect::<Vec<_>>()
         };
         assert_ne!(homes(1), homes(2));
         assert!(!format!("{:?}", steering(2)).contains("key"), "the key is a secret");
-    }
-
-    const US: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
-    const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-
-    fn frame(builder: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-        let mut frame = Vec::new();
-        builder(&mut frame);
-        frame
-    }
-
-    fn datagram(peer_port: u16, our_port: u16, tags: usize) -> Vec<u8> {
-        frame(|frame| {
-            let link = PacketBuilder::ethernet2([2; 6], [4; 6]);
-            match tags {
-                0 => link
-                    .ipv4(PEER.octets(), US.octets(), 64)
-                    .udp(peer_port, our_port)
-                    .write(frame, b"x")
-                    .unwrap(),
-                1 => {
-                    let link = link.single_vlan(etherparse::VlanId::ZERO);
-                    link.ipv4(PEER.octets(), US.octets(), 64)
-                        .udp(peer_port, our_port)
-                        .write(frame, b"x")
-                        .unwrap();
-                }
-                _ => {
-                    let link = link.double_vlan(etherparse::VlanId::ZERO, etherparse::VlanId::ZERO);
-                    link.ipv4(PEER.octets(), US.octets(), 64)
-                        .udp(peer_port, our_port)
-                        .write(frame, b"x")
-                        .unwrap();
-                }
-            }
-        })
-    }
-
-    #[test]
-    fn an_icmp_error_goes_where_the_flow_is_that_it_quotes() {
-        let (steering, us6, peer6) =
-            (steering(128), "fd00::2".parse::<Ipv6Addr>().unwrap(), "fd00::1".parse::<Ipv6Addr>().unwrap());
-        for port in [1, 80, 5_000] {
-            let sent = frame(|f| {
-                PacketBuilder::ipv4(US.octets(), PEER.octets(), 64).udp(port, 53).write(f, b"q").unwrap()
-            });
-            let error = Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port);
-            let error = frame(|f| {
-                PacketBuilder::ethernet2([2; 6], [4; 6])
-                    .ipv4([10, 0, 0, 9], US.octets(), 64)
-                    .icmpv4(error)
-                    .write(f, &sent)
-                    .unwrap()
-            });
-            let home = steering.shard_of_flow((US.into(), port), (PEER.into(), 53));
-            assert_eq!(steering.home(&error), Home::Shard(home));
-            assert_eq!(
-                steering.home(&datagram(53, port, 0)),
-                Home::Shard(home),
-                "as what the flow itself receives"
-            );
-
-            let sent = frame(|f| {
-                PacketBuilder::ipv6(us6.octets(), peer6.octets(), 64).udp(port, 53).write(f, b"q").unwrap()
-            });
-            let error = Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port);
-            let error = frame(|f| {
-                PacketBuilder::ethernet2([2; 6], [4; 6])
-                    .ipv6([9; 16], us6.octets(), 64)
-                    .icmpv6(error)
-                    .write(f, &sent)
-                    .unwrap()
-            });
-            assert_eq!(
-                steering.home(&error),
-                Home::Shard(steering.shard_of_flow((us6.into(), port), (peer6.into(), 53)))
-            );
-        }
-    }
-
-    #[test]
-    fn requests_are_for_anyone_and_replies_for_the_first() {
-        let steering = steering(128);
-        let ping = |kind| {
-            frame(|f| {
-                PacketBuilder::ethernet2([2; 6], [4; 6])
-                    .ipv4(PEER.octets(), US.octets(), 64)
-                    .icmpv4(kind)
-                    .write(f, &[0; 40])
-                    .unwrap()
-            })
-        };
-        let header = etherparse::IcmpEchoHeader { id: 7, seq: 1 };
-        assert_eq!(steering.home(&ping(Icmpv4Type::EchoRequest(header))), Home::Anyone);
-        assert_eq!(steering.home(&ping(Icmpv4Type::EchoReply(header))), Home::Shard(0));
-        assert_eq!(steering.home(&[0xff; 60]), Home::Anyone, "no IP");
-    }
-
-    #[test]
-    fn all_fragments_of_a_datagram_meet() {
-        let (steering, mut first) = (steering(128), datagram(5, 6, 0));
-        first[20] |= 0x20;
-        let mut later = datagram(99, 98, 0);
-        later[21] = 1;
-        let home = Home::Shard(steering.shard_of(steering.hash(PEER.into(), US.into(), None)));
-        assert_eq!((steering.home(&first), steering.home(&later)), (home, home));
-    }
-
-    #[test]
-    fn tags_do_not_matter() {
-        let steering = steering(128);
-        for port in 0..100 {
-            let homes = [0, 1, 2].map(|tags| steering.home(&datagram(port, 80, tags)));
-            assert!(homes.iter().all(|home| *home == homes[0]) && homes[0] != Home::Anyone, "{homes:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_have_a_home(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0..5_usize, cut in 0..200_usize) {
-            let steering = steering(3);
-            if let (Some(at), Some(value)) = (bytes.get_mut(12..15), [[8, 0, 0x45], [8, 0, 0x4f], [0x86, 0xdd, 0x60], [0x81, 0, 8]].get(kind)) {
-                at.copy_from_slice(value);
-            }
-            for bytes in [&bytes[..], &bytes[..cut.min(bytes.len())]] {
-                if let Home::Shard(shard) = steering.home(bytes) {
-                    prop_assert!(shard < 3);
-                }
-            }
-        }
     }
 }

@@ -46,6 +46,54 @@ fn killed_client_frees_its_connection_and_disturbs_nobody() {
 }
 
 #[test]
+fn after_a_signal_answers_end_whole_and_nobody_new_is_served() {
+    for shards in ["1", "2"] {
+        in_namespace(|| {
+            let site = Site::new();
+            let file = noise(5, 24 << 20);
+            site.add("file", &file);
+            let nty = Nty::serve(&["http", "--root", site.root(), "--shards", shards, "--drain", "60s"]);
+            let idle = connect(80);
+            let mut busy: Vec<_> = (0..8).map(|_| connect(80)).collect();
+            for stream in &mut busy {
+                stream.write_all(b"GET /file HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+                stream.read_exact(&mut [0; 1]).unwrap();
+            }
+            run("sh", &["-c", &format!("kill -TERM {}", nty.pid())]);
+            wait_until("nobody new is served", || TcpStream::connect("10.0.0.2:80").is_err());
+            assert_eq!((&idle).read(&mut [0; 1]).unwrap(), 0, "who asked for nothing is let go");
+            for mut stream in busy {
+                let mut got = Vec::new();
+                stream.read_to_end(&mut got).unwrap();
+                assert!(got.ends_with(&file), "{} bytes of an answer", got.len());
+            }
+            nty.stop();
+        });
+    }
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    in_namespace(|| {
+        let site = Site::new();
+        site.add("file", &noise(5, 24 << 20));
+        let nty = Nty::serve(&["http", "--root", site.root(), "--shards", "2", "--drain", "3000s"]);
+        let mut stream = connect(80);
+        stream.write_all(b"GET /file HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        stream.read_exact(&mut [0; 1]).unwrap();
+        run("sh", &["-c", &format!("kill -TERM {}", nty.pid())]);
+        wait_until("nobody new is served", || TcpStream::connect("10.0.0.2:80").is_err());
+        nty.stop();
+        let error = stream.read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(
+            error.kind(),
+            ErrorKind::ConnectionReset,
+            "an answer that was cut off does not look whole"
+        );
+    });
+}
+
+#[test]
 fn killed_nty_takes_its_tap_along_and_the_next_one_resets_old_connections() {
     in_namespace(|| {
         let nty = Nty::serve(&["echo"]);

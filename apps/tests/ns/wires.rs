@@ -3,20 +3,24 @@
 use crate::dns::{Zone, dig_over_udp_and_tcp};
 use crate::files::{BIG, curl_both_ways};
 use crate::streams::echo_in_parallel;
-use crate::world::{HOST_NET, NTY, Nty, OURS_NET, Site, in_namespace, noise, run, try_run};
+use crate::world::{Counters, HOST_NET, NTY, Nty, OURS_NET, Site, in_namespace, noise, run, try_run};
 use std::fs;
 use std::process::{Command, Stdio};
 
 /// Our end of the pair, and the kernel's.
 const WIRE: [&str; 2] = ["ntywire", "ntyhost"];
 
-/// Echo, DNS and HTTP on one stack over a device of this kind, and the kernel's programs as their clients.
-fn serves(kind: &str, mtu: &str) {
+/// A pair of which one end is ours.
+fn veth(mtu: &str) {
     run("ip", &["link", "add", WIRE[0], "type", "veth", "peer", "name", WIRE[1]]);
     run("ip", &["addr", "add", HOST_NET, "dev", WIRE[1]]);
     for end in WIRE {
         run("ip", &["link", "set", end, "mtu", mtu, "up"]);
     }
+}
+
+/// Echo, DNS and HTTP over a device given by these flags, and the kernel's programs as their clients. Gives what was counted.
+fn serves(flags: &[&str]) -> Counters {
     let (site, zone) = (Site::new(), Zone::new(10));
     site.add("big", &noise(1, BIG));
     let config = site.path("nty.toml");
@@ -26,9 +30,8 @@ fn serves(kind: &str, mtu: &str) {
         site.root(),
     );
     fs::write(&config, apps).unwrap();
-    let device = format!("{kind}:{}", WIRE[0]);
     let mut command = Command::new(NTY);
-    command.arg("run").arg(&config).args(["--device", &device, "--addr", OURS_NET]);
+    command.arg("run").arg(&config).args(["--addr", OURS_NET]).args(flags);
     command.stdin(Stdio::null());
     let nty = Nty::start(command);
     for size in ["0", "56", "1472", "20000"] {
@@ -37,28 +40,66 @@ fn serves(kind: &str, mtu: &str) {
     dig_over_udp_and_tcp();
     curl_both_ways(&site);
     echo_in_parallel(&nty);
-    nty.stop();
+    nty.stop()
+}
+
+fn serves_on_a_pair(kind: &str, mtu: &str) {
+    veth(mtu);
+    serves(&["--device", &format!("{kind}:{}", WIRE[0])]);
     run("ip", &["link", "del", WIRE[0]]);
 }
 
 #[test]
 fn everything_works_over_a_packet_socket() {
-    in_namespace(|| serves("packet", "1500"));
+    in_namespace(|| serves_on_a_pair("packet", "1500"));
 }
 
 #[test]
 fn everything_works_over_a_packet_socket_at_mtu_9000() {
-    in_namespace(|| serves("packet", "9000"));
+    in_namespace(|| serves_on_a_pair("packet", "9000"));
 }
 
 #[test]
 fn everything_works_over_xdp() {
-    in_namespace(|| serves("xdp", "1500"));
+    in_namespace(|| serves_on_a_pair("xdp", "1500"));
 }
 
 #[test]
 fn everything_works_over_xdp_at_mtu_9000() {
-    in_namespace(|| serves("xdp", "9000"));
+    in_namespace(|| serves_on_a_pair("xdp", "9000"));
+}
+
+/// The same on three shards, of which each had its part.
+fn shares(flags: &[&str]) {
+    let counters = serves(&[flags, &["--shards", "3"]].concat());
+    for shard in 0..3 {
+        let frames = counters.get(&format!("shard{shard}-rx-frames"));
+        assert!(frames > 1_000, "shard {shard} received {frames} frames");
+    }
+    assert_eq!(counters.get("device0-lane-full"), 0);
+}
+
+#[test]
+fn everything_works_on_three_shards_over_a_tap() {
+    in_namespace(|| shares(&["--device", "tap:ntywire", "--host-addr", HOST_NET]));
+}
+
+#[test]
+fn everything_works_on_three_shards_over_a_packet_socket() {
+    in_namespace(|| {
+        veth("1500");
+        shares(&["--device", "packet:ntywire"]);
+        run("ip", &["link", "del", WIRE[0]]);
+    });
+}
+
+#[test]
+fn everything_works_on_three_shards_over_xdp() {
+    in_namespace(|| {
+        veth("1500");
+        shares(&["--device", "xdp:ntywire"]);
+        run("ip", &["link", "del", WIRE[0]]);
+    });
 }
 
 #[test]

@@ -5,9 +5,9 @@
 //! has taken it out. Neither takes a lock.
 
 use super::inner::Inner;
-use crate::doorbell::Doorbell;
 use crate::ready::ReadyRing;
 use crossbeam_queue::SegQueue;
+use ntytcp::doorbell::Doorbell;
 use ntytcp::stack::{SocketError, SocketId};
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::mpsc;

@@ -51,7 +51,7 @@ impl<C: Clock + Clone> Net<C> {
 
 fn runtime<C: Clock>(device: MemDevice, host: u8, clock: C, config: StackConfig) -> Runtime<C> {
     let stack = Stack::new(config, seed_from(host.into())).unwrap();
-    let mut shard = Shard::new(stack, clock, IdlePolicy::default()).unwrap();
+    let mut shard = Shard::new(stack, clock, IdlePolicy::default());
     let addr = InterfaceAddr::new(Ipv4Addr::new(10, 0, 0, host).into(), 24).unwrap();
     let config =
         InterfaceConfig { mac: MacAddr([2, 0, 0, 0, 0, host]), addrs: vec![addr], ..Default::default() };

@@ -524,12 +524,20 @@ impl<D: Device> Device for Fault<D> {
         self.inner.sync()
     }
 
+    fn arm(&mut self) -> bool {
+        self.inner.arm()
+    }
+
     fn poll_fd(&self) -> Option<i32> {
         self.inner.poll_fd()
     }
 
     fn is_exhausted(&self) -> bool {
         self.inner.is_exhausted()
+    }
+
+    fn is_steered(&self) -> bool {
+        self.inner.is_steered()
     }
 
     fn set_now(&mut self, now: Instant) {

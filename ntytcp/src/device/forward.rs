@@ -32,6 +32,10 @@ macro_rules! forward {
                 (**self).sync()
             }
 
+            fn arm(&mut self) -> bool {
+                (**self).arm()
+            }
+
             fn poll_fd(&self) -> Option<i32> {
                 (**self).poll_fd()
             }
@@ -42,6 +46,10 @@ macro_rules! forward {
 
             fn set_now(&mut self, now: Instant) {
                 (**self).set_now(now);
+            }
+
+            fn is_steered(&self) -> bool {
+                (**self).is_steered()
             }
 
             fn next_deadline(&self) -> Option<Instant> {

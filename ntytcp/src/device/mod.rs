@@ -14,8 +14,12 @@
 //!
 //! Devices know nothing of the stack: they name neither addresses nor sockets.
 
+#[cfg(all(feature = "devices", target_os = "linux"))]
+mod bpf;
 pub mod fault;
 mod forward;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod lanes;
 pub mod mem;
 #[cfg(all(feature = "devices", target_os = "linux"))]
 pub mod netdev;
@@ -24,6 +28,8 @@ pub mod offload;
 pub mod packet;
 #[cfg(feature = "devices")]
 pub mod pcap;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+mod siblings;
 #[cfg(feature = "devices")]
 pub mod spec;
 #[cfg(all(feature = "devices", target_os = "linux"))]
@@ -287,6 +293,13 @@ pub trait Device: TxQueue {
         Ok(())
     }
 
+    /// The shard is about to sleep on [`Device::poll_fd`]: the device sees to it that the descriptor becomes readable with the next frame,
+    /// for as long as nothing is received. `false` when frames wait already, which no descriptor might tell. Default `true`: the
+    /// descriptor always tells.
+    fn arm(&mut self) -> bool {
+        true
+    }
+
     /// A file descriptor that polls readable when frames wait, for a shard that sleeps. `None` for a device that can
     /// only be polled.
     fn poll_fd(&self) -> Option<i32> {
@@ -303,6 +316,13 @@ pub trait Device: TxQueue {
     /// link with a delay or a capture, look at it.
     fn set_now(&mut self, now: Instant) {
         let _ = now;
+    }
+
+    /// Whether frames of TCP and UDP flows, and fragments by their addresses, arrive where the steering that the device was opened with
+    /// has their home, so that nobody needs to compute it: ICMP errors are the only ones that may belong elsewhere. That can end, and
+    /// then for good: when a queue is closed, its flows go to the others. Costs a load; to be asked per burst.
+    fn is_steered(&self) -> bool {
+        false
     }
 
     /// When the device will have something to do though nobody calls: frames that it holds become due then, and

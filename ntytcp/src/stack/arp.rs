@@ -32,6 +32,8 @@ pub enum Defense {
     /// Never give it up, and announce it at most once per [`GuardConfig::defend_interval`]: choice (c), for a
     /// server or router whose address others rely on.
     Always,
+    /// Never give it up and never announce it: somebody else on this host does.
+    Elsewhere,
 }
 
 /// Times and counts of RFC 5227 1.1, of which [`GuardConfig::default`] has the values.
@@ -100,6 +102,12 @@ impl GuardConfig {
     /// against.
     pub fn immediate() -> Self {
         Self { probes: 0, ..Self::default() }
+    }
+
+    /// The claim is somebody else's on this host, such as another shard's: the address is used at once, and nothing is sent about
+    /// it.
+    pub fn delegated() -> Self {
+        Self { probes: 0, announcements: 0, defense: Defense::Elsewhere, ..Self::default() }
     }
 }
 
@@ -333,7 +341,7 @@ impl AddressGuard {
         let recently = self.last_defense.is_some_and(|at| now.since(at) < self.cfg.defend_interval);
         match (self.cfg.defense, recently) {
             (Defense::GiveUp, _) | (Defense::Once, true) => self.lose(now, other),
-            (Defense::Always, true) => ArpOutcome::Tolerated,
+            (Defense::Always, true) | (Defense::Elsewhere, _) => ArpOutcome::Tolerated,
             (Defense::Once | Defense::Always, false) => {
                 self.last_defense = Some(now);
                 self.owed.announce = true;
@@ -515,6 +523,19 @@ mod tests {
             announced += actions(&mut guard).len();
         }
         assert_eq!((announced, guard.is_usable()), (10, true));
+    }
+
+    #[test]
+    fn an_address_that_others_claim_for_us_is_used_at_once_and_in_silence() {
+        let mut guard = guard(GuardConfig::delegated());
+        assert_eq!(actions(&mut guard), [ArpAction::Usable]);
+        for second in 0..100 {
+            let now = Instant::from_millis(1_000 * second);
+            assert_eq!(guard.on_arp(now, &claim(OTHER), OWN), ArpOutcome::Tolerated);
+            guard.on_timeout(now);
+            assert_eq!(actions(&mut guard), []);
+        }
+        assert!(guard.is_usable() && guard.next_deadline().is_none());
     }
 
     #[test]

@@ -226,6 +226,12 @@ impl Interface {
         near.max_by_key(|(addr, _)| addr.prefix_len()).or_else(|| usable().next()).map(|(_, ip)| ip)
     }
 
+    /// The other usable addresses whose network `source` is in.
+    pub(crate) fn other_sources(&self, source: Ipv4Addr) -> impl Iterator<Item = Ipv4Addr> {
+        let near = self.addrs.iter().filter(move |a| a.addr.network().contains(source.into()));
+        near.filter_map(Claim::usable).filter(move |&ip| ip != source)
+    }
+
     /// The address to send to `dst` from, over this interface: the one that the route names, else the one nearest to the next hop.
     pub(crate) fn source_to(&self, dst: IpAddr, routes: &RouteTable) -> Result<IpAddr, SocketError> {
         let route = routes.lookup(dst).filter(|route| route.interface == self.id.0);

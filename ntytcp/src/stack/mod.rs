@@ -72,6 +72,7 @@ use crate::device::TxQueue;
 #[cfg(doc)]
 use crate::device::Verdict;
 use crate::fifo::PagePool;
+use crate::placement::{Place, Transport};
 use crate::rng::{Rng, Seed};
 use crate::tcp::{Tcp, TcpConfig};
 use crate::time::{Instant, earliest};
@@ -117,6 +118,8 @@ pub struct StackConfig {
     pub reassembly: ReassemblyConfig,
     /// Settings of TCP.
     pub tcp: TcpConfig,
+    /// The shard that the stack is, on a host that has several. Default none: it is alone, and receives everything.
+    pub place: Option<Place>,
 }
 
 impl Default for StackConfig {
@@ -133,6 +136,7 @@ impl Default for StackConfig {
             neighbors: NeighborConfig::default(),
             reassembly: ReassemblyConfig::default(),
             tcp: TcpConfig::default(),
+            place: None,
         }
     }
 }
@@ -185,6 +189,12 @@ impl StackConfig {
         at_least("udp_rx_bytes", self.udp_rx_bytes, WHOLE, "at least 65547")?;
         at_least("udp_tx_bytes", self.udp_tx_bytes, WHOLE, "at least 65547")?;
         at_least("udp_datagrams", self.udp_datagrams as usize, 1, "at least 1")
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        self.config.place.iter().for_each(Place::leave);
     }
 }
 
@@ -477,6 +487,25 @@ impl Stack {
         let (id, _) = self.route_to(dst, udp::unspecified(dst))?;
         let interface = self.interfaces.get(usize::from(id.0)).ok_or(SocketError::NetworkUnreachable)?;
         Ok((interface.source_to(dst, &self.routes)?, id))
+    }
+
+    /// Our other addresses on the interface, from which a peer that `source` reaches can be reached as well.
+    fn other_sources(&self, interface: InterfaceId, source: IpAddr) -> Vec<IpAddr> {
+        let (Some(interface), IpAddr::V4(source)) = (self.interfaces.get(usize::from(interface.0)), source)
+        else {
+            return Vec::new();
+        };
+        interface.other_sources(source).map(IpAddr::V4).collect()
+    }
+
+    /// A socket of ours receives what comes for a port.
+    fn open_port(&self, transport: Transport, port: u16) {
+        self.config.place.iter().for_each(|place| place.open(transport, port));
+    }
+
+    /// No socket of ours receives any more what comes for a port.
+    fn close_port(&self, transport: Transport, port: u16) {
+        self.config.place.iter().for_each(|place| place.close(transport, port));
     }
 
     /// Whether `ip` is the broadcast address of one of our networks.

@@ -7,6 +7,7 @@
 use super::demux::FlowKey;
 use super::{Cx, SocketError, SocketId, Stack};
 use crate::fifo::{Consumer, Producer};
+use crate::placement::{Place, Transport};
 use crate::tcp::{KeepAlive, ListenOptions, State, Tcp, TcpInfo, TcpSocketOptions};
 use crate::time::{Duration, Instant};
 use core::net::{IpAddr, SocketAddr};
@@ -22,7 +23,9 @@ impl Stack {
         }
         self.check_local(local.ip())?;
         let address = (!local.ip().is_unspecified()).then_some(local.ip());
-        self.tcp.listen(address, local.port(), options)
+        let listener = self.tcp.listen(address, local.port(), options)?;
+        self.open_port(Transport::Tcp, local.port());
+        Ok(listener)
     }
 
     /// Takes the oldest connection that waits at a listener, with the peer's address.
@@ -42,7 +45,8 @@ impl Stack {
     /// stack chooses (RFC 6056).
     ///
     /// # Errors
-    /// `NetworkUnreachable`, `AddressNotAvailable` when `local` is none of ours or no port is left, `AddressInUse`,
+    /// `NetworkUnreachable`, `AddressNotAvailable` when `local` is none of ours, has a port whose flow lives on another shard, or no port
+    /// is left, `AddressInUse`,
     /// `NoBufferSpace`, `Invalid` for a remote that no connection can have and for options out of their ranges.
     pub fn tcp_connect(
         &mut self,
@@ -57,35 +61,60 @@ impl Stack {
             return Err(SocketError::Invalid);
         }
         let (source, interface) = self.select_source(remote.ip())?;
-        let mut address = source;
         if let Some(local) = local {
             self.check_local(local.ip())?;
-            if !local.ip().is_unspecified() {
-                address = local.ip();
-            }
         }
-        let flow = |port| FlowKey {
-            local: address,
-            remote: remote.ip(),
-            local_port: port,
-            remote_port: remote.port(),
-        };
-        let tcp = &self.tcp;
-        let (port, tag) = match local.map_or(0, |local| local.port()) {
+        let address = local.map(|local| local.ip()).filter(|ip| !ip.is_unspecified());
+        let found = match local.map_or(0, |local| local.port()) {
             0 => {
-                let mut tag = None;
-                let taken = |port| {
-                    tag = if tcp.is_listening(address, port) { None } else { tcp.vacancy(&flow(port)) };
-                    tag.is_none()
-                };
-                let port = self.ports.pick(address, remote.ip(), remote.port(), taken);
-                port.zip(tag).ok_or(SocketError::AddressNotAvailable)?
+                let mut picked = self.pick_flow(address.unwrap_or(source), remote);
+                if picked.is_none() && address.is_none() {
+                    let others = self.other_sources(interface, source);
+                    picked = others.into_iter().find_map(|other| self.pick_flow(other, remote));
+                }
+                picked.ok_or(SocketError::AddressNotAvailable)?
             }
-            port => (port, tcp.vacancy(&flow(port)).ok_or(SocketError::AddressInUse)?),
+            port => {
+                let flow = flow(address.unwrap_or(source), port, remote);
+                if !is_home(self.config.place.as_ref(), &flow) {
+                    return Err(SocketError::AddressNotAvailable);
+                }
+                (flow, self.tcp.vacancy(&flow).ok_or(SocketError::AddressInUse)?)
+            }
         };
         let mtu = self.interface_mtu(interface);
         let (tcp, mut cx) = self.tcp_cx(now);
-        tcp.connect(&mut cx, (flow(port), tag), interface, mtu, options)
+        tcp.connect(&mut cx, found, interface, mtu, options)
+    }
+
+    /// How many more connections to `remote` there are ports for, on all addresses of ours that lead there: those whose flow is not
+    /// in use, TIME-WAIT included, and lives on this shard. Looks at each port; not for every connection.
+    ///
+    /// # Errors
+    /// `NetworkUnreachable`, `FamilyNotSupported`.
+    pub fn tcp_ports_left(&self, remote: SocketAddr) -> Result<usize, SocketError> {
+        let (source, interface) = self.select_source(remote.ip())?;
+        let sources = core::iter::once(source).chain(self.other_sources(interface, source));
+        let range = self.ports.range();
+        let free = |source| {
+            let ports = range.first()..=range.last();
+            let is_vacant = |port: &u16| {
+                vacancy(&self.tcp, self.config.place.as_ref(), &flow(source, *port, remote)).is_some()
+            };
+            ports.filter(is_vacant).count()
+        };
+        Ok(sources.map(free).sum())
+    }
+
+    /// A flow from `source` to `remote` that does not exist, with its tag.
+    fn pick_flow(&mut self, source: IpAddr, remote: SocketAddr) -> Option<(FlowKey, u32)> {
+        let Self { ports, tcp, config, .. } = self;
+        let mut found = None;
+        ports.pick(source, remote.ip(), remote.port(), |port| {
+            found = vacancy(tcp, config.place.as_ref(), &flow(source, port, remote));
+            found.is_none()
+        });
+        found
     }
 
     /// Takes the application's ends of a connection's FIFOs, for use on any thread: what is written into the producer is sent, what
@@ -205,8 +234,13 @@ impl Stack {
     /// # Errors
     /// `BadSocket`.
     pub fn tcp_close(&mut self, now: Instant, id: SocketId) -> Result<(), SocketError> {
+        let listened = self.tcp.listener_address(id).ok().map(|(_, port)| port);
         let (tcp, mut cx) = self.tcp_cx(now);
-        tcp.close(&mut cx, id)
+        tcp.close(&mut cx, id)?;
+        if let Some(port) = listened.filter(|&port| !self.tcp.is_listened(port)) {
+            self.close_port(Transport::Tcp, port);
+        }
+        Ok(())
     }
 
     /// Ends a connection with a RST; the name is void from now on.
@@ -308,6 +342,24 @@ impl Stack {
         let (counters, events) = (&mut self.counters, &mut self.events);
         (&mut self.tcp, Cx { now, counters, events })
     }
+}
+
+/// The flow, with its tag, if it does not exist, is home at this place, and nobody listens on its port.
+fn vacancy(tcp: &Tcp, place: Option<&Place>, flow: &FlowKey) -> Option<(FlowKey, u32)> {
+    if !is_home(place, flow) || tcp.is_listening(flow.local, flow.local_port) {
+        return None;
+    }
+    Some((*flow, tcp.vacancy(flow)?))
+}
+
+/// Whether what the peer of a flow sends arrives here.
+fn is_home(place: Option<&Place>, flow: &FlowKey) -> bool {
+    let (local, remote) = ((flow.local, flow.local_port), (flow.remote, flow.remote_port));
+    place.is_none_or(|place| place.is_home(Transport::Tcp, local, remote))
+}
+
+fn flow(local: IpAddr, local_port: u16, remote: SocketAddr) -> FlowKey {
+    FlowKey { local, remote: remote.ip(), local_port, remote_port: remote.port() }
 }
 
 /// How many connections there are, by how much each costs.

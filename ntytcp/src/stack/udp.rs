@@ -227,6 +227,11 @@ impl UdpTable {
         core::iter::successors(named(self.ports.first(port)), move |(_, socket)| named(socket.next))
     }
 
+    /// Whether a socket is bound to `port`, at whichever address.
+    pub(super) fn is_bound(&self, port: u16) -> bool {
+        self.at_port(port).next().is_some()
+    }
+
     /// Adds a socket with these queues, bound to `local`, which is free.
     pub(super) fn insert(
         &mut self,

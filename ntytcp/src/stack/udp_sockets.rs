@@ -8,6 +8,7 @@ use super::records::{RecordReader, RecordV4, RecordWriter, records};
 use super::socket::{Readiness, SocketError, SocketId};
 use super::udp::{MAX_UDP_PAYLOAD, Responder, UdpSocket, UdpStats, unspecified};
 use crate::fifo::Home;
+use crate::placement::Transport;
 
 /// A datagram that was received.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -144,12 +145,16 @@ impl Stack {
         let local = match local.port() {
             0 => {
                 let at = |port| SocketAddr::new(local.ip(), port);
-                let port = self.ports.pick_random(|port| !self.udp.is_free(at(port)));
+                // Nobody else on this host may have it: what is sent there is to arrive here.
+                let claim =
+                    |port| self.config.place.as_ref().is_none_or(|place| place.claim(Transport::Udp, port));
+                let port = self.ports.pick_random(|port| !self.udp.is_free(at(port)) || !claim(port));
                 at(port.ok_or(SocketError::AddressNotAvailable)?)
             }
             _ if self.udp.is_free(local) => local,
             _ => return Err(SocketError::AddressInUse),
         };
+        self.open_port(Transport::Udp, local.port());
         let limit = self.config.udp_datagrams;
         let rx = records(&self.pool, self.config.udp_rx_bytes, limit, Home::Producer);
         // Without a thread between them, the application's half is at home too, and writes without a locked instruction.
@@ -336,8 +341,12 @@ impl Stack {
     /// # Errors
     /// [`SocketError::BadSocket`].
     pub fn udp_close(&mut self, id: SocketId) -> Result<(), SocketError> {
-        self.udp_socket(id)?;
-        self.udp.remove(id).map(drop).ok_or(SocketError::BadSocket)
+        let port = self.udp_socket(id)?.local.port();
+        self.udp.remove(id).ok_or(SocketError::BadSocket)?;
+        if !self.udp.is_bound(port) {
+            self.close_port(Transport::Udp, port);
+        }
+        Ok(())
     }
 
     /// The pending error of a socket, which is thereby told (SO_ERROR).

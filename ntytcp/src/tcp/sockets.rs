@@ -343,6 +343,11 @@ impl Tcp {
         self.bound.find(local, port).is_some()
     }
 
+    /// Whether a listener takes connections on the port, of whichever address.
+    pub(crate) fn is_listened(&self, port: u16) -> bool {
+        self.bound.is_taken(None, port)
+    }
+
     /// How many of each there are.
     pub(crate) fn population(&self) -> TcpPopulation {
         TcpPopulation {

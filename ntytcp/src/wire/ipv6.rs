@@ -124,7 +124,7 @@ pub struct UpperLayer<'a> {
 }
 
 /// More extension headers than this in one packet are an attack: RFC 8200 4.1 lists eight occurrences at most.
-const MAX_EXTENSIONS: usize = 8;
+pub const MAX_EXTENSIONS: usize = 8;
 
 /// Walks over the extension headers at the start of `payload`, of which `next_header` is the first.
 ///

@@ -25,7 +25,7 @@ pub use ethernet::{EthernetHeader, VlanTag, VlanTags};
 pub use icmpv4::Icmpv4Message;
 pub use icmpv6::Icmpv6Header;
 pub use ipv4::{Ipv4Header, Ipv4Option, Ipv4Options};
-pub use ipv6::{FragmentHeader, Ipv6Header, RoutingHeader, UpperLayer, walk_extensions};
+pub use ipv6::{FragmentHeader, Ipv6Header, MAX_EXTENSIONS, RoutingHeader, UpperLayer, walk_extensions};
 pub use mac::{MacAddr, MacAddrError};
 pub use seq::Seq;
 pub use tcp::{TcpFlags, TcpHeader};

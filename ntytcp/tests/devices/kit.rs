@@ -1,8 +1,10 @@
 //! Namespaces, the host at the other end of the link, and what every device that reaches the kernel must be able to do.
+#![allow(unsafe_code)] // One setsockopt that std does not have.
 #![allow(clippy::unwrap_used)] // A failed step is a failed test, in helpers too.
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -30,8 +32,17 @@ pub(crate) fn inside(test: &str) -> bool {
         println!("skipped: {test} needs root or unprivileged user namespaces");
         return false;
     };
-    run_copy(Command::new("unshare").arg(flags), test, "root");
+    run_copy(Command::new("unshare").arg(flags), test, if flags == "-n" { "root" } else { "user" });
     false
+}
+
+/// As [`inside`], for what takes the right to load programs, which no user namespace gives.
+pub(crate) fn inside_as_root(test: &str) -> bool {
+    let root = inside(test) && std::env::var_os(INSIDE).is_some_and(|who| who == "root");
+    if std::env::var_os(INSIDE).is_some() && !root {
+        println!("skipped: {test} needs root");
+    }
+    root
 }
 
 /// Runs this test once more behind the command `wrapper`; it must succeed.
@@ -57,8 +68,15 @@ pub(crate) fn ip(args: &[&str]) {
 
 /// A veth pair: the names of our end and of the host's, which has the host's address.
 pub(crate) fn link() -> (String, String) {
-    let (ours, host) = (name(), name());
-    ip(&["link", "add", &ours, "type", "veth", "peer", "name", &host]);
+    link_with_queues(1)
+}
+
+/// A veth pair whose ends have so many queues in each direction.
+pub(crate) fn link_with_queues(count: usize) -> (String, String) {
+    let (ours, host, count) = (name(), name(), count.to_string());
+    let queues = ["numrxqueues", &*count, "numtxqueues", &*count];
+    let ends = [&["type", "veth", "peer", "name", &host][..], &queues].concat();
+    ip(&[&["link", "add", &ours][..], &queues, &ends].concat());
     ip(&["addr", "add", "10.9.8.1/24", "dev", &host]);
     for end in [&ours, &host] {
         // The kernel has both ends, and would send neighbor discovery over either; where it has no IPv6 there is nothing to forbid.
@@ -159,6 +177,20 @@ pub(crate) fn host_socket() -> UdpSocket {
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     socket.connect("10.9.8.2:99").unwrap();
     socket
+}
+
+/// Has the kernel cut what is sent at once into datagrams of 1,000 bytes (UDP_SEGMENT), or leave that to the link.
+pub(crate) fn send_in_trains(socket: &UdpSocket) {
+    let size: libc::c_int = 1000;
+    let (level, name) = (libc::SOL_UDP, libc::UDP_SEGMENT);
+    // SAFETY: UDP_SEGMENT reads one int, which lives until after the call.
+    let rc = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const size).cast(), 4) };
+    assert_eq!(rc, 0);
+}
+
+/// What a device counted under a name.
+pub(crate) fn counted(device: &dyn Device, what: &str) -> u64 {
+    device.stats().iter().find(|(name, _)| *name == what).unwrap().1
 }
 
 /// Lets the host send us a datagram and answers it: the frame that came, and what was known of it.

@@ -4,7 +4,9 @@
 //! namespaces the tests say so and pass.
 #![cfg(all(feature = "devices", target_os = "linux"))]
 
+mod crash;
 mod kit;
 mod packet;
+mod queues;
 mod tap;
 mod xdp;

@@ -1,12 +1,13 @@
 //! The packet socket, on one end of a veth pair; the host has the other.
 #![allow(clippy::unwrap_used)] // A failed step is a failed test, in helpers too.
 
+use std::process::Command;
 use std::time::Duration;
 
 use super::kit::*;
 use ntytcp::device::packet::{PacketConfig, PacketDevice};
 use ntytcp::device::sys::{PollFd, poll};
-use ntytcp::device::{Caps, Device, DeviceError, TxMeta, TxQueue};
+use ntytcp::device::{Caps, Device, DeviceError, TxChecksum, TxMeta, TxQueue, Verdict};
 use ntytcp::time::Instant;
 
 fn open(config: &PacketConfig) -> PacketDevice {
@@ -57,6 +58,105 @@ fn frames_that_the_kernel_refuses_are_sent_when_there_is_room() {
         let (ours, host) = link();
         sends_all_over_a_slow_way(&mut open(&PacketConfig::new(&*ours)), (&ours, &host));
     }
+}
+
+#[test]
+fn a_tag_that_the_kernel_took_off_is_told() {
+    if !inside("packet::a_tag_that_the_kernel_took_off_is_told") {
+        return;
+    }
+    let (ours, host) = link();
+    let (mut device, mut host) = (open(&PacketConfig::new(ours)), open(&PacketConfig::new(host)));
+    let (mut frame, _) = packet([4; 6], UDP, &[0; 16], 6);
+    let untagged = frame.clone();
+    frame.splice(12..12, [0x81, 0, 0x20, 7]);
+    send(&mut host, &frame, TxMeta::default());
+    serve(&mut device, |frame, meta| {
+        assert_eq!((&*frame, meta.vlan), (&*untagged, Some(0x2007)));
+        (true, Verdict::Done)
+    });
+}
+
+#[test]
+fn a_frame_that_the_kernel_finds_malformed_is_counted_and_holds_up_nobody() {
+    if !inside("packet::a_frame_that_the_kernel_finds_malformed_is_counted_and_holds_up_nobody") {
+        return;
+    }
+    let (ours, host) = link();
+    let mut device = open(&PacketConfig::new(ours));
+    let before = kernel_rx_packets(&host).unwrap();
+    let beyond = TxChecksum::Partial { start: 5_000, offset: 6 };
+    for checksum in [TxChecksum::Complete, beyond, TxChecksum::Complete] {
+        device.reserve(60).unwrap().fill(0xff);
+        device.commit(TxMeta { checksum, gso: None });
+    }
+    device.flush().unwrap();
+    assert_eq!(counted(&device, "packet-tx-refused"), 1);
+    assert_eq!(kernel_rx_packets(&host), Some(before + 2));
+}
+
+#[test]
+fn trains_that_find_no_room_are_counted() {
+    if !inside("packet::trains_that_find_no_room_are_counted") {
+        return;
+    }
+    const TRAINS: u64 = 400;
+    let (ours, host) = link();
+    ip(&["neigh", "add", "10.9.8.2", "lladdr", "02:00:00:00:00:02", "dev", &host]);
+    let mut device = open(&PacketConfig::new(ours));
+    let socket = host_socket();
+    send_in_trains(&socket);
+    for _ in 0..TRAINS {
+        socket.send(&[7; 60_000]).unwrap();
+    }
+    let (mut whole, mut rest) = (0, 1);
+    while rest > 0 {
+        rest = device
+            .rx_burst(&mut |burst| {
+                for frame in burst {
+                    assert_eq!((frame.len(), frame.meta.gso_size), (60_042, Some(1_000)));
+                    whole += 1;
+                }
+            })
+            .unwrap();
+        // A burst may consist of frames that are cut off, and have nothing to hand over.
+        rest += usize::from(whole + counted(&device, "packet-rx-cut") < TRAINS);
+    }
+    let cut = counted(&device, "packet-rx-cut");
+    assert!(cut > 0 && whole > 50 && cut + whole == TRAINS, "{whole} whole, {cut} cut");
+}
+
+#[test]
+fn answers_that_find_no_room_are_counted() {
+    if !inside("packet::answers_that_find_no_room_are_counted") {
+        return;
+    }
+    let (ours, _) = link();
+    let mut device = open(&PacketConfig::new(&*ours));
+    // Nothing leaves: the bucket never has as many tokens as a frame takes.
+    let limit = ["rate", "8bit", "burst", "1514", "limit", "100000000"];
+    let shaped = Command::new("tc").args(["qdisc", "add", "dev", &ours, "root", "tbf"]).args(limit).output();
+    if !shaped.is_ok_and(|output| output.status.success()) {
+        println!("skipped: no tc, or no token bucket in this kernel");
+        return;
+    }
+    while let Some(frame) = device.reserve(1_500) {
+        frame.fill(0xff);
+        device.commit(TxMeta::default());
+        device.flush().unwrap();
+    }
+    let socket = host_socket();
+    socket.set_broadcast(true).unwrap();
+    for _ in 0..3 {
+        socket.send_to(b"question", "10.9.8.255:99").unwrap();
+    }
+    let mut answers = 0;
+    serve(&mut device, |frame, _| {
+        let question = is_ipv4(frame, UDP);
+        answers += u64::from(question);
+        (answers == 3, if question { Verdict::Reply(TxMeta::default()) } else { Verdict::Done })
+    });
+    assert_eq!(counted(&device, "packet-tx-full"), 3);
 }
 
 #[test]

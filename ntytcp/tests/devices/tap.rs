@@ -1,9 +1,7 @@
 //! The TAP, which the kernel's own stack is at the other end of.
-#![allow(unsafe_code)] // One setsockopt that std does not have.
 #![allow(clippy::unwrap_used)] // A failed step is a failed test, in helpers too.
 
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::time::Duration;
 
@@ -79,13 +77,7 @@ fn udp_trains_cross_whole_only_when_asked_for() {
             return;
         }
         let socket = host_socket();
-        let size: libc::c_int = 1000;
-        // SAFETY: UDP_SEGMENT reads one int.
-        let rc = unsafe {
-            let (level, name) = (libc::SOL_UDP, libc::UDP_SEGMENT);
-            libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const size).cast(), 4)
-        };
-        assert_eq!(rc, 0);
+        send_in_trains(&socket);
         socket.send(&[7; 60_000]).unwrap();
         let (mut got, mut lens) = (0, Vec::new());
         serve(&mut tap, |frame, meta| {

@@ -1,28 +1,39 @@
-//! What the kernel contributes: an eventfd to be woken by, `ppoll` to sleep in, and an epoll for foreign descriptors.
+//! What wakes a thread that sleeps in `ppoll`, at the price of a fence and a load while nobody sleeps.
 #![allow(unsafe_code)] // System calls that the standard library does not offer.
 
-use crate::parking::Parking;
+mod parking;
+
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-/// Wakes a thread that sleeps in `ppoll`; costs the ringer one fence and one load while nobody sleeps.
+use parking::Parking;
+
+/// An eventfd that is written only for a sleeper. A ring that meets nobody asleep leaves no trace: who is about to sleep looks for work
+/// after [`Doorbell::announce`], and finds it.
 #[derive(Debug)]
-pub(crate) struct Doorbell {
+pub struct Doorbell {
     parking: Parking,
     fd: OwnedFd,
 }
 
 impl Doorbell {
     /// Takes one eventfd.
-    pub(crate) fn new() -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn new() -> io::Result<Self> {
         // SAFETY: eventfd takes no pointer.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        Ok(Self { parking: Parking::new(), fd: owned(fd)? })
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just handed us this descriptor; nobody else owns it.
+        Ok(Self { parking: Parking::new(), fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
 
     /// Wakes whoever sleeps. Called after the work was published; `true` when this very call woke someone.
-    pub(crate) fn ring(&self) -> bool {
+    pub fn ring(&self) -> bool {
         let must = self.parking.must_ring();
         if must {
             let one = 1u64;
@@ -35,7 +46,10 @@ impl Doorbell {
 
     /// Sleeps until the bell rings, one of `others` polls readable or `timeout` (`None`: for ever) is over, unless
     /// `has_work` answers true once the bell is armed. The caller looks for work again afterwards in any case.
-    pub(crate) fn sleep(
+    ///
+    /// # Errors
+    /// What `ppoll` says, a signal's [`io::ErrorKind::Interrupted`] among it.
+    pub fn sleep(
         &self,
         has_work: impl FnOnce() -> bool,
         others: &[RawFd],
@@ -49,12 +63,12 @@ impl Doorbell {
 
     /// Arms the bell for a sleep that someone else arranges on [`Doorbell::as_raw_fd`]. The caller looks for work
     /// once more, sleeps if there is none, and calls [`Doorbell::leave`] in any case.
-    pub(crate) fn announce(&self) {
+    pub fn announce(&self) {
         self.parking.announce();
     }
 
     /// Ends what [`Doorbell::announce`] began.
-    pub(crate) fn leave(&self) {
+    pub fn leave(&self) {
         self.parking.leave();
         if !self.parking.is_rung() {
             return;
@@ -87,50 +101,6 @@ fn poll_readable(first: RawFd, others: &[RawFd], timeout: Option<Duration>) -> i
     // SAFETY: `fds` is an array of that many entries, `limit` null or a timespec; both outlive the call.
     let n = unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit, std::ptr::null()) };
     if n < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// An epoll of the kernel, for descriptors that are the kernel's.
-#[derive(Debug)]
-pub(crate) struct KernelEpoll(OwnedFd);
-
-impl KernelEpoll {
-    pub(crate) fn new() -> io::Result<Self> {
-        // SAFETY: epoll_create1 takes no pointer.
-        Ok(Self(owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?))
-    }
-
-    /// `epoll_ctl(2)` with one of `EPOLL_CTL_*`.
-    pub(crate) fn ctl(&self, op: libc::c_int, fd: RawFd, events: u32, data: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event { events, u64: data };
-        // SAFETY: `event` outlives the call.
-        let rc = unsafe { libc::epoll_ctl(self.0.as_raw_fd(), op, fd, &raw mut event) };
-        if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    }
-
-    /// `epoll_wait(2)` that never blocks; hands each event to `each`. At most 64 at a time.
-    pub(crate) fn poll(&self, max: usize, mut each: impl FnMut(u32, u64)) -> io::Result<usize> {
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 64];
-        let max = max.min(events.len()) as libc::c_int;
-        // SAFETY: the kernel writes at most `max` entries, and that many are there.
-        let n = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), max, 0) };
-        let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
-        events.iter().take(n).for_each(|e| each(e.events, e.u64));
-        Ok(n)
-    }
-}
-
-impl AsRawFd for KernelEpoll {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
-
-fn owned(fd: RawFd) -> io::Result<OwnedFd> {
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just handed us this descriptor; nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 #[cfg(test)]

@@ -19,11 +19,15 @@
 //! Ports are `Send`: both ends may live on one thread (a simulation, a benchmark) or on one each. There is no file
 //! descriptor to sleep on; a port is polled, as long as another is plugged in.
 
+mod errand;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
+
+pub(super) use errand::Errand;
 
 use super::offload::{arrives_as, complete_checksum};
 use super::{
@@ -116,6 +120,7 @@ struct Packet {
     /// The port that the buffer belongs to.
     home: u16,
     meta: RxMeta,
+    errand: Errand,
 }
 
 impl Packet {
@@ -267,6 +272,7 @@ impl MemDevice {
     /// Puts a frame on its way: across the cable, or where the switch says.
     fn forward(&mut self, mut packet: Box<Packet>, meta: TxMeta) {
         packet.meta = RxMeta::default();
+        packet.errand = Errand::Send(meta);
         match meta.checksum {
             TxChecksum::Partial { start, offset } if !self.caps.tx_checksum => {
                 complete_checksum(packet.frame_mut(), start, offset);
@@ -399,6 +405,43 @@ impl MemDevice {
         }
     }
 
+    /// Hands the first `count` received frames, at most a burst, to `sink`, and acts on the verdicts.
+    #[inline]
+    fn hand_out(&mut self, count: usize, sink: &mut dyn FnMut(&mut [RxFrame<'_>])) {
+        let mut outcomes = ArrayVec::<(Verdict, usize, usize), BURST>::new();
+        {
+            // Filled in place, and not collected: that would move the whole array, room for a full burst, for a single frame.
+            let mut frames = ArrayVec::<RxFrame<'_>, BURST>::new();
+            let received = self.received.iter_mut().take(count);
+            frames
+                .extend(received.map(|p| RxFrame::new(&mut p.buf, p.start as usize, p.len as usize, p.meta)));
+            sink(&mut frames);
+            outcomes.extend(frames.iter().map(|f| (f.verdict, f.start(), f.len())));
+        }
+        let mut burst = std::mem::take(&mut self.received);
+        for (mut packet, &(verdict, start, len)) in burst.drain(..count).zip(&outcomes) {
+            match verdict {
+                Verdict::Reply(meta) if packet.errand != Errand::Hear => {
+                    (packet.start, packet.len) = (start as u32, len as u32);
+                    self.forward(packet, meta);
+                }
+                Verdict::Reply(_) | Verdict::Done | Verdict::Punt | Verdict::Drop(_) => self.retire(packet),
+            }
+        }
+        self.received = burst;
+    }
+
+    /// Whether another port is plugged in.
+    pub(super) fn is_connected(&self) -> bool {
+        let mut others = self.link.ports.iter().enumerate().filter(|&(port, _)| port != self.port);
+        others.any(|(_, port)| !port.unplugged.load(Ordering::Acquire))
+    }
+
+    /// Whether frames wait here.
+    pub(super) fn has_received(&self) -> bool {
+        !self.received.is_empty() || self.link.ports.get(self.port).is_some_and(|port| !port.inbox.is_empty())
+    }
+
     /// Fills `received` with up to a burst of frames, as far as there are any.
     fn receive(&mut self) {
         let Some(port) = self.link.ports.get(self.port) else { return };
@@ -456,27 +499,7 @@ impl Device for MemDevice {
         if count == 0 {
             return Ok(0);
         }
-        let mut outcomes = ArrayVec::<(Verdict, usize, usize), BURST>::new();
-        {
-            // Filled in place, and not collected: that would move the whole array, room for a full burst, for a single frame.
-            let mut frames = ArrayVec::<RxFrame<'_>, BURST>::new();
-            let received = self.received.iter_mut().take(count);
-            frames
-                .extend(received.map(|p| RxFrame::new(&mut p.buf, p.start as usize, p.len as usize, p.meta)));
-            sink(&mut frames);
-            outcomes.extend(frames.iter().map(|f| (f.verdict, f.start(), f.len())));
-        }
-        let mut burst = std::mem::take(&mut self.received);
-        for (mut packet, &(verdict, start, len)) in burst.drain(..count).zip(&outcomes) {
-            match verdict {
-                Verdict::Reply(meta) => {
-                    (packet.start, packet.len) = (start as u32, len as u32);
-                    self.forward(packet, meta);
-                }
-                Verdict::Done | Verdict::Punt | Verdict::Drop(_) => self.retire(packet),
-            }
-        }
-        self.received = burst;
+        self.hand_out(count, sink);
         self.send_home();
         Ok(count)
     }
@@ -489,11 +512,8 @@ impl Device for MemDevice {
     }
 
     fn is_exhausted(&self) -> bool {
-        let mut others = self.link.ports.iter().enumerate().filter(|&(port, _)| port != self.port);
         // What a port has sent before it was unplugged can be seen once that can.
-        others.all(|(_, port)| port.unplugged.load(Ordering::Acquire))
-            && self.received.is_empty()
-            && self.link.ports.get(self.port).is_none_or(|port| port.inbox.is_empty())
+        !self.is_connected() && !self.has_received()
     }
 
     fn stats(&self) -> Vec<(&'static str, u64)> {
@@ -515,5 +535,4 @@ impl Drop for MemDevice {
 }
 
 #[cfg(test)]
-#[path = "mem_tests.rs"]
 mod tests;
