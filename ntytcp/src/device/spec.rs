@@ -115,8 +115,8 @@ impl DeviceSpec {
     }
 
     /// Opens the device with a queue pair for each shard of [`OpenOptions::steering`], in their order, or with as many as it has: at
-    /// least one. Where the device can be taught it delivers as `steering` says; what it delivers elsewhere is to be handed over
-    /// by who receives it.
+    /// least one. Where the device can be taught it delivers as `steering` says ([`Device::is_steered`]); what it delivers elsewhere is to
+    /// be handed over by who receives it.
     ///
     /// # Errors
     /// What the kind says; the message names the device and the remedy. Also for addresses of the kernel's side where the

@@ -133,19 +133,19 @@ impl TapDevice {
             return Err(DeviceError::Config(format!("tap:{name}: {why}; choose another, such as tap0")));
         };
         let mut notices = Vec::new();
-        let mut files = vec![open_driver(name)?];
-        let first = files.first().map(AsFd::as_fd).ok_or_else(|| DeviceError::Gone(name.clone()))?;
+        let first = open_driver(name)?;
         let wanted = steering.map_or(1, Steering::shards);
-        let attached = attach(first, requested, (*offload, wanted > 1), &mut notices)
+        let attached = attach(first.as_fd(), requested, (*offload, wanted > 1), &mut notices)
             .map_err(|e| attach_error(name, e))?;
         let vnet = attached.flags & libc::IFF_VNET_HDR != 0;
         if vnet {
-            negotiate(first, *udp_trains, &mut notices).map_err(|e| attach_error(name, e))?;
+            negotiate(first.as_fd(), *udp_trains, &mut notices).map_err(|e| attach_error(name, e))?;
         }
         let steered = match steering.filter(|_| attached.flags & libc::IFF_MULTI_QUEUE != 0) {
-            Some(steering) => steer(first, steering, attached.created, &mut notices),
+            Some(steering) => steer(first.as_fd(), steering, attached.created, &mut notices),
             None => false,
         };
+        let mut files = vec![first];
         if attached.flags & libc::IFF_MULTI_QUEUE != 0 {
             for _ in 1..wanted {
                 let file = open_driver(name)?;

@@ -305,6 +305,7 @@ checks! {
     xdp_every_flow_arrives_somewhere: every_flow_arrives_somewhere(false);
     xdp_every_flow_arrives_somewhere_behind_the_driver: every_flow_arrives_somewhere(true);
     xdp_removed_interface_is_reported_by_every_queue: removed_interface_is_reported_by_every_queue(xdp(2, 2, false));
+    xdp_removed_interface_is_reported_behind_the_driver: removed_interface_is_reported_by_every_queue(xdp(2, 2, true));
     xdp_queues_beyond_the_shards_are_heard: queues_beyond_the_shards_are_heard();
     xdp_a_closed_queue_is_the_kernels: a_closed_queue_is_the_kernels();
 }
