@@ -45,6 +45,7 @@ pub mod route;
 pub(crate) mod slots;
 mod socket;
 mod starved;
+mod steady;
 mod tcp_sockets;
 mod transport;
 mod udp;

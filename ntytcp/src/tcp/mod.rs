@@ -37,7 +37,7 @@ mod timers;
 pub use config::{KeepAlive, TcpConfig, TcpSocketOptions};
 pub use listener::ListenOptions;
 pub use sockets::TcpInfo;
-pub(crate) use table::{Foreseen, Lookup, Tcp};
+pub(crate) use table::{ConnName, Foreseen, Lookup, Tcp};
 pub use tcb::State;
 
 use crate::counters::DropReason;
