@@ -644,6 +644,19 @@ impl Tcp {
     }
 }
 
+impl Tcb {
+    /// Whether [`Tcp::settle`] certainly finds nothing to do.
+    #[inline(always)]
+    pub(super) fn is_settled(&self) -> bool {
+        let flags = &self.flags;
+        let waits = flags.output & !flags.dirty | self.timers.is_early() | !flags.warm;
+        !waits
+            && self.changed.is_empty()
+            && self.state == State::Established
+            && (flags.ack_queued || !matches!(self.ack, AckDue::At(_)))
+    }
+}
+
 /// Enters what has something to send in the list of an interface.
 pub(super) fn push_dirty(dirty: &mut Vec<VecDeque<(u32, u32)>>, interface: InterfaceId, entry: (u32, u32)) {
     let index = usize::from(interface.0);
