@@ -109,6 +109,7 @@ impl TxQueue for Port {
         &self.caps
     }
 
+    #[inline]
     fn reserve(&mut self, len: usize) -> Option<&mut [u8]> {
         let bytes = match self.open.take() {
             Some(frame) => frame.bytes,
@@ -117,6 +118,7 @@ impl TxQueue for Port {
         self.open.insert(Frame { bytes, len }).bytes.get_mut(..len)
     }
 
+    #[inline]
     fn commit(&mut self, _: TxMeta) {
         if let Some(frame) = self.open.take() {
             self.peer.borrow_mut().push_back(frame);
@@ -125,6 +127,7 @@ impl TxQueue for Port {
 }
 
 impl device::Device for Port {
+    #[inline]
     fn rx_burst(&mut self, sink: &mut dyn FnMut(&mut [RxFrame<'_>])) -> Result<usize, DeviceError> {
         let mut inbox = self.inbox.borrow_mut();
         let count = inbox.len().min(BURST);

@@ -91,7 +91,7 @@ const WORKLOADS: [Workload; 5] = [
         title: "bulk, MSS 1460",
         units: BULK,
         unit: "B",
-        limit: "checksum 30 %, copy 25 % (two of each byte): 800 KB under way, in the second cache",
+        limit: "checksum 31 %, copy 30 % (two of each byte): 800 KB under way, in the second cache",
     },
     Workload {
         role: Role::Request,
@@ -99,7 +99,7 @@ const WORKLOADS: [Workload; 5] = [
         title: "64 B request/response",
         units: 1,
         unit: "",
-        limit: "1,600 instructions a segment each way, and the turn's own 600",
+        limit: "1,200 instructions to send a segment or to take one, calls included, and the turn's own 900",
     },
     Workload {
         role: Role::Connect,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   burst -> udp_run: datagrams of one flow                     -> Done
+//!   frame -> steady: foreseen segment of the flow before         -> Done
 //!   frame -> recognise -> plain -> foreseen segment, plain datagram  -> Done
 //!              |            \-> plain_unforeseen -> transport
 //!              \-> receive_any -> ARP, or IPv4 step by step -> transport
@@ -44,11 +45,11 @@ pub(super) struct Link {
 
 impl Stack {
     /// Takes a received frame. What it calls forth is either written in its place or noted for [`Stack::egress`]. The verdict
-    /// is returned, not stored in the frame.
+    /// is in the frame, and the answer.
     pub fn ingress(&mut self, now: Instant, id: InterfaceId, frame: &mut RxFrame<'_>) -> Verdict {
-        let verdict = self.take(now, id, frame);
+        self.take(now, id, frame);
         self.end_burst(now);
-        verdict
+        frame.verdict
     }
 
     /// What was left to be done once for all frames of a burst.
@@ -67,7 +68,14 @@ impl Stack {
     }
 
     /// As [`Stack::ingress`] for one frame of a burst.
-    fn take(&mut self, now: Instant, id: InterfaceId, frame: &mut RxFrame<'_>) -> Verdict {
+    #[inline]
+    fn take(&mut self, now: Instant, id: InterfaceId, frame: &mut RxFrame<'_>) {
+        if !self.may_be_steady(id, frame) || self.take_steady(now, id, frame).is_none() {
+            frame.verdict = self.take_any(now, id, frame);
+        }
+    }
+
+    fn take_any(&mut self, now: Instant, id: InterfaceId, frame: &mut RxFrame<'_>) -> Verdict {
         self.counters.rx_frames += 1;
         self.counters.rx_bytes += frame.len() as u64;
         let verdict = self.receive(now, id, frame);
@@ -91,18 +99,27 @@ impl Stack {
 
     /// Takes a burst of received frames and stores the verdict in each.
     pub fn ingress_burst(&mut self, now: Instant, id: InterfaceId, frames: &mut [RxFrame<'_>]) {
-        // 1. Touch what the frames will need, so that the memory is on its way for all of them at once.
-        let has_datagrams = frames.len() > 1 && self.touch_flows(frames);
-        // 2. Take them in order, runs of datagrams together.
-        if has_datagrams {
-            self.take_with_runs(now, id, frames);
-        } else {
-            for frame in frames {
-                frame.verdict = self.take(now, id, frame);
-            }
+        // 1. The flow that spoke last as a rule goes on speaking.
+        let mut others = Some(0);
+        if frames.first().is_some_and(|first| self.may_be_steady(id, first)) {
+            others = frames.iter_mut().position(|frame| self.take_steady(now, id, frame).is_none());
         }
-        // 3. Look after what they changed.
+        if let Some(rest) = others.and_then(|first| frames.get_mut(first..)) {
+            self.take_others(now, id, rest);
+        }
+        // 4. Look after what they changed.
         self.end_burst(now);
+    }
+
+    /// As [`Stack::ingress_burst`] from the first frame on that is not of the flow that spoke last.
+    fn take_others(&mut self, now: Instant, id: InterfaceId, frames: &mut [RxFrame<'_>]) {
+        // 2. Touch what the frames will need, so that the memory is on its way for all of them at once.
+        let has_datagrams = frames.len() > 1 && self.touch_flows(frames);
+        // 3. Take them in order, runs of datagrams together.
+        if has_datagrams {
+            return self.take_with_runs(now, id, frames);
+        }
+        frames.iter_mut().for_each(|frame| self.take(now, id, frame));
     }
 
     /// As [`Stack::take`] for the frames of a burst among which are datagrams.
@@ -112,7 +129,7 @@ impl Stack {
             let taken = if udp_run::begins(rest) { self.udp_run(now, id, rest) } else { 0 };
             rest = rest.get_mut(taken..).unwrap_or_default();
             let Some((frame, behind)) = rest.split_first_mut() else { break };
-            frame.verdict = self.take(now, id, frame);
+            self.take(now, id, frame);
             rest = behind;
         }
     }
@@ -183,7 +200,11 @@ impl Stack {
             let (counters, events) = (&mut self.counters, &mut self.events);
             let cx = &mut Cx { now, counters, events };
             let slot = match self.tcp.input_foreseen(cx, &arrival.key, bytes, is_intact) {
-                Foreseen::Taken => return Verdict::Done,
+                Foreseen::Taken(None) => return Verdict::Done,
+                Foreseen::Taken(Some(conn)) => {
+                    self.note_steady(id, plain, frame, conn);
+                    return Verdict::Done;
+                }
                 Foreseen::Dropped(found, reason) => {
                     if !self.reclaim_for(now) {
                         return Verdict::Drop(reason);

@@ -13,6 +13,7 @@ use super::outbox::{Datagram, Outbox};
 use super::output::PathCache;
 use super::route::{InterfaceAddr, RouteTable};
 use super::socket::SocketError;
+use super::steady::Steady;
 use crate::device::Caps;
 use crate::rng::Rng;
 use crate::time::{Instant, earliest};
@@ -132,6 +133,8 @@ pub(crate) struct Interface {
     next_claim: Option<Instant>,
     /// To whom the way was found last, and which it was: who connects to a peer connects to it again.
     pub(super) last_path: (IpAddr, PathCache),
+    /// The flow that spoke last. Forgotten when what may be used of `addrs` changes.
+    pub(super) steady: Option<Steady>,
     pub neighbors: NeighborCache,
     /// ARP packets to be sent, with their link destination.
     pub arp_queue: VecDeque<(MacAddr, ArpPacket)>,
@@ -174,6 +177,7 @@ impl Interface {
             conflict: None,
             next_claim: None,
             last_path: (IpAddr::V4(Ipv4Addr::UNSPECIFIED), PathCache::default()),
+            steady: None,
             broadcasts,
             neighbors: NeighborCache::new(neighbors, rng),
             arp_queue: VecDeque::new(),
@@ -319,6 +323,7 @@ impl Interface {
 
     /// Takes note of where the claims have come, and queues what the guards of the addresses want sent.
     fn queue_claims(&mut self) {
+        self.steady = None;
         self.usable.clear();
         self.usable.extend(self.addrs.iter().filter_map(Claim::usable));
         self.some_unusable = self.usable.len() < self.claims().count();

@@ -45,6 +45,7 @@ pub mod route;
 pub(crate) mod slots;
 mod socket;
 mod starved;
+mod steady;
 mod tcp_sockets;
 mod transport;
 mod udp;
@@ -339,16 +340,21 @@ impl Stack {
 
     /// Sends over an interface what is owed there: ARP, whole packets, datagrams, segments, in this order.
     pub fn egress<Q: TxQueue + ?Sized>(&mut self, now: Instant, id: InterfaceId, ring: &mut Q) -> Pending {
-        if !self.has_pending(id) {
+        let Some(mut interface) = self.interfaces.get_mut(usize::from(id.0)) else { return Pending::Clear };
+        let owes = interface.owes();
+        if !(owes || self.udp.has_pending(id) || self.tcp.has_pending(id)) {
             return Pending::Clear;
         }
-        self.tell_outcomes(now, id);
-        let Some(interface) = self.interfaces.get_mut(usize::from(id.0)) else { return Pending::Clear };
+        if owes {
+            self.tell_outcomes(now, id);
+            let Some(again) = self.interfaces.get_mut(usize::from(id.0)) else { return Pending::Clear };
+            interface = again;
+        }
         // The protocol that found the ring full comes first when there is room again.
         let tcp_first = core::mem::take(&mut interface.tcp_first);
         let (counters, events) = (&mut self.counters, &mut self.events);
         let mut out = Output::new(Cx { now, counters, events }, ring, interface, &self.routes);
-        let mut full = out.send_owed().is_err();
+        let mut full = owes && out.send_owed().is_err();
         let mut tcp_full = false;
         if !full && tcp_first {
             tcp_full = self.tcp.egress(&mut out);
@@ -360,9 +366,12 @@ impl Stack {
             full = tcp_full;
         }
         // Asking for a next hop that was missed just now need not wait for the next turn.
-        full = full || out.send_owed().is_err();
+        let owes = out.owes();
+        full = full || (owes && out.send_owed().is_err());
         interface.tcp_first = full && !tcp_full;
-        self.tell_outcomes(now, id);
+        if owes {
+            self.tell_outcomes(now, id);
+        }
         if full { Pending::RingFull } else { Pending::Clear }
     }
 
@@ -459,7 +468,12 @@ impl Stack {
     }
 
     /// A socket at which something happened, and what. Each socket is reported once for all that happened since the last time.
+    #[inline]
     pub fn poll_event(&mut self) -> Option<Event> {
+        if self.events.is_empty() { None } else { self.next_event() }
+    }
+
+    fn next_event(&mut self) -> Option<Event> {
         while let Some(socket) = self.events.pop() {
             let readiness = match socket.kind {
                 SocketKind::Stream | SocketKind::Listener => self.tcp.take_ready(socket),

@@ -15,6 +15,7 @@
 //! Where the device has no checksum unit, the payload is summed while it is in the cache from being copied out of its FIFO. A train of TCP
 //! segments is cut by the device if it can, else here ([`Output::send_train`]).
 
+mod tcp;
 mod udp;
 
 use core::net::{IpAddr, Ipv4Addr};
@@ -28,11 +29,9 @@ use super::plain;
 use super::route::RouteTable;
 use super::socket::SocketError;
 use crate::counters::DropReason;
-use crate::device::{Caps, Gso, GsoKind, TxChecksum, TxMeta, TxQueue};
+use crate::device::{Caps, TxChecksum, TxMeta, TxQueue};
 use crate::fifo::{Chunks, Consumer};
-use crate::wire::{
-    ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, MacAddr, Sum, TcpFlags, TcpHeader,
-};
+use crate::wire::{ArpPacket, EtherType, EthernetHeader, IpProtocol, Ipv4Header, MacAddr, Sum, TcpFlags};
 
 /// TTL of everything that the stack sends, unless a socket says otherwise (RFC 1700).
 pub(crate) const DEFAULT_TTL: u8 = 64;
@@ -192,97 +191,6 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         self.interface.must_not_use(ip)
     }
 
-    /// Sends one TCP segment with DF set to where [`Output::prepare`] said. Source, destination and ports on the wire are those of
-    /// `key` and `header`.
-    ///
-    /// # Errors
-    /// Why it was not sent; then nothing has changed.
-    #[inline(always)] // Of a header without options little is left.
-    pub(crate) fn send_tcp(
-        &mut self,
-        hop: &Hop,
-        key: &FlowKey,
-        header: &TcpHeader,
-        payload: Option<Payload<'_>>,
-    ) -> Result<(), Blocked> {
-        self.send_segment(hop, key, header, payload, None)
-    }
-
-    /// Sends a train of segments, as [`Output::send_tcp`] does one, which each but the last have `size` payload bytes; FIN and PSH are
-    /// for the last. The device cuts it if it can. Answers how many bytes of payload went out: not all when the ring
-    /// became full on the way.
-    ///
-    /// # Errors
-    /// Why nothing was sent; then nothing has changed.
-    pub(crate) fn send_train(
-        &mut self,
-        hop: &Hop,
-        key: &FlowKey,
-        header: &TcpHeader,
-        payload: Payload<'_>,
-        size: u16,
-    ) -> Result<usize, Blocked> {
-        let Payload { fifo, offset, len } = payload;
-        if self.caps.tso_max > 0 {
-            let payload = Some(Payload { fifo, offset, len });
-            return self.send_segment(hop, key, header, payload, Some(size)).map(|()| len);
-        }
-        let (mut sent, mut piece) = (0, *header);
-        while sent < len {
-            let n = usize::from(size).min(len - sent);
-            piece.seq = header.seq + sent as u32;
-            piece.flags = if sent + n == len { header.flags } else { header.flags - FOR_THE_LAST };
-            let payload = Payload { fifo: &mut *fifo, offset: offset + sent, len: n };
-            match self.send_segment(hop, key, &piece, Some(payload), None) {
-                Ok(()) => sent += n,
-                Err(blocked) if sent == 0 => return Err(blocked),
-                // As if this much had been asked for; what blocks is found out again by the next attempt.
-                Err(_) => break,
-            }
-        }
-        Ok(sent)
-    }
-
-    #[inline(always)]
-    fn send_segment(
-        &mut self,
-        hop: &Hop,
-        key: &FlowKey,
-        header: &TcpHeader,
-        payload: Option<Payload<'_>>,
-        gso_size: Option<u16>,
-    ) -> Result<(), Blocked> {
-        let (IpAddr::V4(src), IpAddr::V4(dst)) = (key.local, key.remote) else { return Err(NO_FAMILY) };
-        let header_len = header.header_len();
-        let len = header_len + payload.as_ref().map_or(0, |p| p.len);
-        let offload = self.caps.tx_checksum;
-        let pseudo = Sum::pseudo_header_v4(src, dst, IpProtocol::TCP, len as u32);
-        let (segment, start) = self.begin_packet(hop.mac, (src, dst), IpProtocol::TCP, len, hop.ttl, None)?;
-        let (head, body) = segment.split_at_mut_checked(header_len).ok_or(TOO_LONG)?;
-        if offload {
-            TcpHeader { checksum: pseudo.fold(), ..*header }.emit(head).ok_or(TOO_LONG)?;
-            if let Some(p) = payload {
-                copy(body, p.fifo.peek(p.offset, p.len));
-            }
-        } else {
-            let sum = match payload {
-                Some(p) => match p.fifo.peek_whole(p.offset, p.len) {
-                    Some(whole) => Sum::copy(body, whole),
-                    None => copy_and_sum(body, p.fifo.peek(p.offset, p.len)),
-                },
-                None => Sum::ZERO,
-            };
-            // The header's length is a multiple of 4, so the body begins at an even offset.
-            header.emit_summed(head, pseudo.combine(sum)).ok_or(TOO_LONG)?;
-        }
-        let gso =
-            gso_size.map(|size| Gso { kind: GsoKind::TcpV4, size, header_len: (start + header_len) as u16 });
-        let checksum = partial_checksum(offload, start, 16);
-        self.cx.counters.tcp_tx += 1;
-        self.commit(TxMeta { checksum, gso }, start + len);
-        Ok(())
-    }
-
     /// Reserves a frame for a packet with `len` bytes behind its IP header, one that may be fragmented under `ident` or an atomic
     /// one, and writes the headers up to there. The rest of the frame, and where it starts.
     #[inline(always)]
@@ -313,16 +221,18 @@ impl<'a, Q: TxQueue + ?Sized> Output<'a, Q> {
         Ok((rest, plain::HEADERS))
     }
 
+    /// As [`Interface::owes`].
+    #[inline]
+    pub(crate) fn owes(&self) -> bool {
+        self.interface.owes()
+    }
+
     /// Sends what the interface itself owes: ARP first, as others may wait for its answer, then whole packets.
     ///
     /// # Errors
     /// [`Blocked::RingFull`] when more is owed.
-    #[inline]
+    #[cold]
     pub(crate) fn send_owed(&mut self) -> Result<(), Blocked> {
-        if self.interface.owes() { self.send_all_owed() } else { Ok(()) }
-    }
-
-    fn send_all_owed(&mut self) -> Result<(), Blocked> {
         while let Some((dst, packet)) = self.interface.arp_queue.front().copied() {
             self.send_arp(dst, &packet)?;
             self.interface.arp_queue.pop_front();

@@ -2,8 +2,8 @@
 //! way is blocked.
 //!
 //! ```text
-//!   dirty list -> egress_conn -> only_segment -------> Output::send_tcp   -> on_sent
-//!                             \-> send_all: next_segment -> send_train -/
+//!   dirty list -> egress_conn -> only_segment -> Output::send_bare -> on_only_sent
+//!                             \-> send_all: next_segment -> send_tcp | send_train -> on_sent
 //!              \-> blocked: ring full, next hop unknown (parked), other interface, no way
 //! ```
 
@@ -85,14 +85,15 @@ impl Tcp {
         match tcb.only_segment(hop.limits) {
             Some(segment) => {
                 let header = tcb.bare_header(&segment);
-                out.send_tcp(&hop, &tcb.key, &header, segment.payload(&mut tcb.tx))?;
-                tcb.on_sent(out.cx.now, &self.config, &segment, header.window, out.cx.counters);
-                (tcb.flags.output, tcb.flags.cwnd_limited) = (false, false);
+                out.send_bare(&hop, &tcb.key, &header, segment.payload(&mut tcb.tx))?;
+                tcb.on_only_sent(out.cx.now, &self.config, &segment, header.window);
             }
             None => send_all(out, &hop, tcb, &self.config)?,
         }
         tcb.flags.dirty = false;
-        self.settle(&mut out.cx, conn);
+        if !tcb.is_settled() {
+            self.settle(&mut out.cx, conn);
+        }
         Ok(())
     }
 

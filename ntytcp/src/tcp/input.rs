@@ -24,7 +24,14 @@ const PLAIN: u16 = TcpFlags::ACK.bits() as u16;
 const FORESEEN: u16 = TcpFlags::PSH.union(TcpFlags::ECE).union(TcpFlags::CWR).bits() as u16;
 
 /// A segment that needs no checks: the answer of [`Tcb::predict`].
-pub(crate) struct Predicted<'a>(Segment<'a>);
+#[derive(Clone, Copy)]
+struct Predicted<'a> {
+    seq: Seq,
+    ack: Seq,
+    wnd: u32,
+    timestamps: Option<Timestamps>,
+    text: &'a [u8],
+}
 
 /// A segment on its way through the steps: what was cut off at the edges of the window is gone.
 struct Segment<'a> {
@@ -79,7 +86,7 @@ impl Tcb {
     /// timestamps as everybody lays them out, nothing missing and nothing old, is most of the traffic and needs none of the
     /// checks below. `bytes` are the whole segment; its checksum is not looked at.
     #[inline(always)]
-    pub(crate) fn predict<'a>(&self, bytes: &'a [u8]) -> Option<Predicted<'a>> {
+    fn predict<'a>(&self, bytes: &'a [u8]) -> Option<Predicted<'a>> {
         let h = bytes.first_chunk::<20>()?;
         let control = u16::from_be_bytes([h[12], h[13]]) & !FORESEEN;
         let (timestamps, text) = match &self.timestamps {
@@ -108,22 +115,56 @@ impl Tcb {
             // Text that nobody will read is answered by a RST.
             && (text.is_empty() || self.rx.is_consumer_alive());
         let wnd = u32::from(u16::from_be_bytes([h[14], h[15]])) << self.snd.scale;
-        as_foreseen.then_some(Predicted(Segment { seq, ack, wnd, flags: TcpFlags::ACK, timestamps, text }))
+        as_foreseen.then_some(Predicted { seq, ack, wnd, timestamps, text })
     }
 
-    /// Takes a segment that was predicted and whose checksum is right.
+    /// Takes the whole segment `bytes` if it was predicted and `is_intact` says that its checksum is right; an error says that not all
+    /// of it found room.
     #[inline(always)]
-    pub(crate) fn take_predicted(
+    pub(crate) fn take_foreseen(
         &mut self,
         cx: &mut Cx<'_>,
         config: &TcpConfig,
-        Predicted(seg): &Predicted<'_>,
-    ) -> Result<(), DropReason> {
+        bytes: &[u8],
+        is_intact: impl FnOnce() -> bool,
+    ) -> Option<Result<(), DropReason>> {
+        let seg = self.predict(bytes)?;
+        if !is_intact() {
+            return None;
+        }
+        cx.counters.tcp_rx += 1;
         cx.counters.tcp_fast_path += 1;
         self.heard(cx.now);
-        self.update_ts_recent(cx.now, seg);
-        self.process_ack(cx, config, seg);
-        if seg.text.is_empty() { Ok(()) } else { self.take_text_in_order(cx, config, seg.text) }
+        self.update_ts_recent(cx.now, seg.seq, seg.timestamps);
+        if !self.says_nothing_new(&seg) {
+            self.take_predicted_ack(cx, config, seg);
+        }
+        Some(if seg.text.is_empty() { Ok(()) } else { self.take_text_in_order(cx, config, seg.text) })
+    }
+
+    /// Whether a predicted segment tells of our sending what is known, as all do from a peer that only sends. What
+    /// [`Tcb::process_ack`] notes of such a one is noted.
+    #[inline(always)]
+    fn says_nothing_new(&mut self, seg: &Predicted<'_>) -> bool {
+        let snd = &mut self.snd;
+        let known = seg.ack == snd.una
+            && seg.wnd == snd.wnd
+            && seg.wnd > 0
+            && snd.wl1.before_eq(seg.seq)
+            // Without text it may be a duplicate ACK.
+            && !seg.text.is_empty();
+        if known {
+            (snd.wl1, snd.wl2) = (seg.seq, seg.ack);
+            (self.probes, self.probe_backoff) = (0, 0);
+        }
+        known
+    }
+
+    /// What a predicted segment tells of our sending.
+    #[inline(never)] // Who has nothing to hear needs no segment in memory.
+    fn take_predicted_ack(&mut self, cx: &mut Cx<'_>, config: &TcpConfig, seg: Predicted<'_>) {
+        let Predicted { seq, ack, wnd, timestamps, text } = seg;
+        self.process_ack(cx, config, &Segment { seq, ack, wnd, flags: TcpFlags::ACK, timestamps, text });
     }
 
     /// RFC 9293 3.10.7.4, all synchronized states and SYN-RECEIVED.
@@ -143,7 +184,7 @@ impl Tcb {
         self.check_sequence(cx, seg)?;
         self.check_rst(cx, seg)?;
         self.heard(cx.now);
-        self.update_ts_recent(cx.now, seg);
+        self.update_ts_recent(cx.now, seg.seq, seg.timestamps);
         self.check_ack(cx, config, seg)?;
         // Sixth, URG: RFC 6093 leaves urgent data in line and the pointer to those who ask for it; we do not.
         self.take_text(cx, config, seg)?;
@@ -603,10 +644,11 @@ impl Tcb {
     }
 
     /// RFC 7323 4.3: TS.Recent follows the segment that the last ACK was waiting for.
-    fn update_ts_recent(&mut self, now: Instant, seg: &Segment<'_>) {
-        if let (Some(state), Some(ts)) = (&mut self.timestamps, seg.timestamps)
+    #[inline]
+    fn update_ts_recent(&mut self, now: Instant, seq: Seq, timestamps: Option<Timestamps>) {
+        if let (Some(state), Some(ts)) = (&mut self.timestamps, timestamps)
             && (!Seq(ts.value).before(Seq(state.recent)) || state.is_void(now))
-            && seg.seq.before_eq(self.last_ack_sent)
+            && seq.before_eq(self.last_ack_sent)
         {
             state.recent = ts.value;
             state.recent_at = now;

@@ -5,7 +5,7 @@
 //!  segment -> demux -> Tcb::predict -> Tcb::take_predicted            what is expected next: table.input_foreseen
 //!                \-> Tcb::segment_arrives | SynEntry | TimeWait | listener         all else: table.input
 //!                                        | (marks itself dirty)
-//!  table.egress -> Tcb::only_segment -> Output::send_tcp -> Tcb::on_sent          all there is, in one segment
+//!  table.egress -> Tcb::only_segment -> Output::send_bare -> Tcb::on_only_sent    all there is, in one segment
 //!              \-> Tcb::next_segment -> Output::send_tcp | send_train -> Tcb::on_sent, until there is no more
 //!  table.on_timeout -> Tcb::on_timeout
 //! ```
@@ -37,7 +37,7 @@ mod timers;
 pub use config::{KeepAlive, TcpConfig, TcpSocketOptions};
 pub use listener::ListenOptions;
 pub use sockets::TcpInfo;
-pub(crate) use table::{Foreseen, Lookup, Tcp};
+pub(crate) use table::{ConnName, Foreseen, Lookup, Tcp};
 pub use tcb::State;
 
 use crate::counters::DropReason;

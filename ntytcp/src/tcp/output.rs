@@ -252,16 +252,21 @@ impl Tcb {
         self.cc.cwnd().saturating_add(self.recovery.inflation())
     }
 
-    /// The payload of a full segment now: the path may be narrower than when the connection began, and SACK blocks take room.
+    /// The payload of a full segment now: the path may be narrower than when the connection began, and options take room.
     #[inline]
     fn payload_mss(&self, limits: PathLimits) -> u16 {
         let path = super::tcb::mss_for(limits.mtu, &self.key);
-        let sack = match self.sack_blocks().len() as u16 {
-            0 => 0,
-            blocks => 4 + 8 * blocks,
-        };
-        let narrower = self.snd.mss.min(self.snd.peer_mss).saturating_sub(path);
-        self.send_mss().saturating_sub(sack + narrower).max(super::tcb::MIN_PAYLOAD)
+        let mut most = self.snd.mss.min(self.snd.peer_mss).min(path);
+        if self.timestamps.is_some() {
+            most = most.saturating_sub(super::tcb::TIMESTAMPS_LEN);
+        }
+        if !self.assembly.is_empty() {
+            most = most.saturating_sub(match self.sack_blocks().len() as u16 {
+                0 => 0,
+                blocks => 4 + 8 * blocks,
+            });
+        }
+        most.max(super::tcb::MIN_PAYLOAD)
     }
 
     fn sack_blocks(&self) -> SackBlocks {
@@ -386,6 +391,36 @@ impl Tcb {
         }
     }
 
+    /// As [`Tcb::on_sent`] for what [`Tcb::only_segment`] gave.
+    #[inline(always)]
+    pub(crate) fn on_only_sent(&mut self, now: Instant, config: &TcpConfig, sent: &Transmit, window: u16) {
+        self.on_acknowledged(window, self.rcv.scale);
+        if sent.len > 0 {
+            let end = sent.seq + sent.len as u32;
+            if self.flight() == 0 {
+                self.stalled_since = now;
+            }
+            if self.timing.is_none() && self.timeouts == 0 {
+                self.timing = Some((end, now));
+            }
+            (self.snd.nxt, self.snd.max) = (end, end);
+            self.on_text_sent(now, config);
+        }
+        (self.flags.output, self.flags.cwnd_limited) = (false, false);
+    }
+
+    /// Text, or a SYN or FIN, is on its way.
+    #[inline(always)]
+    fn on_text_sent(&mut self, now: Instant, config: &TcpConfig) {
+        self.last_sent = now;
+        self.flags.probe = false;
+        self.timers.stop(TimerKind::Persist);
+        // RFC 6298 5.1: "if the timer is not running, start it running".
+        if !self.timers.is_armed(TimerKind::Retransmit) {
+            self.timers.arm(TimerKind::Retransmit, self.rtt.deadline(now, config.max_rto));
+        }
+    }
+
     /// An ACK is on its way that announces this window.
     #[inline]
     fn on_acknowledged(&mut self, window: u16, scale: u8) {
@@ -421,13 +456,11 @@ impl Tcb {
             // "form a FIN segment and send it; ... enter FIN-WAIT-1 state", or LAST-ACK.
             self.on_app_closed();
         }
-        self.last_sent = now;
-        self.flags.probe = false;
-        self.timers.stop(TimerKind::Persist);
-        // RFC 6298 5.1: "if the timer is not running, start it running". A fast retransmit restarts it.
-        if sent.purpose == Purpose::Resend || !self.timers.is_armed(TimerKind::Retransmit) {
-            self.timers.arm(TimerKind::Retransmit, self.rtt.deadline(now, config.max_rto));
+        if sent.purpose == Purpose::Resend {
+            // A fast retransmit restarts it.
+            self.timers.stop(TimerKind::Retransmit);
         }
+        self.on_text_sent(now, config);
     }
 
     /// Nothing more can be sent now. When it is the peer's window that keeps data back and nothing in flight would bring an ACK,
@@ -614,8 +647,12 @@ mod tests {
                 prop_assert!(!tcb.flags.cwnd_limited);
                 let bare = tcb.bare_header(&only);
                 prop_assert_eq!(tcb.header(Instant::ZERO, &only), bare);
-                let mut counters = Counters::default();
-                tcb.on_sent(Instant::ZERO, &config, &only, bare.window, &mut counters);
+                let (now, mut counters) = (Instant::from_millis(1), Counters::default());
+                let mut twin = situation.tcb(&config, &PagePool::new(64));
+                twin.on_only_sent(now, &config, &only, bare.window);
+                tcb.on_sent(now, &config, &only, bare.window, &mut counters);
+                tcb.flags.output = false;
+                prop_assert_eq!(format!("{twin:?}"), format!("{tcb:?}"));
                 prop_assert_eq!(tcb.next_segment(situation.limits()), None);
             } else if let Some(next) = tcb.next_segment(situation.limits()) {
                 // A train has cars of one size, which fit, and not too many.

@@ -61,10 +61,17 @@ impl Slot {
 /// What there is of a flow: its slot, or the tag under which it would be entered.
 pub(crate) type Lookup = Result<Slot, u32>;
 
+/// A connection, for who keeps it across calls: it may have ended meanwhile, and then the name reaches nobody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ConnName {
+    slot: u32,
+    generation: u32,
+}
+
 /// What [`Tcp::input_foreseen`] made of a segment.
 pub(crate) enum Foreseen {
-    /// It was as foreseen, and all of it was taken.
-    Taken,
+    /// It was as foreseen, and all of it was taken; if the segment before it was for the same connection, by this one.
+    Taken(Option<ConnName>),
     /// It was as foreseen, but not all of it found room.
     Dropped(Lookup, DropReason),
     /// It was not as foreseen, or is damaged: [`Tcp::input`] must see it.
@@ -181,20 +188,42 @@ impl Tcp {
         bytes: &[u8],
         is_intact: impl FnOnce() -> bool,
     ) -> Foreseen {
+        let last = self.recent;
         let slot = self.demux(key);
         let Ok(Slot::Conn(conn)) = slot else { return Foreseen::No(slot) };
-        let Some(tcb) = self.conns.at_mut(conn) else { return Foreseen::No(slot) };
-        let Some(predicted) = tcb.predict(bytes) else { return Foreseen::No(slot) };
-        if !is_intact() {
+        let Some((tcb, generation)) = self.conns.named_mut(conn) else { return Foreseen::No(slot) };
+        let Some(taken) = tcb.take_foreseen(cx, &self.config, bytes, is_intact) else {
             return Foreseen::No(slot);
-        }
-        cx.counters.tcp_rx += 1;
-        let taken = tcb.take_predicted(cx, &self.config, &predicted);
+        };
+        self.settle_later(cx, conn);
+        let again = (last == conn).then_some(ConnName { slot: conn, generation });
+        taken.map_or_else(|reason| Foreseen::Dropped(slot, reason), |()| Foreseen::Taken(again))
+    }
+
+    /// As [`Tcp::input_foreseen`] for a segment whose connection is known already. `None` if it was not as foreseen, an error if
+    /// not all of it found room.
+    #[inline(always)]
+    pub(crate) fn input_steady(
+        &mut self,
+        cx: &mut Cx<'_>,
+        ConnName { slot, generation }: ConnName,
+        bytes: &[u8],
+        is_intact: impl FnOnce() -> bool,
+    ) -> Option<Result<(), DropReason>> {
+        let tcb = self.conns.get_mut(slot, generation)?;
+        let taken = tcb.take_foreseen(cx, &self.config, bytes, is_intact)?;
+        self.recent = slot;
+        self.settle_later(cx, slot);
+        Some(taken)
+    }
+
+    /// A foreseen segment came for a connection: it is settled when another's turn comes or the burst ends.
+    #[inline(always)]
+    fn settle_later(&mut self, cx: &mut Cx<'_>, conn: u32) {
         if self.unsettled != conn {
             self.settle_burst(cx);
             self.unsettled = conn;
         }
-        taken.map_or_else(|reason| Foreseen::Dropped(slot, reason), |()| Foreseen::Taken)
     }
 
     /// A run of foreseen segments of one connection is over: what they changed around it is brought in line, once.
@@ -612,6 +641,19 @@ impl Tcp {
         }) {
             flows.remove(entry.tag, Slot::Wait(slot).pack());
         }
+    }
+}
+
+impl Tcb {
+    /// Whether [`Tcp::settle`] certainly finds nothing to do.
+    #[inline(always)]
+    pub(super) fn is_settled(&self) -> bool {
+        let flags = &self.flags;
+        let waits = flags.output & !flags.dirty | self.timers.is_early() | !flags.warm;
+        !waits
+            && self.changed.is_empty()
+            && self.state == State::Established
+            && (flags.ack_queued || !matches!(self.ack, AckDue::At(_)))
     }
 }
 

@@ -62,6 +62,11 @@ impl TimerTable {
         self.deadlines[kind as usize] != Instant::FAR_FUTURE
     }
 
+    /// Whether [`TimerTable::moved_forward`] has something to find out.
+    pub(crate) fn is_early(&self) -> bool {
+        self.early
+    }
+
     /// What the wheel must arm the TCB's entry for, if that moved forward since it was asked last.
     #[inline]
     pub(crate) fn moved_forward(&mut self) -> Option<Instant> {

@@ -52,6 +52,14 @@ impl Sum {
         self.combine(Self(words.swap_bytes() as u64))
     }
 
+    /// Adds 16-bit words, given as a number in network order whose parts they are, or as the sum of such numbers.
+    #[must_use]
+    #[inline(always)]
+    pub(crate) const fn add_words(self, words: u64) -> Self {
+        // As in `combine_odd`: numbers and what lies in memory differ by the order of bytes within words.
+        self.combine_odd(Self(words))
+    }
+
     /// Adds the sum of a piece that starts at an even offset.
     #[must_use]
     pub const fn combine(self, other: Self) -> Self {

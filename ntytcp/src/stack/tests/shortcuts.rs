@@ -1,6 +1,8 @@
 //! Two hosts of one seed get the same frames, one by the short ways for what is plain and foreseen, the other without: nobody can
 //! tell them apart, from outside or from within.
 
+mod steady;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
