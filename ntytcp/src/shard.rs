@@ -4,7 +4,7 @@
 //!   turn():  clock -> for each device: rx_burst -> ingress_burst      once per turn, in this order; the clock
 //!                  -> on_timeout, if something is due                  is read once
 //!                  -> for each device: egress -> flush
-//!   wait():  spin for a while after the last work, then sleep on the devices' descriptors, the doorbell and
+//!   wait():  spin for a while after the last work if that is likely to bring some, then sleep on the devices' descriptors, the doorbell and
 //!            whatever the caller adds, until the next deadline
 //! ```
 //!
@@ -47,7 +47,8 @@ impl Clock for MonotonicClock {
 /// What a shard does when there is nothing to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IdlePolicy {
-    /// How long it goes on looking after the last work before it sleeps. Default 20 µs; [`Duration::MAX`] never sleeps.
+    /// How long it goes on looking after the last work before it sleeps, as long as work comes within this time; while it comes later, looking
+    /// would be in vain, and it sleeps at once. Default 20 µs; [`Duration::MAX`] never sleeps.
     pub spin: Duration,
     /// How long it sleeps at most while a device can only be polled and may have frames again, or has no room for what is owed. Default 50 µs.
     pub poll_interval: Duration,
@@ -92,6 +93,10 @@ pub struct Shard<C: Clock> {
     now: Instant,
     /// When there was something to do last.
     busy: Instant,
+    /// Nothing has been to do since a [`Shard::wait`] began to rest.
+    resting: bool,
+    /// How long to spin: as the policy says, or not at all because the last rest was longer.
+    spin: Duration,
     pending: Pending,
     /// There was work since the devices were synchronised last.
     unsynced: bool,
@@ -155,6 +160,8 @@ impl<C: Clock> Shard<C> {
             doorbell: Arc::new(Doorbell::new()?),
             now,
             busy: now,
+            resting: false,
+            spin: idle.spin,
             pending: Pending::Clear,
             unsynced: false,
             fds: Vec::new(),
@@ -242,6 +249,10 @@ impl<C: Clock> Shard<C> {
             }
         }
         if received > 0 || due || owed {
+            if core::mem::take(&mut self.resting) {
+                let rested = now.since(self.busy);
+                self.spin = if rested <= self.idle.spin { self.idle.spin } else { Duration::ZERO };
+            }
             self.busy = now;
             self.unsynced = true;
         } else if core::mem::take(&mut self.unsynced) {
@@ -263,7 +274,8 @@ impl<C: Clock> Shard<C> {
         if owed || self.unsynced || self.stack.has_events() || limit == Some(Duration::ZERO) {
             return Ok(());
         }
-        if now.since(self.busy) < self.idle.spin {
+        self.resting = true;
+        if now.since(self.busy) < self.spin {
             core::hint::spin_loop();
             return Ok(());
         }
@@ -406,6 +418,41 @@ mod tests {
             assert!(frames() > 1);
         }
         std::fs::remove_file(&file).unwrap();
+    }
+
+    #[test]
+    fn spinning_stops_when_work_comes_later_and_begins_again_when_it_comes_soon() {
+        let ((link, mut peer), clock) = (pair(MemConfig::default()), Virtual::default());
+        let mut shard = shard(&clock, link, 1);
+        while let Some(at) = shard.turn().unwrap().next_deadline {
+            clock.0.set(at.as_micros() + 1);
+            peer.rx_burst(&mut |_| {}).unwrap();
+        }
+        let policy = IdlePolicy::default();
+        let mut frame_after = |shard: &mut Shard<&Virtual>, micros: u64| {
+            // Once for what is to be synchronised, once to rest.
+            for _ in 0..2 {
+                shard.turn().unwrap();
+                shard.wait(Some(Duration::from_nanos(1)), &[]).unwrap();
+            }
+            clock.0.set(clock.0.get() + micros);
+            peer.reserve(60).unwrap().fill(0);
+            peer.commit(TxMeta::default());
+            peer.flush().unwrap();
+            assert_eq!(shard.turn().unwrap().received, 1);
+            shard.spin
+        };
+        for (micros, spin) in [
+            (5, policy.spin),
+            (20, policy.spin),
+            (21, Duration::ZERO),
+            (500, Duration::ZERO),
+            (3, policy.spin),
+        ] {
+            assert_eq!(frame_after(&mut shard, micros), spin, "after {micros} us");
+        }
+        shard.idle = IdlePolicy::BUSY_POLL;
+        assert_eq!(frame_after(&mut shard, 1_000_000), Duration::MAX);
     }
 
     #[test]
