@@ -12,7 +12,7 @@
 //!      |------------- after RETRY, whoever failed: refused, reset, silent, no HTTP
 //! ```
 //!
-//! [`client`] has the connections, [`connection`] is one of them, [`response`] reads the answers, [`tally`] counts and prints.
+//! `client` has the connections, `connection` is one of them, `response` reads the answers, `tally` counts and prints.
 
 mod client;
 mod connection;
@@ -33,7 +33,7 @@ use std::time::Duration;
 /// What `nty perf http` is asked to do. The flags that `nty perf` has too mean the same here.
 #[derive(Clone, PartialEq, Eq, Debug, clap::Args)]
 pub struct Options {
-    /// What to ask for: [http://]ADDRESS[:PORT][/PATH]
+    /// What to ask for, as 10.0.0.2, 10.0.0.2:8080/page or http://10.0.0.2/
     #[arg(value_name = "TARGET")]
     pub target: Target,
     /// How long to ask [default: 10s]
