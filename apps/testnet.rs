@@ -74,14 +74,21 @@ impl Net {
 
     /// The server's side runs the program that `open` opens there.
     pub(crate) fn new(open: impl FnOnce(&mut Runtime) -> Result<Box<dyn Program>, ProgramError>) -> Self {
-        let mut net = Self::bare();
-        let mut program = open(&mut net.server).unwrap();
-        net.epoll.add(program.epoll(), Events::IN, 0).unwrap();
+        Self::bare().serving(open)
+    }
+
+    /// From now on the server's side runs the program that `open` opens there.
+    pub(crate) fn serving(
+        mut self,
+        open: impl FnOnce(&mut Runtime) -> Result<Box<dyn Program>, ProgramError>,
+    ) -> Self {
+        let mut program = open(&mut self.server).unwrap();
+        self.epoll.add(program.epoll(), Events::IN, 0).unwrap();
         // What the program took for its beginning is not ahead of the time.
-        net.now = Instant::now();
-        program.ready(&mut net.server, net.now).unwrap();
-        net.program = Some(program);
-        net
+        self.now = Instant::now();
+        program.ready(&mut self.server, self.now).unwrap();
+        self.program = Some(program);
+        self
     }
 
     /// One turn of each side; the program is called if the loop that runs programs would.

@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Why a value was refused, and what would not be.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct BadValue(String);
+pub struct BadValue(pub(crate) String);
 
 /// Deserialises through [`FromStr`]; `$number` turns a whole number into the text that means the same.
 macro_rules! from_text {

@@ -85,7 +85,7 @@ Exit status: 0 when every request was answered in time, 1 otherwise."
   nty perf --device tap:nty0 --addr 10.0.0.2/24 --host-addr 10.0.0.1/24 --gateway 10.0.0.1 --server
   nty perf --device tap:nty1 --addr 10.0.1.2/24 --host-addr 10.0.1.1/24 --gateway 10.0.1.1 --client 10.0.0.2 --time 5s --bidir
 Between the two on one host the kernel is the router: sysctl -w net.ipv4.ip_forward=1")]
-    Perf(WithStack<perf::Options>),
+    Perf(PerfArgs),
     /// Run several programs on one stack, as a file says
     #[command(after_help = RUN_EXAMPLE)]
     Run(RunArgs),
@@ -120,6 +120,31 @@ struct WithStack<A: clap::Args> {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct PerfArgs {
+    #[command(flatten)]
+    bulk: WithStack<perf::Options>,
+    #[command(subcommand)]
+    other: Option<PerfCommand>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum PerfCommand {
+    /// Measure how fast an HTTP server answers: requests and connections per second, latencies, failures by kind
+    #[command(after_help = "Examples:
+  nty perf http 10.0.0.2 --device packet:eth1 --addr 10.0.0.3/24 --parallel 500
+  nty perf http 10.0.0.2:8080/page --device xdp:eth1 --addr 10.0.0.3/24 --close --parallel 100 --time 30s
+  nty perf http 10.0.0.2 --device tap:nty1 --addr 10.0.0.3/24 --host-addr 10.0.0.1/24 -n 100000 --pipeline 16 --json
+--parallel and --time are nty perf's; --requests stands for --bytes, as requests are what is counted; --close because a server's
+connections per second are another figure than its requests; --pipeline because without it one connection measures the round trip.
+Each connection asks again when it was answered (a closed loop): a slow server is asked less often.
+Failed: refused, reset, unreachable; timed out; closed before an answer; cut off in one; malformed: no HTTP/1; unasked: longer than
+its Content-Length; exhausted: no port or memory of ours. A place whose connection failed stays empty for 100 ms.
+Exit status: 0 when every request was answered by a status of 2xx, 1 otherwise.")]
+    Http(Box<WithStack<perf::http::Options>>),
+}
+
+#[derive(Debug, clap::Args)]
 struct RunArgs {
     /// The configuration (TOML)
     file: PathBuf,
@@ -140,6 +165,8 @@ pub enum App {
     Ping(ping::Options),
     /// `nty perf`
     Perf(perf::Options),
+    /// `nty perf http`
+    PerfHttp(perf::http::Options),
 }
 
 /// What a port is taken for.
@@ -158,6 +185,7 @@ impl App {
             Self::Dns(_) => "dns",
             Self::Ping(_) => "ping",
             Self::Perf(_) => "perf",
+            Self::PerfHttp(_) => "perf http",
         }
     }
 
@@ -165,7 +193,7 @@ impl App {
     pub fn is_server(&self) -> bool {
         match self {
             Self::Echo(_) | Self::Http(_) | Self::Dns(_) => true,
-            Self::Ping(_) => false,
+            Self::Ping(_) | Self::PerfHttp(_) => false,
             Self::Perf(options) => options.client.is_none(),
         }
     }
@@ -179,6 +207,7 @@ impl App {
             Self::Http(options) => options.check().map_err(|error| error.to_string()),
             Self::Dns(options) => options.check(),
             Self::Perf(options) => options.check(),
+            Self::PerfHttp(options) => options.check(),
             Self::Ping(options) => options.check(),
             Self::Echo(_) => Ok(()),
         }
@@ -198,7 +227,7 @@ impl App {
             Self::Http(o) => vec![(Protocol::Tcp, o.port.get())],
             Self::Dns(o) => both(o.port.get()),
             Self::Perf(o) if o.server => both(o.port.get()),
-            Self::Perf(_) | Self::Ping(_) => Vec::new(),
+            Self::Perf(_) | Self::PerfHttp(_) | Self::Ping(_) => Vec::new(),
         }
     }
 }
@@ -253,7 +282,7 @@ impl Cli {
             Command::Http(args) => args.plan(App::Http)?,
             Command::Dns(args) => args.plan(App::Dns)?,
             Command::Ping(args) => args.plan(App::Ping)?,
-            Command::Perf(args) => args.plan(App::Perf)?,
+            Command::Perf(args) => args.plan()?,
             Command::Run(args) => args.plan()?,
             Command::Replay(options) => return Ok(Task::Replay(options)),
             Command::Devices => return Ok(Task::Print(devices::list().into_bytes())),
@@ -281,6 +310,15 @@ impl<A: clap::Args> WithStack<A> {
             None => self.stack.check().map_err(|error| UsageError::Flags(error.to_string()))?,
         };
         Ok(Plan { stack, apps: vec![app] })
+    }
+}
+
+impl PerfArgs {
+    fn plan(self) -> Result<Plan, UsageError> {
+        match self.other {
+            None => self.bulk.plan(App::Perf),
+            Some(PerfCommand::Http(args)) => args.plan(App::PerfHttp),
+        }
     }
 }
 

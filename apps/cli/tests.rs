@@ -67,6 +67,18 @@ fn every_wrong_command_line_is_one_line() {
         ("nty perf --client 10.0.0.1 --time 1s --bytes 1M", "--bytes"),
         ("nty perf --client 10.0.0.1 --udp --len 5", "len is 5"),
         ("nty perf --client 10.0.0.1 --parallel 0", "--parallel"),
+        ("nty perf http", "TARGET"),
+        ("nty perf http host", "[http://]ADDRESS[:PORT][/PATH]"),
+        ("nty perf http https://10.0.0.1/", "TLS"),
+        ("nty perf http [fd00::1]", "give an IPv4 address"),
+        ("nty perf http 10.0.0.1 --time 1s --requests 5", "--requests"),
+        ("nty perf http 10.0.0.1 --requests 0", "--requests"),
+        ("nty perf http 10.0.0.1 --parallel 0", "--parallel"),
+        ("nty perf http 10.0.0.1 --parallel 30000", "parallel is 30000: give 1 to 28232"),
+        ("nty perf http 10.0.0.1 --pipeline 1025", "pipeline is 1025"),
+        ("nty perf http 10.0.0.1 --pipeline 2 --close", "--close"),
+        ("nty perf http 10.0.0.1 --device tap:t0", "no address"),
+        ("nty perf --server http 10.0.0.1", "http"),
         ("nty run", "FILE"),
         ("nty run /nonexistent.toml", "/nonexistent.toml"),
     ] {
@@ -81,7 +93,7 @@ fn help_has_a_line_or_two_per_flag() {
     let help = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap_err().to_string();
     let all = help("nty --help");
     assert!(all.contains("TIME is a number with us, ms, s, m or h; without one, of seconds."), "{all}");
-    for name in ["echo", "http", "dns", "ping", "perf", "run"] {
+    for name in ["echo", "http", "dns", "ping", "perf", "perf http", "run"] {
         // Where something has more to say than fits there, every flag takes three lines.
         let help = help(&format!("nty {name} --help"));
         assert!(!help.contains("see a summary"), "{help}");

@@ -1,4 +1,4 @@
-//! Where the body of a request ends, and which of its bytes are content (RFC 9112 sections 6 and 7).
+//! Where the body of a request or a response ends, and which of its bytes are content (RFC 9112 sections 6 and 7).
 
 use super::request::Framing;
 
@@ -7,11 +7,11 @@ const MAX_OVERHEAD: u32 = 16 * 1024;
 
 /// The body breaks the chunked coding; nothing after it can be understood.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
 /// The state of a body that is being received.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Body {
+pub(crate) struct Body {
     state: State,
     overhead: u32,
 }
@@ -44,16 +44,16 @@ enum State {
 
 /// One step through a body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Step<'i> {
+pub(crate) struct Step<'i> {
     /// How much of the input was used.
-    pub(super) used: usize,
+    pub(crate) used: usize,
     /// Content, if this step found some.
-    pub(super) data: &'i [u8],
+    pub(crate) data: &'i [u8],
 }
 
 impl Body {
     /// A body framed like this, of which no byte has come.
-    pub(super) fn new(framing: Framing) -> Self {
+    pub(crate) fn new(framing: Framing) -> Self {
         let state = match framing {
             Framing::Length(n) => State::Length(n),
             Framing::Chunked => State::Size { value: 0, digits: 0 },
@@ -62,12 +62,12 @@ impl Body {
     }
 
     /// Whether the last byte was seen.
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         matches!(self.state, State::Done | State::Length(0))
     }
 
     /// Goes on through `input`, up to and including the next run of content.
-    pub(super) fn step<'i>(&mut self, input: &'i [u8]) -> Result<Step<'i>, Malformed> {
+    pub(crate) fn step<'i>(&mut self, input: &'i [u8]) -> Result<Step<'i>, Malformed> {
         let mut used = 0;
         while let Some(rest) = input.get(used..).filter(|rest| !rest.is_empty() && !self.is_done()) {
             if let State::Length(left) | State::Data { left } = self.state {

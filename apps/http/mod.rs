@@ -37,7 +37,9 @@ mod status;
 mod tests;
 mod upload;
 
+pub(crate) use body::{Body, Malformed};
 pub use connection::{Close, Connection};
+pub(crate) use request::{Framing, MAX_HEAD, decimal, fields, has_token};
 pub use serve::open;
 pub use site::{Site, SiteError};
 pub use status::Status;

@@ -7,20 +7,20 @@ use super::status::Status;
 use std::mem::MaybeUninit;
 
 /// The longest head in bytes, request line and empty line included.
-pub(super) const MAX_HEAD: usize = 16 * 1024;
+pub(crate) const MAX_HEAD: usize = 16 * 1024;
 /// The longest request line in bytes.
 pub(super) const MAX_LINE: usize = 8 * 1024;
 /// The most header fields.
-pub(super) const MAX_FIELDS: usize = 64;
+pub(crate) const MAX_FIELDS: usize = 64;
 
 /// The longest body, in bytes, that is read and thrown away to save the connection.
 const MAX_DISCARD: u64 = 64 * 1024;
 
 /// Room for the fields of one head.
-pub(super) type Fields<'h> = [MaybeUninit<httparse::Header<'h>>; MAX_FIELDS];
+pub(crate) type Fields<'h> = [MaybeUninit<httparse::Header<'h>>; MAX_FIELDS];
 
 /// Empty room for [`Request::parse`].
-pub(super) const fn fields<'h>() -> Fields<'h> {
+pub(crate) const fn fields<'h>() -> Fields<'h> {
     [const { MaybeUninit::uninit() }; MAX_FIELDS]
 }
 
@@ -66,7 +66,7 @@ pub(super) enum Method {
 
 /// How the end of the request's body is found (RFC 9112 section 6.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Framing {
+pub(crate) enum Framing {
     /// So many bytes, none when zero.
     Length(u64),
     /// By the chunked coding.
@@ -202,12 +202,12 @@ impl<'h> Request<'h> {
 }
 
 /// Whether a comma-separated list names `token`, in any case.
-fn has_token(list: &[u8], token: &[u8]) -> bool {
+pub(crate) fn has_token(list: &[u8], token: &[u8]) -> bool {
     list.split(|&b| b == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token))
 }
 
 /// Digits and nothing else, as a number that fits.
-pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }

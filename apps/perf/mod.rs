@@ -1,7 +1,8 @@
-//! `nty perf`: moves bulk data over TCP or UDP and says how fast it went.
+//! `nty perf`: moves bulk data over TCP or UDP and says how fast it went; `nty perf http` loads an HTTP server.
 
 mod client;
 mod datagrams;
+pub mod http;
 mod measurement;
 pub mod report;
 pub mod request;

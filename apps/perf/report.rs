@@ -238,7 +238,7 @@ impl fmt::Display for Line {
 }
 
 /// A number with the decimal prefix that leaves one to three digits before the point.
-struct Scaled(f64, &'static str);
+pub(super) struct Scaled(pub(super) f64, pub(super) &'static str);
 
 impl fmt::Display for Scaled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

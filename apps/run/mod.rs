@@ -163,6 +163,7 @@ fn open(app: &App, runtime: &mut Runtime) -> Result<Box<dyn Program>, ProgramErr
         App::Dns(options) => dns::open(options, runtime),
         App::Ping(options) => ping::open(options, runtime),
         App::Perf(options) => perf::open(options, runtime),
+        App::PerfHttp(options) => perf::http::open(options),
     }
 }
 

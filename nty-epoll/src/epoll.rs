@@ -175,6 +175,15 @@ impl Epoll {
         self.core.poll(events)
     }
 
+    /// As [`Epoll::poll`], for a loop that calls again until there is something and sleeps on [`Epoll::descriptors`] meanwhile: seldom
+    /// asks the kernel.
+    pub(crate) fn poll_often(&self, events: &mut [Event]) -> Result<usize, EpollError> {
+        if events.is_empty() {
+            return Err(EpollError::Invalid);
+        }
+        self.core.poll_often(events)
+    }
+
     /// What a sleep on behalf of this epoll must watch: the doorbell, and the kernel's descriptors if there are any.
     pub(crate) fn descriptors(&self) -> (RawFd, Option<RawFd>) {
         (self.core.bell.as_raw_fd(), self.core.kernel.get().map(AsRawFd::as_raw_fd))

@@ -18,6 +18,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 /// Deleted registrations that may linger in the ring beyond as many as there are live ones.
 const TOLERATED_DEAD: usize = 64;
+/// How often [`Core::poll_often`] looks at the kernel's descriptors. A request and its answer take two or three calls, a spin some
+/// two a microsecond.
+const KERNEL_TURN: u64 = 16;
 /// Slots for deleted registrations that a waker claimed before a purge and pushes after it: one per thread at most.
 const LATE: usize = 32;
 
@@ -166,12 +169,23 @@ impl Core {
         !self.ring.is_empty()
     }
 
+    /// As [`Core::poll`], for who calls again as long as there is nothing: the kernel's descriptors, which cost a system call, are
+    /// looked at every [`KERNEL_TURN`] calls. Who sleeps in between sleeps on them too.
+    pub(crate) fn poll_often(&self, out: &mut [Event]) -> Result<usize, EpollError> {
+        let wait = self.waits.load(Ordering::Relaxed) + 1;
+        if self.kernel.get().is_none() || wait.is_multiple_of(KERNEL_TURN) {
+            return self.poll(out);
+        }
+        let wait = self.waits.fetch_add(1, Ordering::Relaxed) + 1;
+        Ok(self.collect(wait, out))
+    }
+
     /// Reports what holds now, without waiting.
     pub(crate) fn poll(&self, out: &mut [Event]) -> Result<usize, EpollError> {
         let wait = self.waits.fetch_add(1, Ordering::Relaxed) + 1;
         let Some(kernel) = self.kernel.get() else { return Ok(self.collect(wait, out)) };
-        // Whoever comes first may fill the buffer, so they take turns.
-        let kernel_first = wait.is_multiple_of(2);
+        // Whoever comes first may fill the buffer, so they take turns, also where only every so manieth call comes here.
+        let kernel_first = (wait / KERNEL_TURN + wait).is_multiple_of(2);
         let mut n = if kernel_first { 0 } else { self.collect(wait, out) };
         let room = out.get_mut(n..).unwrap_or_default();
         if !room.is_empty() {

@@ -10,7 +10,10 @@ use ntytcp::shard::{IdlePolicy, Shard};
 use ntytcp::stack::{SocketError, Stack, StackConfig};
 use ntytcp::time::{Clock, Duration, Instant};
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::net::Shutdown;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A client's stream and the server's, connected.
@@ -399,4 +402,29 @@ fn a_wait_lasts_as_long_as_the_clock_of_the_shard_says() {
     let hour = Some(Duration::from_secs(3_600));
     assert_eq!(runtime.wait(&epoll, &mut [Event::default()], hour).unwrap(), 0);
     assert!(runtime.shard().now() >= Instant::from_millis(3_600_000));
+}
+
+#[test]
+fn descriptor_of_the_kernel_has_its_turn_beside_a_socket_that_always_has_something() {
+    let mut net = Net::new();
+    let (client, _server) = connected(&mut net);
+    let epoll = Epoll::new().unwrap();
+    epoll.add(&client, Events::OUT, 1).unwrap();
+    let (mut a, b) = UnixStream::pair().unwrap();
+    epoll.add_fd(b.as_raw_fd(), Events::IN, 2).unwrap();
+    a.write_all(b"x").unwrap();
+    let mut out = [Event::default(); 2];
+    for room in [1, 2] {
+        let mut seen = [0; 3];
+        for _ in 0..64 {
+            let n = net.a.wait(&epoll, &mut out[..room], None).unwrap();
+            out[..n].iter().for_each(|event| seen[event.data as usize] += 1);
+        }
+        assert!(seen[1] >= 32 && seen[2] >= 2, "{room}: {seen:?}");
+    }
+    // Nobody calls again soon after a wait that is none.
+    epoll.delete(&client).unwrap();
+    for _ in 0..20 {
+        assert_eq!(net.a.wait(&epoll, &mut out, Some(Duration::ZERO)).unwrap(), 1);
+    }
 }

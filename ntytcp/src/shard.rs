@@ -4,7 +4,7 @@
 //!   turn():  clock -> for each device: rx_burst -> ingress_burst      once per turn, in this order; the clock
 //!                  -> on_timeout, if something is due                  is read once
 //!                  -> for each device: egress -> flush
-//!   wait():  spin for a while after the last work, then sleep on the devices' descriptors and
+//!   wait():  spin for a while after the last work if that is likely to bring some, then sleep on the devices' descriptors and
 //!            whatever the caller adds, until the next deadline
 //! ```
 //!
@@ -46,7 +46,8 @@ impl Clock for MonotonicClock {
 /// What a shard does when there is nothing to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IdlePolicy {
-    /// How long it goes on looking after the last work before it sleeps. Default 20 µs; [`Duration::MAX`] never sleeps.
+    /// How long it goes on looking after the last work before it sleeps, as long as work comes within this time; after three rests behind
+    /// each other that were longer it sleeps at once and tries again now and then. Default 20 µs; [`Duration::MAX`] never sleeps.
     pub spin: Duration,
     /// How long it sleeps at most while a device can only be polled and may have frames again, or has no room for what is owed. Default 50 µs.
     pub poll_interval: Duration,
@@ -57,6 +58,12 @@ impl Default for IdlePolicy {
         Self { spin: Duration::from_micros(20), poll_interval: Duration::from_micros(50) }
     }
 }
+
+/// After so many spins without work behind each other the next one would be without, too. One alone says little: a peer that is fast
+/// as a rule was kept from its core for once.
+const IN_VAIN_MAX: u32 = 3;
+/// Every so many rests it spins all the same: waking up takes longer than a spin, so no sleep tells whether work would have come in time.
+const TRY_AGAIN: u32 = 16;
 
 impl IdlePolicy {
     /// Never sleeps: the lowest latency for a whole core.
@@ -90,6 +97,10 @@ pub struct Shard<C: Clock> {
     now: Instant,
     /// When there was something to do last.
     busy: Instant,
+    /// Nothing has been to do since a [`Shard::wait`] began to rest.
+    resting: bool,
+    /// Rests behind each other that were longer than the policy's spin.
+    in_vain: u32,
     pending: Pending,
     /// There was work since the devices were synchronised last.
     unsynced: bool,
@@ -149,6 +160,8 @@ impl<C: Clock> Shard<C> {
             idle,
             now,
             busy: now,
+            resting: false,
+            in_vain: 0,
             pending: Pending::Clear,
             unsynced: false,
             fds: Vec::new(),
@@ -231,6 +244,10 @@ impl<C: Clock> Shard<C> {
             }
         }
         if received > 0 || due || owed {
+            if core::mem::take(&mut self.resting) {
+                let in_time = now.since(self.busy) <= self.idle.spin;
+                self.in_vain = if in_time { 0 } else { self.in_vain.wrapping_add(1) };
+            }
             self.busy = now;
             self.unsynced = true;
         } else if core::mem::take(&mut self.unsynced) {
@@ -252,7 +269,9 @@ impl<C: Clock> Shard<C> {
         if owed || self.unsynced || self.stack.has_events() || limit == Some(Duration::ZERO) {
             return Ok(());
         }
-        if now.since(self.busy) < self.idle.spin {
+        self.resting = true;
+        let may_pay = self.in_vain < IN_VAIN_MAX || self.in_vain.is_multiple_of(TRY_AGAIN);
+        if may_pay && now.since(self.busy) < self.idle.spin {
             core::hint::spin_loop();
             return Ok(());
         }
@@ -393,6 +412,36 @@ mod tests {
             assert!(frames() > 1);
         }
         std::fs::remove_file(&file).unwrap();
+    }
+
+    #[test]
+    fn spinning_stops_when_work_comes_later_and_begins_again_when_it_comes_soon() {
+        let ((link, mut peer), clock) = (pair(MemConfig::default()), Virtual::default());
+        let mut shard = shard(&clock, link, 1);
+        while let Some(at) = shard.turn().unwrap().next_deadline {
+            clock.0.set(at.as_micros() + 1);
+            peer.rx_burst(&mut |_| {}).unwrap();
+        }
+        let mut frame_after = |shard: &mut Shard<&Virtual>, micros: u64| {
+            // Once for what is to be synchronised, once to rest.
+            for _ in 0..2 {
+                shard.turn().unwrap();
+                shard.wait(Some(Duration::from_nanos(1)), &[]).unwrap();
+            }
+            clock.0.set(clock.0.get() + micros);
+            peer.reserve(60).unwrap().fill(0);
+            peer.commit(TxMeta::default());
+            peer.flush().unwrap();
+            assert_eq!(shard.turn().unwrap().received, 1);
+            shard.in_vain
+        };
+        for (micros, in_vain) in
+            [(20, 0), (21, 1), (5, 0), (500, 1), (21, 2), (1_000_000, 3), (30, 4), (3, 0)]
+        {
+            assert_eq!(frame_after(&mut shard, micros), in_vain, "after {micros} us");
+        }
+        shard.idle = IdlePolicy::BUSY_POLL;
+        assert_eq!(frame_after(&mut shard, 1_000_000), 0);
     }
 
     #[test]

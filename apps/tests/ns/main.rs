@@ -11,6 +11,7 @@ mod dns;
 mod errors;
 mod files;
 mod life;
+mod load;
 mod measure;
 mod streams;
 mod wires;

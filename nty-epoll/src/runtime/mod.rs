@@ -102,13 +102,11 @@ impl<C: Clock> Runtime<C> {
             self.turn()?;
             let now = self.shard.now();
             let start = *start.get_or_insert(now);
-            let n = epoll.poll(events)?;
-            if n > 0 {
-                return Ok(n);
-            }
             let left = timeout.map(|limit| limit.saturating_sub(now.since(start)));
-            if left == Some(Duration::ZERO) {
-                return Ok(0);
+            let is_last = left == Some(Duration::ZERO);
+            let n = if is_last { epoll.poll(events)? } else { epoll.poll_often(events)? };
+            if n > 0 || is_last {
+                return Ok(n);
             }
             self.rest(Some(epoll), left)?;
         }
