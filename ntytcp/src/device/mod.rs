@@ -39,6 +39,8 @@ mod vnet;
 #[cfg(all(feature = "devices", target_os = "linux"))]
 pub mod xdp;
 
+use core::num::NonZeroU64;
+
 use crate::counters::DropReason;
 #[cfg(feature = "devices")]
 use crate::time::Duration;
@@ -107,6 +109,10 @@ pub struct RxMeta {
     /// For a frame that the device merged from several segments (GRO, LRO, or a peer's TSO over a virtual link): the
     /// payload size of each.
     pub gso_size: Option<u16>,
+    /// The frame was not received but sent, by this machine: only of a device that was opened to look on, and of a capture.
+    pub outgoing: bool,
+    /// When it passed, in nanoseconds since 1970, where the device was opened to look on, and in a capture.
+    pub timestamp: Option<NonZeroU64>,
 }
 
 /// Who fills in the layer-4 checksum of a frame to be sent.

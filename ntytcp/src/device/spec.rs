@@ -55,11 +55,14 @@ pub struct OpenOptions {
     pub host_addrs: Vec<(IpAddr, u8)>,
     /// Checksum and segmentation offload, where the device has it. Default on.
     pub offload: bool,
+    /// The device is there to look on: what this machine sends is received too, where the kind of device can have it, and each
+    /// frame has its direction and its time ([`RxMeta`](super::RxMeta)). Default off.
+    pub observe: bool,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { mtu: None, host_addrs: Vec::new(), offload: true }
+        Self { mtu: None, host_addrs: Vec::new(), offload: true, observe: false }
     }
 }
 
@@ -147,7 +150,7 @@ fn open_tap(name: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceErro
         let what = format!("tap:{name}: the kernel would choose a name: give the whole name, such as tap0");
         return Err(DeviceError::Config(what));
     }
-    let OpenOptions { mtu, host_addrs, offload } = options.clone();
+    let OpenOptions { mtu, host_addrs, offload, .. } = options.clone();
     let mtu = mtu.unwrap_or(DEFAULT_MTU);
     let config = TapConfig { mtu, host_addrs, offload, ..TapConfig::new(name) };
     Ok(Box::new(TapDevice::open(&config)?))
@@ -156,8 +159,8 @@ fn open_tap(name: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceErro
 #[cfg(target_os = "linux")]
 fn open_packet(interface: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
     use super::packet::{PacketConfig, PacketDevice};
-    let OpenOptions { mtu, offload, .. } = *options;
-    let config = PacketConfig { mtu, offload, ..PacketConfig::new(interface) };
+    let OpenOptions { mtu, offload, observe, .. } = *options;
+    let config = PacketConfig { mtu, offload, observe, ..PacketConfig::new(interface) };
     Ok(Box::new(PacketDevice::open(&config)?))
 }
 

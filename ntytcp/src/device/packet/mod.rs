@@ -2,7 +2,7 @@
 //!
 //! The kernel goes on using the interface, so the stack needs a station address and addresses of its own: the device asks for
 //! promiscuous mode, and what is for the stack's station address means nothing to the kernel. Frames that the kernel sends
-//! itself are not seen.
+//! itself are not seen, unless the device is there to look on ([`PacketConfig::observe`]).
 //!
 //! Frames arrive in a ring that both sides map: a burst costs no system call. They leave, replies from where they arrived,
 //! by one `sendmmsg` per burst. By the virtio-net header in front of each, checksums and the cutting of TCP
@@ -37,12 +37,15 @@ pub struct PacketConfig {
     pub offload: bool,
     /// How many frames the receive ring holds, from 64 to 65,536. Each takes 2 KB at an MTU of 1500. Default 4,096.
     pub ring: usize,
+    /// Frames that this machine sends over the interface are received too, marked as such, and all have the kernel's time
+    /// ([`RxMeta`](super::RxMeta)). For who looks on; a stack would hear the kernel as if it were a peer. Default off.
+    pub observe: bool,
 }
 
 impl PacketConfig {
     /// The default for `interface`.
     pub fn new(interface: impl Into<String>) -> Self {
-        Self { interface: interface.into(), mtu: None, offload: true, ring: 4_096 }
+        Self { interface: interface.into(), mtu: None, offload: true, ring: 4_096, observe: false }
     }
 }
 
@@ -107,7 +110,7 @@ impl PacketDevice {
     /// # Errors
     /// One line that names the interface and the remedy: no permission, no such interface, no memory for the ring.
     pub fn open(config: &PacketConfig) -> Result<Self, DeviceError> {
-        let PacketConfig { interface: name, mtu, offload, ring } = config;
+        let PacketConfig { interface: name, mtu, offload, ring, observe } = config;
         if !(BURST..=1 << 16).contains(ring) {
             let message = format!("packet:{name}: a ring of {ring} frames: it takes {BURST} to 65536");
             return Err(DeviceError::Config(message));
@@ -130,9 +133,9 @@ impl PacketDevice {
         // Frames that are longer than a slot wait there.
         let _ = set_buffer(&socket);
         let longest = interface.mtu(None)? + MAX_L2_HEADER;
-        let ring = Ring::new(socket.as_fd(), longest, *ring)
+        let ring = Ring::new(socket.as_fd(), longest, *ring, *observe)
             .map_err(|e| interface.failed("make the receive ring", e, "ask for a smaller one"))?;
-        if let Err(e) = set(libc::PACKET_IGNORE_OUTGOING, 1) {
+        if !observe && let Err(e) = set(libc::PACKET_IGNORE_OUTGOING, 1) {
             notices.push(format!("frames that the kernel sends are seen too: {e}"));
         }
         sys::bind_packet(socket.as_fd(), interface.index())
@@ -228,11 +231,14 @@ impl Link {
 
     /// Nothing has arrived.
     fn look(&mut self) -> Result<(), DeviceError> {
-        let Self { socket, interface, stats } = self;
-        if interface.look(socket.as_fd())? {
-            let drops = sys::packet_drops(socket.as_fd());
-            stats.rx_full += u64::from(drops.map_err(|e| interface.failed("ask for its losses", e, ""))?);
-        }
+        if self.interface.look(self.socket.as_fd())? { self.count_losses() } else { Ok(()) }
+    }
+
+    /// Takes over what the kernel has lost since it was last asked.
+    fn count_losses(&mut self) -> Result<(), DeviceError> {
+        let drops = sys::packet_drops(self.socket.as_fd());
+        let failed = |e| self.interface.failed("ask for its losses", e, "");
+        self.stats.rx_full += u64::from(drops.map_err(failed)?);
         Ok(())
     }
 
@@ -296,6 +302,10 @@ impl Device for PacketDevice {
 
     fn flush(&mut self) -> Result<(), DeviceError> {
         self.send_queued()
+    }
+
+    fn sync(&mut self) -> Result<(), DeviceError> {
+        self.link.count_losses()
     }
 
     fn poll_fd(&self) -> Option<i32> {
