@@ -1,7 +1,9 @@
 //! The subcommands of the `nty` command, one module each, and the command line that they share.
 
+pub mod capture;
 pub mod cli;
 mod clients;
+mod device;
 mod devices;
 pub mod dns;
 pub mod echo;

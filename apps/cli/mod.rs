@@ -4,7 +4,7 @@ pub mod config;
 pub mod dns;
 pub mod stack;
 
-use crate::{devices, echo, http, perf, ping, replay};
+use crate::{capture, devices, echo, http, perf, ping, replay};
 use clap::{CommandFactory as _, Parser};
 use config::{ConfigError, ConfigFile};
 pub use stack::{StackArgs, StackConfig, StackError};
@@ -44,6 +44,24 @@ The file has one [stack] table and one [[app]] table per program, with the names
   upload = true
 
 Flags given beside the file win over its [stack]. Relative paths start at the working directory.";
+
+const CAPTURE_FILTERS: &str = "\
+Filters are a part of tcpdump's, with the same meaning:
+  ip, ip6, arp, tcp, udp, icmp, icmp6                          what the frame holds
+  [ip|ip6|arp] [src|dst|src or dst|src and dst] host ADDRESS   \"host\" may be left out
+  [ip|ip6|arp] [src|...] net PREFIX                            as 10.0.0.0/8, 10/8, 2001:db8::/32
+  [tcp|udp] [src|...] port N, portrange N-M                    numbers only
+  ether [src|...] host MAC, ether broadcast, ether multicast
+  vlan [ID]                                                    what follows looks behind the tag
+  less LENGTH, greater LENGTH                                  these included
+  not, and, or, (, )                                           and, or: of equal rank, from left to right
+
+Examples:
+  nty capture --device packet:eth0 --out web.pcapng --filter 'tcp port 80 and host 10.0.0.2'
+  nty capture --device packet:eth0 --out - --filter 'vlan 7 and udp' | tcpdump -n -r -
+  nty capture --device pcap:day.pcapng --out dns.pcapng --filter 'port 53'
+
+Ctrl-C ends it with a summary. The file is whole up to the last second, also after kill -9.";
 
 /// A TCP/IP stack in user space, and programs that run on it
 #[derive(Debug, Parser)]
@@ -95,6 +113,9 @@ Between the two on one host the kernel is the router: sysctl -w net.ipv4.ip_forw
   nty replay day.pcapng --device xdp:eth1 --speed 10 --loops 3
 Exit status: 0 when all was sent, and answered if that is expected; 1 otherwise.")]
     Replay(replay::Options),
+    /// Write the frames of a device to a file, those that a filter takes
+    #[command(after_help = CAPTURE_FILTERS)]
+    Capture(capture::Options),
     /// List the interfaces of this machine, and the flag to type for each
     Devices,
     /// Print a completion script for a shell
@@ -219,6 +240,8 @@ pub enum Task {
     Run(Plan),
     /// Send a capture.
     Replay(replay::Options),
+    /// Capture frames.
+    Capture(capture::Options),
     /// Print this on standard output.
     Print(Vec<u8>),
 }
@@ -256,6 +279,7 @@ impl Cli {
             Command::Perf(args) => args.plan(App::Perf)?,
             Command::Run(args) => args.plan()?,
             Command::Replay(options) => return Ok(Task::Replay(options)),
+            Command::Capture(options) => return Ok(Task::Capture(options)),
             Command::Devices => return Ok(Task::Print(devices::list().into_bytes())),
             Command::Completions { shell } => {
                 let mut script = Vec::new();

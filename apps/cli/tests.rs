@@ -67,6 +67,10 @@ fn every_wrong_command_line_is_one_line() {
         ("nty perf --client 10.0.0.1 --time 1s --bytes 1M", "--bytes"),
         ("nty perf --client 10.0.0.1 --udp --len 5", "len is 5"),
         ("nty perf --client 10.0.0.1 --parallel 0", "--parallel"),
+        ("nty capture", "--device"),
+        ("nty capture --device packet:x --filter prt", "'--filter <EXPR>': column 1: \"prt\" stands where"),
+        ("nty capture --device packet:x --snaplen 0", "--snaplen"),
+        ("nty capture --device packet:x --count 0", "--count"),
         ("nty run", "FILE"),
         ("nty run /nonexistent.toml", "/nonexistent.toml"),
     ] {
@@ -81,7 +85,7 @@ fn help_has_a_line_or_two_per_flag() {
     let help = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap_err().to_string();
     let all = help("nty --help");
     assert!(all.contains("TIME is a number with us, ms, s, m or h; without one, of seconds."), "{all}");
-    for name in ["echo", "http", "dns", "ping", "perf", "run"] {
+    for name in ["echo", "http", "dns", "ping", "perf", "run", "capture"] {
         // Where something has more to say than fits there, every flag takes three lines.
         let help = help(&format!("nty {name} --help"));
         assert!(!help.contains("see a summary"), "{help}");

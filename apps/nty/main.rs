@@ -1,6 +1,7 @@
 //! The `nty` command.
 
 use clap::Parser as _;
+use nty_apps::capture;
 use nty_apps::cli::{Cli, Task, usage_line};
 use nty_apps::replay;
 use nty_apps::run::{self, RunError};
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
             _ => ExitCode::SUCCESS,
         },
         Ok(Task::Run(plan)) => ended(run::run(&plan)),
+        Ok(Task::Capture(options)) => ended(capture::run(&options)),
         Ok(Task::Replay(options)) => ended(replay::run(&options)),
         Err(error) if error.is_unreadable_file() => fail(FAILED, &error),
         Err(error) => fail(USAGE, &error),

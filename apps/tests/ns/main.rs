@@ -6,6 +6,7 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)] // A failed step is a failed test, in helpers too.
 
+mod capture;
 mod datagrams;
 mod dns;
 mod errors;

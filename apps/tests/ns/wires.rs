@@ -8,7 +8,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 /// Our end of the pair, and the kernel's.
-const WIRE: [&str; 2] = ["ntywire", "ntyhost"];
+pub(crate) const WIRE: [&str; 2] = ["ntywire", "ntyhost"];
 
 /// Echo, DNS and HTTP on one stack over a device of this kind, and the kernel's programs as their clients.
 fn serves(kind: &str, mtu: &str) {
