@@ -4,7 +4,7 @@ pub mod config;
 pub mod dns;
 pub mod stack;
 
-use crate::{capture, devices, echo, http, perf, ping, replay};
+use crate::{capture, devices, echo, http, perf, ping, pktgen, replay};
 use clap::{CommandFactory as _, Parser};
 use config::{ConfigError, ConfigFile};
 pub use stack::{StackArgs, StackConfig, StackError};
@@ -63,6 +63,15 @@ Examples:
 
 Ctrl-C ends it with a summary. The file is whole up to the last second, also after kill -9.";
 
+const PKTGEN_EXAMPLES: &str = "\
+Examples:
+  nty pktgen --device packet:eth0 --src-ip 10.0.0.9 --dst-ip 10.0.0.2 --pps 10000 --seconds 5     to an echo server
+  nty pktgen --device xdp:eth0 --back xdp:eth1 --src-ip 10.0.0.9 --dst-ip 10.1.0.0-10.1.0.255 --via 10.0.0.1 --size imix \\
+      --fast --count 1000000 --json                                       through a forwarder, from one port to the other
+  nty pktgen --device xdp:eth1 --receive --src-ip 10.1.0.9                 count what another pktgen sends; answer its ARP
+
+The pace is --pps 1000 if none is given. With -v, a line per second. Exit status: 0 when all was sent, and no more was lost than --max-loss; 1 otherwise.";
+
 /// A TCP/IP stack in user space, and programs that run on it
 #[derive(Debug, Parser)]
 #[command(name = "nty", version = VERSION, after_help = EXAMPLES, arg_required_else_help = true)]
@@ -113,6 +122,9 @@ Between the two on one host the kernel is the router: sysctl -w net.ipv4.ip_forw
   nty replay day.pcapng --device xdp:eth1 --speed 10 --loops 3
 Exit status: 0 when all was sent, and answered if that is expected; 1 otherwise.")]
     Replay(replay::Options),
+    /// Generate frames at a rate, and measure what comes back
+    #[command(after_help = PKTGEN_EXAMPLES)]
+    Pktgen(Box<pktgen::Options>),
     /// Write the frames of a device to a file, those that a filter takes
     #[command(after_help = CAPTURE_FILTERS)]
     Capture(capture::Options),
@@ -240,6 +252,8 @@ pub enum Task {
     Run(Plan),
     /// Send a capture.
     Replay(replay::Options),
+    /// Generate frames.
+    Pktgen(Box<pktgen::Options>),
     /// Capture frames.
     Capture(capture::Options),
     /// Print this on standard output.
@@ -280,6 +294,7 @@ impl Cli {
             Command::Run(args) => args.plan()?,
             Command::Replay(options) => return Ok(Task::Replay(options)),
             Command::Capture(options) => return Ok(Task::Capture(options)),
+            Command::Pktgen(options) => return Ok(Task::Pktgen(options)),
             Command::Devices => return Ok(Task::Print(devices::list().into_bytes())),
             Command::Completions { shell } => {
                 let mut script = Vec::new();

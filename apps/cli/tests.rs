@@ -71,6 +71,8 @@ fn every_wrong_command_line_is_one_line() {
         ("nty capture --device packet:x --filter prt", "'--filter <EXPR>': column 1: \"prt\" stands where"),
         ("nty capture --device packet:x --snaplen 0", "--snaplen"),
         ("nty capture --device packet:x --count 0", "--count"),
+        ("nty pktgen --device mem: --src-ip 10.0.0.1", "--dst-ip"),
+        ("nty pktgen --device mem: --src-ip 10.0.0.1 --dst-ip 10.0.0.2 --size 1", "too short"),
         ("nty run", "FILE"),
         ("nty run /nonexistent.toml", "/nonexistent.toml"),
     ] {

@@ -1,16 +1,17 @@
 //! The loop of `nty replay`.
 
 use super::answers::Answers;
-use super::pace::{Pace, Place};
 use super::{Expect, Options};
+use crate::arp;
 use crate::device::{Stop, sleep, transmit};
+use crate::pace::{Pace, Place};
 use crate::run::{RunError, print};
 use ntytcp::device::pcap::CaptureReader;
 use ntytcp::device::spec::{BoxedDevice, OpenOptions};
-use ntytcp::device::{BURST, DeviceError, RxFrame, TxMeta, Verdict};
+use ntytcp::device::{BURST, DeviceError};
 use ntytcp::shard::MonotonicClock;
 use ntytcp::time::Clock as _;
-use ntytcp::wire::{ArpOperation, ArpPacket, EtherType, EthernetHeader, Ipv4Header, MacAddr};
+use ntytcp::wire::{EtherType, EthernetHeader, Ipv4Header, MacAddr};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -193,34 +194,11 @@ fn receive(
             if options.expect == Some(Expect::Dns) {
                 tally.answers.on_received(frame.bytes());
             }
-            if !options.no_arp && answer_arp(&capture.senders, frame).is_some() {
+            if !options.no_arp && arp::answer(frame, |ip| capture.senders.get(&ip).copied()) {
                 tally.arp += 1;
-                frame.verdict = Verdict::Reply(TxMeta::default());
             }
         }
     })
-}
-
-/// Turns an ARP request for an address that the capture sends from into its reply.
-fn answer_arp(senders: &HashMap<Ipv4Addr, MacAddr>, frame: &mut RxFrame<'_>) -> Option<()> {
-    let (link, payload) = EthernetHeader::parse(frame.bytes()).ok()?;
-    if link.ethertype != EtherType::ARP {
-        return None;
-    }
-    let request = ArpPacket::parse(payload).ok().filter(|arp| arp.operation == ArpOperation::Request)?;
-    let mac = *senders.get(&request.target_ip)?;
-    let at = frame.len() - payload.len();
-    let reply = ArpPacket {
-        operation: ArpOperation::Reply,
-        sender_mac: mac,
-        sender_ip: request.target_ip,
-        target_mac: request.sender_mac,
-        target_ip: request.sender_ip,
-    };
-    let bytes = frame.bytes_mut();
-    bytes.get_mut(..6)?.copy_from_slice(&request.sender_mac.0);
-    bytes.get_mut(6..12)?.copy_from_slice(&mac.0);
-    reply.emit(bytes.get_mut(at..)?).map(drop)
 }
 
 /// What there is to say at the end, and whether all was answered that should be.

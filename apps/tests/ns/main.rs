@@ -13,6 +13,7 @@ mod errors;
 mod files;
 mod life;
 mod measure;
+mod pktgen;
 mod streams;
 mod wires;
 mod world;
