@@ -9,8 +9,8 @@
 //! A frame that is longer than a chunk (4 KB) lies in several of them. It is put together for the stack, and taken apart again to be
 //! sent: what an MTU above some 3,500 costs.
 //!
-//! An interface between namespaces (veth) hands over what the other side left undone: its checksums are partial, and cannot be told
-//! from wrong ones. They are taken for right there ([`RxChecksumPolicy`]).
+//! An interface between namespaces (veth) hands over what the other side left undone, and does not say so: its checksums are partial, or
+//! wrong. They are taken for right there ([`RxChecksumPolicy`]), and for partial where they hold the pseudo-header's sum.
 
 mod memory;
 mod program;
@@ -24,11 +24,11 @@ use arrayvec::ArrayVec;
 use self::memory::{Chunk, Extent, Rings, Umem};
 use self::program::{Frames, Mode, Program};
 use super::netdev::Interface;
-use super::offload::complete_checksum;
+use super::offload::{complete_checksum, trusted_checksum};
 use super::sys;
 use super::{
-    BURST, Caps, Device, DeviceError, HEADROOM, MAX_L2_HEADER, RETRY, RxChecksum, RxFrame, RxMeta,
-    TxChecksum, TxMeta, TxQueue, Verdict,
+    BURST, Caps, Device, DeviceError, HEADROOM, MAX_L2_HEADER, RETRY, RxFrame, RxMeta, TxChecksum, TxMeta,
+    TxQueue, Verdict,
 };
 use crate::time::Instant as Moment;
 
@@ -472,16 +472,18 @@ impl Device for XdpDevice {
             }
             return Ok(0);
         }
-        let checksum = if self.trusted { RxChecksum::Verified } else { RxChecksum::Unknown };
-        let meta = RxMeta { checksum, ..RxMeta::default() };
         let mut frames = ArrayVec::<RxFrame<'_>, BURST>::new();
         for frame in &mut arrived {
-            frames.push(match frame {
+            let mut frame = match frame {
                 Arrived::Chunk(chunk, Extent { offset, len, .. }) => {
-                    RxFrame::new(self.umem.bytes(chunk), *offset, *len, meta)
+                    RxFrame::new(self.umem.bytes(chunk), *offset, *len, RxMeta::default())
                 }
-                Arrived::Joined(frame, len) => RxFrame::new(frame, HEADROOM, *len, meta),
-            });
+                Arrived::Joined(frame, len) => RxFrame::new(frame, HEADROOM, *len, RxMeta::default()),
+            };
+            if self.trusted {
+                frame.meta.checksum = trusted_checksum(frame.bytes());
+            }
+            frames.push(frame);
         }
         sink(&mut frames);
         let mut answers = ArrayVec::<_, BURST>::new();
