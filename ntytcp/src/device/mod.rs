@@ -34,6 +34,7 @@ pub mod tap;
 mod testing;
 #[cfg(feature = "devices")]
 pub mod trace;
+pub mod train;
 #[cfg(all(feature = "devices", target_os = "linux"))]
 mod vnet;
 #[cfg(all(feature = "devices", target_os = "linux"))]
