@@ -8,6 +8,7 @@ mod device;
 mod devices;
 pub mod dns;
 pub mod echo;
+pub mod fwd;
 pub mod http;
 mod hub;
 mod pace;

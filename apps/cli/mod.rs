@@ -4,7 +4,7 @@ pub mod config;
 pub mod dns;
 pub mod stack;
 
-use crate::{capture, devices, echo, http, perf, ping, pktgen, replay};
+use crate::{capture, devices, echo, fwd, http, perf, ping, pktgen, replay};
 use clap::{CommandFactory as _, Parser};
 use config::{ConfigError, ConfigFile};
 pub use stack::{StackArgs, StackConfig, StackError};
@@ -72,6 +72,18 @@ Examples:
 
 The pace is --pps 1000 if none is given. With -v, a line per second. Exit status: 0 when all was sent, and no more was lost than --max-loss; 1 otherwise.";
 
+const FWD_EXAMPLES: &str = "\
+Rules: permit|deny ip|tcp|udp|icmp|NUMBER from any|ADDRESS|PREFIX [port N|N-M] to any|ADDRESS|PREFIX [port N|N-M]
+The first that fits decides, what none fits passes. Ports are those of tcp and udp, and not of later fragments.
+
+Examples:
+  nty fwd --device packet:eth0 --device packet:eth1                            a wire between the two
+  nty fwd --device xdp:eth0 --mac-swap                                         send everything back
+  nty fwd --mode l3 --device xdp:eth0 --device xdp:eth1 --addr 0=10.0.0.1/24 --addr 1=10.0.1.1/24 \\
+      --route '0.0.0.0/0=1,via 10.0.1.254' --acl 'deny udp from any to 10.0.1.0/24 port 53'
+
+A router answers ARP and ping, and tells senders by ICMP of packets that cannot go on. It prints its counters at Ctrl-C; with -v, a line per second.";
+
 /// A TCP/IP stack in user space, and programs that run on it
 #[derive(Debug, Parser)]
 #[command(name = "nty", version = VERSION, after_help = EXAMPLES, arg_required_else_help = true)]
@@ -125,6 +137,9 @@ Exit status: 0 when all was sent, and answered if that is expected; 1 otherwise.
     /// Generate frames at a rate, and measure what comes back
     #[command(after_help = PKTGEN_EXAMPLES)]
     Pktgen(Box<pktgen::Options>),
+    /// Forward frames between devices, as a wire, a mirror or a router
+    #[command(after_help = FWD_EXAMPLES)]
+    Fwd(Box<fwd::Options>),
     /// Write the frames of a device to a file, those that a filter takes
     #[command(after_help = CAPTURE_FILTERS)]
     Capture(capture::Options),
@@ -254,6 +269,8 @@ pub enum Task {
     Replay(replay::Options),
     /// Generate frames.
     Pktgen(Box<pktgen::Options>),
+    /// Forward frames.
+    Fwd(Box<fwd::Options>),
     /// Capture frames.
     Capture(capture::Options),
     /// Print this on standard output.
@@ -295,6 +312,7 @@ impl Cli {
             Command::Replay(options) => return Ok(Task::Replay(options)),
             Command::Capture(options) => return Ok(Task::Capture(options)),
             Command::Pktgen(options) => return Ok(Task::Pktgen(options)),
+            Command::Fwd(options) => return Ok(Task::Fwd(options)),
             Command::Devices => return Ok(Task::Print(devices::list().into_bytes())),
             Command::Completions { shell } => {
                 let mut script = Vec::new();

@@ -73,6 +73,9 @@ fn every_wrong_command_line_is_one_line() {
         ("nty capture --device packet:x --count 0", "--count"),
         ("nty pktgen --device mem: --src-ip 10.0.0.1", "--dst-ip"),
         ("nty pktgen --device mem: --src-ip 10.0.0.1 --dst-ip 10.0.0.2 --size 1", "too short"),
+        ("nty fwd", "--device"),
+        ("nty fwd --device mem: --acl permit", "'--acl <RULE>': the rule ends behind"),
+        ("nty fwd --device mem: --route 10.0.0.0/8", "no \"=\""),
         ("nty run", "FILE"),
         ("nty run /nonexistent.toml", "/nonexistent.toml"),
     ] {

@@ -98,6 +98,7 @@ impl<'a, C: Clock> Generator<'a, C> {
             if self.take_in(now)? == 0 {
                 sleep(&self.devices, left);
             }
+            self.tell(now);
             if self.tracker.frames > before {
                 active = Some((active.map_or(now, |(first, _)| first), now));
             }

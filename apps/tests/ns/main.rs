@@ -11,6 +11,7 @@ mod datagrams;
 mod dns;
 mod errors;
 mod files;
+mod fwd;
 mod life;
 mod measure;
 mod pktgen;
