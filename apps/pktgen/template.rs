@@ -141,45 +141,54 @@ impl<'a> Template<'a> {
         let (Some(from), Some(to)) = (self.longest.get(..len), to.get_mut(..len)) else { return };
         to.copy_from_slice(from);
         let Some(head) = to.first_chunk_mut::<HEAD>() else { return };
-        head[..6].copy_from_slice(&self.dst_mac.step().0);
-        head[6..12].copy_from_slice(&self.src_mac.step().0);
-        head[IP + 2..IP + 4].copy_from_slice(&shape.total_len.to_be_bytes());
+        put(head, 0, self.dst_mac.step().0);
+        put(head, 6, self.src_mac.step().0);
+        put(head, IP + 2, shape.total_len.to_be_bytes());
         let (src, dst) = (self.src_ip.step(), self.dst_ip.step());
-        head[IP + 12..IP + 16].copy_from_slice(&src.octets());
-        head[IP + 16..IP + 20].copy_from_slice(&dst.octets());
+        put(head, IP + 12, src.octets());
+        put(head, IP + 16, dst.octets());
         let addrs = Sum::ZERO.add_u32(src.to_bits()).add_u32(dst.to_bits());
-        head[IP + 10..IP + 12].copy_from_slice(&shape.ip.combine(addrs).finish().to_be_bytes());
+        put(head, IP + 10, shape.ip.combine(addrs).finish().to_be_bytes());
         let (at, sum) = match self.kind {
             Kind::Udp => {
                 let ports = u32::from(self.src_port.step()) << 16 | u32::from(self.dst_port.step());
-                head[L4..L4 + 4].copy_from_slice(&ports.to_be_bytes());
-                head[L4 + 4..L4 + 6].copy_from_slice(&shape.l4_len.to_be_bytes());
+                put(head, L4, ports.to_be_bytes());
+                put(head, L4 + 4, shape.l4_len.to_be_bytes());
                 let stamp = stamp(head, self.tag, number, nanos);
                 (L4 + 6, shape.l4.combine(addrs).add_u32(ports).combine(stamp).finish_nonzero())
             }
             Kind::Icmp => {
                 let ids = u32::from(self.tag) << 16 | number as u32 & 0xffff;
-                head[L4 + 4..L4 + 8].copy_from_slice(&ids.to_be_bytes());
+                put(head, L4 + 4, ids.to_be_bytes());
                 let stamp = stamp(head, self.tag, number, nanos);
                 (L4 + 2, shape.l4.add_u32(ids).combine(stamp).finish())
             }
             Kind::TcpSyn => {
                 let ports = u32::from(self.src_port.step()) << 16 | u32::from(self.dst_port.step());
                 let seq = syn_base(self.tag).wrapping_add(number as u32);
-                head[L4..L4 + 4].copy_from_slice(&ports.to_be_bytes());
-                head[L4 + 4..L4 + 8].copy_from_slice(&seq.to_be_bytes());
+                put(head, L4, ports.to_be_bytes());
+                put(head, L4 + 4, seq.to_be_bytes());
                 (L4 + 16, shape.l4.combine(addrs).add_u32(ports).add_u32(seq).finish())
             }
         };
-        head[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        put(head, at, sum.to_be_bytes());
+    }
+}
+
+/// Writes some bytes at a place that is known when this is compiled, which then is a store and no call.
+#[inline(always)]
+fn put<const N: usize>(head: &mut [u8; HEAD], at: usize, bytes: [u8; N]) {
+    if let Some(to) = head.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+        *to = bytes;
     }
 }
 
 /// Writes the stamp; the sum of its bytes.
+#[inline(always)]
 fn stamp(head: &mut [u8; HEAD], tag: u16, number: u64, nanos: u64) -> Sum {
-    head[STAMP..STAMP + 2].copy_from_slice(&tag.to_be_bytes());
-    head[STAMP + 2..STAMP + 10].copy_from_slice(&number.to_be_bytes());
-    head[STAMP + 10..STAMP + 18].copy_from_slice(&nanos.to_be_bytes());
+    put(head, STAMP, tag.to_be_bytes());
+    put(head, STAMP + 2, number.to_be_bytes());
+    put(head, STAMP + 10, nanos.to_be_bytes());
     let halves = |word: u64| Sum::ZERO.add_u32((word >> 32) as u32).add_u32(word as u32);
     halves(number).combine(halves(nanos)).add_u16(tag)
 }
