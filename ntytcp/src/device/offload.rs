@@ -2,7 +2,9 @@
 //! checksum that leaves the machine, is written to a file, or is about to be damaged on purpose.
 
 use super::{RxChecksum, TxChecksum, TxMeta};
-use crate::wire::{EtherType, EthernetHeader, IpProtocol, Ipv4Header, Ipv6Header, Sum};
+use crate::wire::Sum;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+use crate::wire::{EtherType, EthernetHeader, IpProtocol, Ipv4Header, Ipv6Header};
 
 /// Completes a partial layer-4 checksum in place: sums everything from byte `start` to the end of `frame`, the
 /// pseudo-header sum that the field holds included, and stores the result in the field at `start + offset`.

@@ -11,6 +11,7 @@
 
 mod ring;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -93,6 +94,8 @@ struct Link {
     socket: OwnedFd,
     interface: Interface,
     stats: Stats,
+    /// Frames that the kernel had no room for, as far as it was asked.
+    rx_full: Cell<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -101,7 +104,6 @@ struct Stats {
     tx_refused: u64,
     tx_full: u64,
     rx_cut: u64,
-    rx_full: u64,
 }
 
 impl PacketDevice {
@@ -146,7 +148,7 @@ impl PacketDevice {
         }
         Ok(Self {
             ring,
-            link: Link { socket, interface, stats: Stats::default() },
+            link: Link { socket, interface, stats: Stats::default(), rx_full: Cell::new(0) },
             caps: Caps { mtu, tx_checksum: *offload, tso_max },
             longest: mtu.max(tso_max) + MAX_L2_HEADER,
             notices,
@@ -231,15 +233,18 @@ impl Link {
 
     /// Nothing has arrived.
     fn look(&mut self) -> Result<(), DeviceError> {
-        if self.interface.look(self.socket.as_fd())? { self.count_losses() } else { Ok(()) }
+        if self.interface.look(self.socket.as_fd())? {
+            // The kernel's counter is of 32 bits.
+            self.losses().map_err(|e| self.interface.failed("ask for its losses", e, ""))?;
+        }
+        Ok(())
     }
 
-    /// Takes over what the kernel has lost since it was last asked.
-    fn count_losses(&mut self) -> Result<(), DeviceError> {
-        let drops = sys::packet_drops(self.socket.as_fd());
-        let failed = |e| self.interface.failed("ask for its losses", e, "");
-        self.stats.rx_full += u64::from(drops.map_err(failed)?);
-        Ok(())
+    /// What the kernel has lost so far; it tells what was lost since it was last asked.
+    fn losses(&self) -> io::Result<u64> {
+        let lost = self.rx_full.get() + u64::from(sys::packet_drops(self.socket.as_fd())?);
+        self.rx_full.set(lost);
+        Ok(lost)
     }
 
     /// The kernel refused the first frame of a batch.
@@ -304,10 +309,6 @@ impl Device for PacketDevice {
         self.send_queued()
     }
 
-    fn sync(&mut self) -> Result<(), DeviceError> {
-        self.link.count_losses()
-    }
-
     fn poll_fd(&self) -> Option<i32> {
         Some(self.link.socket.as_raw_fd())
     }
@@ -326,7 +327,8 @@ impl Device for PacketDevice {
     }
 
     fn stats(&self) -> Vec<(&'static str, u64)> {
-        let Stats { link_down, tx_refused, tx_full, rx_cut, rx_full } = self.link.stats;
+        let Stats { link_down, tx_refused, tx_full, rx_cut } = self.link.stats;
+        let rx_full = self.link.losses().unwrap_or_else(|_| self.link.rx_full.get());
         vec![
             ("packet-link-down", link_down),
             ("packet-tx-refused", tx_refused),
