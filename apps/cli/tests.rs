@@ -90,7 +90,7 @@ fn help_has_a_line_or_two_per_flag() {
     let help = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap_err().to_string();
     let all = help("nty --help");
     assert!(all.contains("TIME is a number with us, ms, s, m or h; without one, of seconds."), "{all}");
-    for name in ["echo", "http", "dns", "ping", "perf", "run", "capture"] {
+    for name in ["echo", "http", "dns", "ping", "perf", "run", "capture", "pktgen", "fwd"] {
         // Where something has more to say than fits there, every flag takes three lines.
         let help = help(&format!("nty {name} --help"));
         assert!(!help.contains("see a summary"), "{help}");

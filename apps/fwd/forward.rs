@@ -5,7 +5,7 @@ use super::port::{Counts, Loss, Parcel, moved, reply, send};
 use super::router::Router;
 use crate::values::Mac;
 use ntytcp::device::spec::BoxedDevice;
-use ntytcp::device::{Device as _, DeviceError, RxFrame, TxQueue as _};
+use ntytcp::device::{Caps, Device as _, DeviceError, RxFrame, TxQueue as _};
 use ntytcp::rng::Rng;
 use ntytcp::stack::neighbor::{NeighborCache, NeighborConfig};
 use ntytcp::stack::route::InterfaceAddr;
@@ -211,12 +211,7 @@ fn bridge(frame: &RxFrame<'_>, to: Option<&mut Port>, acl: &mut Acl) -> Result<(
 }
 
 /// Sends a frame back to the station that it came from.
-fn swap(
-    frame: &mut RxFrame<'_>,
-    state: &mut State,
-    caps: &ntytcp::device::Caps,
-    acl: &mut Acl,
-) -> Result<(), Loss> {
+fn swap(frame: &mut RxFrame<'_>, state: &mut State, caps: &Caps, acl: &mut Acl) -> Result<(), Loss> {
     let (link, packet) = EthernetHeader::parse(frame.bytes()).map_err(|_| Loss::Malformed)?;
     check(acl, link.ethertype, packet)?;
     let len = frame.len() - packet.len();

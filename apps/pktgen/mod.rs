@@ -51,10 +51,6 @@ pub struct Options {
     /// Send nothing; count what others generate
     #[arg(long, conflicts_with_all = ["back", "count", "max_loss", "pps", "rate", "fast"])]
     receive: bool,
-    #[command(flatten)]
-    frames: Frames,
-    #[command(flatten)]
-    pace: Pacing,
     /// Send so many frames
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -73,6 +69,11 @@ pub struct Options {
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
+    // Last: their headings hold for what follows.
+    #[command(flatten)]
+    frames: Frames,
+    #[command(flatten)]
+    pace: Pacing,
 }
 
 /// What the frames are made of. Fields with many values take one after the other with each frame.
@@ -80,8 +81,8 @@ pub struct Options {
 #[command(next_help_heading = "Frames (V: a value, a range A-B, or several of these with commas)")]
 #[group(id = "frames")]
 struct Frames {
-    /// What to send
-    #[arg(long, value_name = "KIND", default_value = "udp")]
+    /// What to send: udp, tcp-syn (answered by SYN-ACK or RST) or icmp (echo requests)
+    #[arg(long, value_name = "KIND", default_value = "udp", hide_possible_values = true)]
     proto: Kind,
     /// Send from these addresses
     #[arg(long, value_name = "V", required_unless_present = "receive")]
