@@ -4,7 +4,7 @@ pub mod config;
 pub mod dns;
 pub mod stack;
 
-use crate::{devices, echo, http, perf, ping, replay};
+use crate::{capture, devices, echo, fwd, http, perf, ping, pktgen, replay};
 use clap::{CommandFactory as _, Parser};
 use config::{ConfigError, ConfigFile};
 pub use stack::{StackArgs, StackConfig, StackError};
@@ -44,6 +44,45 @@ The file has one [stack] table and one [[app]] table per program, with the names
   upload = true
 
 Flags given beside the file win over its [stack]. Relative paths start at the working directory.";
+
+const CAPTURE_FILTERS: &str = "\
+Filters are a part of tcpdump's, with the same meaning:
+  ip, ip6, arp, tcp, udp, icmp, icmp6                          what the frame holds
+  [ip|ip6|arp] [src|dst|src or dst|src and dst] host ADDRESS   \"host\" may be left out
+  [ip|ip6|arp] [src|...] net PREFIX                            as 10.0.0.0/8, 10/8, 2001:db8::/32
+  [tcp|udp] [src|...] port N, portrange N-M                    numbers only
+  ether [src|...] host MAC, ether broadcast, ether multicast
+  vlan [ID]                                                    what follows looks behind the tag
+  less LENGTH, greater LENGTH                                  these included
+  not, and, or, (, )                                           and, or: of equal rank, from left to right
+
+Examples:
+  nty capture --device packet:eth0 --out web.pcapng --filter 'tcp port 80 and host 10.0.0.2'
+  nty capture --device packet:eth0 --out - --filter 'vlan 7 and udp' | tcpdump -n -r -
+  nty capture --device pcap:day.pcapng --out dns.pcapng --filter 'port 53'
+
+Ctrl-C ends it with a summary. The file is whole up to the last second, also after kill -9.";
+
+const PKTGEN_EXAMPLES: &str = "\
+Examples:
+  nty pktgen --device packet:eth0 --src-ip 10.0.0.9 --dst-ip 10.0.0.2 --pps 10000 --seconds 5     to an echo server
+  nty pktgen --device xdp:eth0 --back xdp:eth1 --src-ip 10.0.0.9 --dst-ip 10.1.0.0-10.1.0.255 --via 10.0.0.1 --size imix \\
+      --fast --count 1000000 --json                                       through a forwarder, from one port to the other
+  nty pktgen --device xdp:eth1 --receive --src-ip 10.1.0.9                 count what another pktgen sends; answer its ARP
+
+The pace is --pps 1000 if none is given. With -v, a line per second. Exit status: 0 when all was sent, and no more was lost than --max-loss; 1 otherwise.";
+
+const FWD_EXAMPLES: &str = "\
+Rules: permit|deny ip|tcp|udp|icmp|NUMBER from any|ADDRESS|PREFIX [port N|N-M] to any|ADDRESS|PREFIX [port N|N-M]
+The first that fits decides, what none fits passes. Ports are those of tcp and udp, and not of later fragments.
+
+Examples:
+  nty fwd --device packet:eth0 --device packet:eth1                            a wire between the two
+  nty fwd --device xdp:eth0 --mac-swap                                         send everything back
+  nty fwd --mode l3 --device xdp:eth0 --device xdp:eth1 --addr 0=10.0.0.1/24 --addr 1=10.0.1.1/24 \\
+      --route '0.0.0.0/0=1,via 10.0.1.254' --acl 'deny udp from any to 10.0.1.0/24 port 53'
+
+A router answers ARP and ping, and tells senders by ICMP of packets that cannot go on. It prints its counters at Ctrl-C; with -v, a line per second.";
 
 /// A TCP/IP stack in user space, and programs that run on it
 #[derive(Debug, Parser)]
@@ -95,6 +134,15 @@ Between the two on one host the kernel is the router: sysctl -w net.ipv4.ip_forw
   nty replay day.pcapng --device xdp:eth1 --speed 10 --loops 3
 Exit status: 0 when all was sent, and answered if that is expected; 1 otherwise.")]
     Replay(replay::Options),
+    /// Generate frames at a rate, and measure what comes back
+    #[command(after_help = PKTGEN_EXAMPLES)]
+    Pktgen(Box<pktgen::Options>),
+    /// Forward frames between devices, as a wire, a mirror or a router
+    #[command(after_help = FWD_EXAMPLES)]
+    Fwd(Box<fwd::Options>),
+    /// Write the frames of a device to a file, those that a filter takes
+    #[command(after_help = CAPTURE_FILTERS)]
+    Capture(capture::Options),
     /// List the interfaces of this machine, and the flag to type for each
     Devices,
     /// Print a completion script for a shell
@@ -248,6 +296,12 @@ pub enum Task {
     Run(Plan),
     /// Send a capture.
     Replay(replay::Options),
+    /// Generate frames.
+    Pktgen(Box<pktgen::Options>),
+    /// Forward frames.
+    Fwd(Box<fwd::Options>),
+    /// Capture frames.
+    Capture(capture::Options),
     /// Print this on standard output.
     Print(Vec<u8>),
 }
@@ -285,6 +339,9 @@ impl Cli {
             Command::Perf(args) => args.plan()?,
             Command::Run(args) => args.plan()?,
             Command::Replay(options) => return Ok(Task::Replay(options)),
+            Command::Capture(options) => return Ok(Task::Capture(options)),
+            Command::Pktgen(options) => return Ok(Task::Pktgen(options)),
+            Command::Fwd(options) => return Ok(Task::Fwd(options)),
             Command::Devices => return Ok(Task::Print(devices::list().into_bytes())),
             Command::Completions { shell } => {
                 let mut script = Vec::new();

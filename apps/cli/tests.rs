@@ -79,6 +79,15 @@ fn every_wrong_command_line_is_one_line() {
         ("nty perf http 10.0.0.1 --pipeline 2 --close", "--close"),
         ("nty perf http 10.0.0.1 --device tap:t0", "no address"),
         ("nty perf --server http 10.0.0.1", "http"),
+        ("nty capture", "--device"),
+        ("nty capture --device packet:x --filter prt", "'--filter <EXPR>': column 1: \"prt\" stands where"),
+        ("nty capture --device packet:x --snaplen 0", "--snaplen"),
+        ("nty capture --device packet:x --count 0", "--count"),
+        ("nty pktgen --device mem: --src-ip 10.0.0.1", "--dst-ip"),
+        ("nty pktgen --device mem: --src-ip 10.0.0.1 --dst-ip 10.0.0.2 --size 1", "too short"),
+        ("nty fwd", "--device"),
+        ("nty fwd --device mem: --acl permit", "'--acl <RULE>': the rule ends behind"),
+        ("nty fwd --device mem: --route 10.0.0.0/8", "no \"=\""),
         ("nty run", "FILE"),
         ("nty run /nonexistent.toml", "/nonexistent.toml"),
     ] {
@@ -93,7 +102,7 @@ fn help_has_a_line_or_two_per_flag() {
     let help = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap_err().to_string();
     let all = help("nty --help");
     assert!(all.contains("TIME is a number with us, ms, s, m or h; without one, of seconds."), "{all}");
-    for name in ["echo", "http", "dns", "ping", "perf", "perf http", "run"] {
+    for name in ["echo", "http", "dns", "ping", "perf", "perf http", "run", "capture", "pktgen", "fwd"] {
         // Where something has more to say than fits there, every flag takes three lines.
         let help = help(&format!("nty {name} --help"));
         assert!(!help.contains("see a summary"), "{help}");

@@ -4,6 +4,7 @@ use clap::Parser as _;
 use nty_apps::cli::{Cli, Task, usage_line};
 use nty_apps::replay;
 use nty_apps::run::{self, RunError};
+use nty_apps::{capture, fwd, pktgen};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use tracing_appender::non_blocking::WorkerGuard;
@@ -35,6 +36,9 @@ fn main() -> ExitCode {
             _ => ExitCode::SUCCESS,
         },
         Ok(Task::Run(plan)) => ended(run::run(&plan)),
+        Ok(Task::Capture(options)) => ended(capture::run(&options)),
+        Ok(Task::Fwd(options)) => ended(fwd::run(&options)),
+        Ok(Task::Pktgen(options)) => ended(pktgen::run(&options)),
         Ok(Task::Replay(options)) => ended(replay::run(&options)),
         Err(error) if error.is_unreadable_file() => fail(FAILED, &error),
         Err(error) => fail(USAGE, &error),

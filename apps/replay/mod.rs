@@ -4,7 +4,6 @@
 //! that they say. ARP requests for addresses that the capture sends from are answered, so that whoever is asked can answer.
 
 mod answers;
-mod pace;
 mod rewrite;
 mod run;
 
@@ -36,7 +35,7 @@ pub struct Options {
     #[arg(long)]
     pub no_arp: bool,
     #[command(flatten)]
-    pace: pace::Options,
+    pace: crate::pace::Options,
     #[command(flatten)]
     rewrite: rewrite::Options,
 }

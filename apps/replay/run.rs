@@ -1,23 +1,20 @@
 //! The loop of `nty replay`.
 
 use super::answers::Answers;
-use super::pace::{Pace, Place};
 use super::{Expect, Options};
-use crate::run::RunError;
+use crate::arp;
+use crate::device::{Stop, sleep, transmit};
+use crate::pace::{Pace, Place};
+use crate::run::{RunError, print};
 use ntytcp::device::pcap::CaptureReader;
 use ntytcp::device::spec::{BoxedDevice, OpenOptions};
-use ntytcp::device::sys::{PollFd, poll};
-use ntytcp::device::{BURST, DeviceError, RxFrame, TxMeta, Verdict};
+use ntytcp::device::{BURST, DeviceError};
 use ntytcp::shard::MonotonicClock;
 use ntytcp::time::Clock as _;
-use ntytcp::wire::{ArpOperation, ArpPacket, EtherType, EthernetHeader, Ipv4Header, MacAddr};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use ntytcp::wire::{EtherType, EthernetHeader, Ipv4Header, MacAddr};
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// What the capture holds, made ready to be sent.
@@ -52,10 +49,7 @@ pub fn run(options: &Options) -> Result<(), RunError> {
     let mut capture = load(options)?;
     let mut device = options.device.open(&OpenOptions::default())?;
     capture.leave_out_longer(device.caps().mtu)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(RunError::System)?;
-    }
+    let stop = Stop::on_signals()?;
     let (clock, start) = (MonotonicClock::new(), Instant::now());
     let mut tally = Tally::default();
     send(options, &capture, &mut device, (&clock, &stop), &mut tally)?;
@@ -63,11 +57,8 @@ pub fn run(options: &Options) -> Result<(), RunError> {
     linger(options, &capture, &mut device, (&clock, &stop), &mut tally)?;
     device.sync()?;
     let (text, complete) = report(options, &capture, &tally, took);
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(RunError::System(error)),
-        _ if complete => Ok(()),
-        _ => Err(RunError::Failed("replay")),
-    }
+    print(&text)?;
+    if complete { Ok(()) } else { Err(RunError::Failed("replay")) }
 }
 
 fn load(options: &Options) -> Result<Capture, RunError> {
@@ -123,7 +114,7 @@ fn send(
     options: &Options,
     capture: &Capture,
     device: &mut BoxedDevice,
-    (clock, stop): (&MonotonicClock, &AtomicBool),
+    (clock, stop): (&MonotonicClock, &Stop),
     tally: &mut Tally,
 ) -> Result<(), RunError> {
     let (pace, start) = (Pace::from(options.pace), Instant::now());
@@ -134,7 +125,7 @@ fn send(
             tally.sent.captured = begin.saturating_add(*captured);
             let due = pace.due(tally.sent);
             loop {
-                if stop.load(Relaxed) {
+                if stop.is_asked() {
                     return Ok(());
                 }
                 let early = due.saturating_sub(start.elapsed());
@@ -155,35 +146,26 @@ fn send(
     Ok(device.flush()?)
 }
 
-/// Writes a frame into the device's ring, if there is room.
-fn transmit(device: &mut BoxedDevice, frame: &[u8]) -> bool {
-    let Some(to) = device.reserve(frame.len()) else { return false };
-    to.copy_from_slice(frame);
-    device.commit(TxMeta::default());
-    true
-}
-
 /// Waits for what is still to come.
 fn linger(
     options: &Options,
     capture: &Capture,
     device: &mut BoxedDevice,
-    (clock, stop): (&MonotonicClock, &AtomicBool),
+    (clock, stop): (&MonotonicClock, &Stop),
     tally: &mut Tally,
 ) -> Result<(), RunError> {
     let start = Instant::now();
     loop {
         let left = options.linger.duration().saturating_sub(start.elapsed());
         let done = options.expect.is_some() && tally.answers.is_complete();
-        if done || left.is_zero() || stop.load(Relaxed) {
+        if done || left.is_zero() || stop.is_asked() {
             return Ok(device.flush()?);
         }
         turn(options, capture, device, (clock, left), tally)?;
     }
 }
 
-/// Sends what was written, takes in what has arrived, and sleeps if that was nothing, at most for `limit` and not so long that a signal
-/// goes unheard.
+/// Sends what was written, takes in what has arrived, and sleeps if that was nothing, at most for `limit`.
 fn turn(
     options: &Options,
     capture: &Capture,
@@ -194,21 +176,9 @@ fn turn(
     device.set_now(clock.now());
     device.flush()?;
     if receive(options, capture, device, tally)? == 0 {
-        sleep(device, limit.min(Duration::from_millis(100)));
+        sleep([&*device], limit);
     }
     Ok(())
-}
-
-/// Sleeps until a frame arrives or this time has passed; less than the system's timers can do is spun away.
-fn sleep(device: &BoxedDevice, time: Duration) {
-    if time < Duration::from_micros(100) {
-        return std::hint::spin_loop();
-    }
-    match device.poll_fd() {
-        // An error here is one of arguments, and the caller looks at its clock again.
-        Some(fd) => drop(poll(&mut [PollFd::readable(fd)], Some(time))),
-        None => std::thread::sleep(time.min(Duration::from_millis(1))),
-    }
 }
 
 fn receive(
@@ -224,34 +194,11 @@ fn receive(
             if options.expect == Some(Expect::Dns) {
                 tally.answers.on_received(frame.bytes());
             }
-            if !options.no_arp && answer_arp(&capture.senders, frame).is_some() {
+            if !options.no_arp && arp::answer(frame, |ip| capture.senders.get(&ip).copied()) {
                 tally.arp += 1;
-                frame.verdict = Verdict::Reply(TxMeta::default());
             }
         }
     })
-}
-
-/// Turns an ARP request for an address that the capture sends from into its reply.
-fn answer_arp(senders: &HashMap<Ipv4Addr, MacAddr>, frame: &mut RxFrame<'_>) -> Option<()> {
-    let (link, payload) = EthernetHeader::parse(frame.bytes()).ok()?;
-    if link.ethertype != EtherType::ARP {
-        return None;
-    }
-    let request = ArpPacket::parse(payload).ok().filter(|arp| arp.operation == ArpOperation::Request)?;
-    let mac = *senders.get(&request.target_ip)?;
-    let at = frame.len() - payload.len();
-    let reply = ArpPacket {
-        operation: ArpOperation::Reply,
-        sender_mac: mac,
-        sender_ip: request.target_ip,
-        target_mac: request.sender_mac,
-        target_ip: request.sender_ip,
-    };
-    let bytes = frame.bytes_mut();
-    bytes.get_mut(..6)?.copy_from_slice(&request.sender_mac.0);
-    bytes.get_mut(6..12)?.copy_from_slice(&mac.0);
-    reply.emit(bytes.get_mut(at..)?).map(drop)
 }
 
 /// What there is to say at the end, and whether all was answered that should be.

@@ -2,6 +2,7 @@
 
 use super::{RunError, fault};
 use crate::cli::StackConfig;
+use crate::device::station;
 use crate::values::Span;
 use nty_epoll::Runtime;
 use ntytcp::device::TxQueue as _;
@@ -18,8 +19,6 @@ use ntytcp::stack::{InterfaceConfig, InterfaceId, Stack};
 use ntytcp::steering::Steering;
 use ntytcp::tcp::KeepAlive;
 use ntytcp::wire::MacAddr;
-use siphasher::sip::SipHasher13;
-use std::hash::Hasher as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,7 +64,10 @@ pub(super) fn open(config: &StackConfig) -> Result<Vec<Seat>, RunError> {
     let mut rng = Rng::new(system_seed().map_err(RunError::System)?);
     let placement = Arc::new(Placement::new(Arc::new(Steering::new(config.shards, &mut rng))));
     let idle = if config.busy_poll { IdlePolicy::BUSY_POLL } else { IdlePolicy::default() };
-    let mac = config.mac.map_or_else(|| derived_mac(config), |mac| MacAddr(mac.0));
+    let mac = config.mac.map_or_else(
+        || station(&config.device, config.addrs.iter().map(ToString::to_string)),
+        |mac| MacAddr(mac.0),
+    );
     // RFC 5227 2.4 (c): others rely on a server's address, which is not given up because a station somewhere has it too.
     let claim = GuardConfig { defense: Defense::Always, ..GuardConfig::quick() };
     let seat = |(shard, device): (usize, BoxedDevice)| Seat {
@@ -206,15 +208,4 @@ pub(super) fn claim_addresses(runtime: &mut Runtime, config: &StackConfig) -> Re
         }
         runtime.shard().wait(Some(Duration::from_millis(10)), &[]).map_err(RunError::System)?;
     }
-}
-
-/// A locally administered address that is the same each time for the same device and address.
-fn derived_mac(config: &StackConfig) -> MacAddr {
-    let mut hasher = SipHasher13::new();
-    hasher.write(config.device.as_bytes());
-    for addr in &config.addrs {
-        hasher.write(addr.to_string().as_bytes());
-    }
-    let [a, b, c, d, e, ..] = hasher.finish().to_be_bytes();
-    MacAddr([0x02, a, b, c, d, e])
 }

@@ -178,7 +178,10 @@ fn announce(plan: &Plan) -> Result<(), RunError> {
 }
 
 /// Writes to standard output. Whoever closes the pipe has read enough.
-fn print(text: &str) -> Result<(), RunError> {
+///
+/// # Errors
+/// It cannot be written.
+pub(crate) fn print(text: &str) -> Result<(), RunError> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(RunError::Output(error)),

@@ -8,11 +8,11 @@ use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-const FAILED: i32 = 1;
-const USAGE: i32 = 2;
+pub(crate) const FAILED: i32 = 1;
+pub(crate) const USAGE: i32 = 2;
 
 /// Runs a command that must fail at once; its one line.
-fn complaint(command: &mut Command, status: i32) -> String {
+pub(crate) fn complaint(command: &mut Command, status: i32) -> String {
     let Output { status: got, stdout, stderr } = command.output().unwrap();
     let text = String::from_utf8(stderr).unwrap();
     assert_eq!(got.code(), Some(status), "{command:?}: {text}");
@@ -23,14 +23,14 @@ fn complaint(command: &mut Command, status: i32) -> String {
 }
 
 /// `nty` with these arguments, stopped if it does not end by itself.
-fn nty(args: &[&str]) -> Command {
+pub(crate) fn nty(args: &[&str]) -> Command {
     let mut command = Command::new("timeout");
     command.args(["20", NTY]).args(args);
     command
 }
 
 #[track_caller]
-fn contains(text: &str, parts: &[&str]) {
+pub(crate) fn contains(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "no {part:?} in {text:?}");
     }

@@ -6,13 +6,16 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)] // A failed step is a failed test, in helpers too.
 
+mod capture;
 mod datagrams;
 mod dns;
 mod errors;
 mod files;
+mod fwd;
 mod life;
 mod load;
 mod measure;
+mod pktgen;
 mod streams;
 mod wires;
 mod world;

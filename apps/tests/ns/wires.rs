@@ -8,7 +8,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 /// Our end of the pair, and the kernel's.
-const WIRE: [&str; 2] = ["ntywire", "ntyhost"];
+pub(crate) const WIRE: [&str; 2] = ["ntywire", "ntyhost"];
 
 /// A pair of which one end is ours.
 fn veth(mtu: &str) {

@@ -166,12 +166,76 @@ impl Link<'_> {
     }
 }
 
-/// A running `nty`, killed with the test if it was not stopped.
-pub(crate) struct Nty {
+/// A running program that says when it is ready, killed with the test if it was not stopped.
+pub(crate) struct Program {
     child: Child,
     stdout: RefCell<BufReader<ChildStdout>>,
     dir: TempDir,
 }
+
+impl Program {
+    /// Starts it and waits until it is ready.
+    pub(crate) fn start(command: Command) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), command)
+    }
+
+    fn start_in(dir: TempDir, mut command: Command) -> Self {
+        let stderr = fs::File::create(dir.path().join("stderr")).unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
+        let stdout = RefCell::new(BufReader::new(child.stdout.take().unwrap()));
+        let program = Self { child, stdout, dir };
+        let mut line = String::new();
+        program.stdout.borrow_mut().read_line(&mut line).unwrap();
+        assert!(line.starts_with("ready: "), "{command:?} said {line:?} and {:?}", program.stderr());
+        program
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn stderr(&self) -> String {
+        fs::read_to_string(self.dir.path().join("stderr")).unwrap()
+    }
+
+    /// Ends it as Ctrl-C does: what it said after it was ready.
+    pub(crate) fn interrupt(self) -> String {
+        run("sh", &["-c", &format!("kill -INT {}", self.pid())]);
+        self.wait()
+    }
+
+    /// What it says until it ends, which must be with status 0 and without a complaint.
+    pub(crate) fn wait(mut self) -> String {
+        let mut text = String::new();
+        self.stdout.borrow_mut().read_to_string(&mut text).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {text}{}", self.stderr());
+        assert_eq!(self.stderr(), "", "nty complained");
+        text
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let mut text = String::new();
+            let _ = self.stdout.borrow_mut().read_to_string(&mut text);
+            let _ = write!(text, "{}", self.stderr());
+            let _ = writeln!(std::io::stderr(), "nty said:\n{text}");
+        }
+    }
+}
+
+/// A running `nty` with a stack.
+pub(crate) struct Nty(Program);
 
 impl Nty {
     /// Starts servers on the usual link and waits until they can be reached.
@@ -187,15 +251,8 @@ impl Nty {
     /// Starts servers by this command, and waits until they can be reached.
     pub(crate) fn start(mut command: Command) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let stderr = fs::File::create(dir.path().join("stderr")).unwrap();
         command.arg("--stats-socket").arg(dir.path().join("stats"));
-        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
-        let stdout = RefCell::new(BufReader::new(child.stdout.take().unwrap()));
-        let nty = Self { child, stdout, dir };
-        let mut line = String::new();
-        nty.stdout.borrow_mut().read_line(&mut line).unwrap();
-        assert!(line.starts_with("ready: "), "{command:?} said {line:?} and {:?}", nty.stderr());
-        nty
+        Self(Program::start_in(dir, command))
     }
 
     /// Several programs, as `[[app]]` tables say.
@@ -207,17 +264,13 @@ impl Nty {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    fn stderr(&self) -> String {
-        fs::read_to_string(self.dir.path().join("stderr")).unwrap()
+        self.0.pid()
     }
 
     /// The counters at this moment.
     pub(crate) fn counters(&self) -> Counters {
         let mut text = String::new();
-        let mut socket = UnixStream::connect(self.dir.path().join("stats")).unwrap();
+        let mut socket = UnixStream::connect(self.0.dir.path().join("stats")).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.read_to_string(&mut text).unwrap();
         Counters::parse(&text)
@@ -235,35 +288,16 @@ impl Nty {
     }
 
     /// Ends it as Ctrl-C does: it must do so at once, with status 0, its counters, and without a complaint.
-    pub(crate) fn stop(mut self) -> Counters {
-        run("sh", &["-c", &format!("kill -INT {}", self.pid())]);
-        let mut text = String::new();
-        self.stdout.borrow_mut().read_to_string(&mut text).unwrap();
-        let status = self.child.wait().unwrap();
-        assert!(status.success(), "{status}: {text}{}", self.stderr());
-        assert_eq!(self.stderr(), "", "nty complained");
+    pub(crate) fn stop(self) -> Counters {
+        let text = self.0.interrupt();
         let counters = Counters::parse(&text);
         assert!(counters.get("rx-frames") > 0, "no counters at the end: {text}");
         counters
     }
 
     /// `kill -9`.
-    pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Nty {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            let mut text = String::new();
-            let _ = self.stdout.borrow_mut().read_to_string(&mut text);
-            let _ = write!(text, "{}", self.stderr());
-            let _ = writeln!(std::io::stderr(), "nty said:\n{text}");
-        }
+    pub(crate) fn kill(self) {
+        self.0.kill();
     }
 }
 

@@ -40,10 +40,13 @@ pub mod tap;
 mod testing;
 #[cfg(feature = "devices")]
 pub mod trace;
+pub mod train;
 #[cfg(all(feature = "devices", target_os = "linux"))]
 mod vnet;
 #[cfg(all(feature = "devices", target_os = "linux"))]
 pub mod xdp;
+
+use core::num::NonZeroU64;
 
 use crate::counters::DropReason;
 #[cfg(feature = "devices")]
@@ -113,6 +116,10 @@ pub struct RxMeta {
     /// For a frame that the device merged from several segments (GRO, LRO, or a peer's TSO over a virtual link): the
     /// payload size of each.
     pub gso_size: Option<u16>,
+    /// The frame was not received but sent, by this machine: only of a device that was opened to look on, and of a capture.
+    pub outgoing: bool,
+    /// When it passed, in nanoseconds since 1970, where the device was opened to look on, and in a capture.
+    pub timestamp: Option<NonZeroU64>,
 }
 
 /// Who fills in the layer-4 checksum of a frame to be sent.

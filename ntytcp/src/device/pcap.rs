@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use arrayvec::ArrayVec;
@@ -41,6 +42,18 @@ pub struct CaptureInfo {
     pub original_len: u32,
     /// Whether the frame was received or sent by the machine that captured it, where the file says so.
     pub direction: Option<Direction>,
+}
+
+impl CaptureInfo {
+    /// The same as a device says it; that a frame was cut is lost.
+    fn meta(&self) -> RxMeta {
+        let nanos = u64::try_from(self.timestamp.as_nanos()).ok();
+        RxMeta {
+            outgoing: self.direction == Some(Direction::Outbound),
+            timestamp: nanos.and_then(NonZeroU64::new),
+            ..RxMeta::default()
+        }
+    }
 }
 
 /// Which way a frame went, from the point of view of the stack.
@@ -294,8 +307,26 @@ pub struct PcapWriter {
     output: Box<dyn Write + Send>,
     records: Records,
     origin: Duration,
+    snaplen: usize,
     /// What the first write that failed said.
     failed: Option<std::io::ErrorKind>,
+}
+
+/// What the header of a capture says of its frames.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct About {
+    /// Where they were captured; only pcapng has a place for it. Default empty: not said.
+    pub interface: String,
+    /// Which were captured, of those that passed; only pcapng has a place for it. Default empty: all.
+    pub filter: String,
+    /// How many bytes of each are kept, at most. Default and maximum 262,144.
+    pub snaplen: u32,
+}
+
+impl Default for About {
+    fn default() -> Self {
+        Self { interface: String::new(), filter: String::new(), snaplen: SNAPLEN }
+    }
 }
 
 /// Records that are not in the file yet.
@@ -306,18 +337,25 @@ enum Records {
 
 impl Records {
     /// The header of the file.
-    fn new(is_ng: bool) -> Result<Self, PcapError> {
+    fn new(is_ng: bool, about: &About) -> Result<Self, PcapError> {
         if is_ng {
             let mut writer = PcapNgWriter::new(Vec::new())?;
-            writer.write_pcapng_block(InterfaceDescriptionBlock {
-                linktype: DataLink::ETHERNET,
-                snaplen: SNAPLEN,
-                options: vec![InterfaceDescriptionOption::IfTsResol(9)],
-            })?;
+            let mut options = vec![InterfaceDescriptionOption::IfTsResol(9)];
+            if !about.interface.is_empty() {
+                options.push(InterfaceDescriptionOption::IfName(about.interface.as_str().into()));
+            }
+            if !about.filter.is_empty() {
+                // Code 0: the filter is a text.
+                let text = [&[0], about.filter.as_bytes()].concat();
+                options.push(InterfaceDescriptionOption::IfFilter(text.into()));
+            }
+            let linktype = DataLink::ETHERNET;
+            let block = InterfaceDescriptionBlock { linktype, snaplen: about.snaplen, options };
+            writer.write_pcapng_block(block)?;
             return Ok(Self::Ng(writer));
         }
         let header = PcapHeader {
-            snaplen: SNAPLEN,
+            snaplen: about.snaplen,
             datalink: DataLink::ETHERNET,
             ts_resolution: TsResolution::NanoSecond,
             endianness: Endianness::native(),
@@ -353,23 +391,41 @@ impl PcapWriter {
     /// The file cannot be created or written.
     pub fn create(path: impl AsRef<Path>, origin: Duration) -> Result<Self, DeviceError> {
         let path = path.as_ref();
+        Self::create_about(path, origin, &About::default())
+    }
+
+    /// The same, with what the header of a pcapng file can say of the frames.
+    ///
+    /// # Errors
+    /// As [`PcapWriter::create`].
+    pub fn create_about(
+        path: impl AsRef<Path>,
+        origin: Duration,
+        about: &About,
+    ) -> Result<Self, DeviceError> {
+        let path = path.as_ref();
         let file = File::create(path).map_err(|source| DeviceError::Io {
             what: format!("cannot write {}", path.display()),
             source,
             remedy: "name a file that can be written",
         })?;
-        Self::to(Box::new(file), path, origin)
+        Self::to(Box::new(file), path, origin, about)
     }
 
-    /// Writes to `output`; `path` decides about the format and is named in messages.
-    pub(super) fn to(
+    /// Writes to `output`, such as standard output; `path` decides about the format, and is named in messages.
+    ///
+    /// # Errors
+    /// The header cannot be written.
+    pub fn to(
         output: Box<dyn Write + Send>,
         path: &Path,
         origin: Duration,
+        about: &About,
     ) -> Result<Self, DeviceError> {
         let is_ng = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("pcapng"));
-        let records = Records::new(is_ng).map_err(|e| write_failed(path, into_io(e)))?;
-        let mut writer = Self { path: path.to_path_buf(), output, records, origin, failed: None };
+        let records = Records::new(is_ng, about).map_err(|e| write_failed(path, into_io(e)))?;
+        let snaplen = about.snaplen.min(SNAPLEN) as usize;
+        let mut writer = Self { path: path.to_path_buf(), output, records, origin, snaplen, failed: None };
         match writer.flush() {
             Ok(()) => Ok(writer),
             Err(source) => Err(write_failed(path, source)),
@@ -386,16 +442,29 @@ impl PcapWriter {
     /// # Errors
     /// The file cannot be written; the disk may be full.
     pub fn write(&mut self, now: Instant, direction: Direction, frame: &[u8]) -> std::io::Result<()> {
+        self.write_at(self.origin.saturating_add(now.since(Instant::ZERO)), direction, frame)
+    }
+
+    /// The same with a time of the frame's own, since 1970.
+    ///
+    /// # Errors
+    /// As [`PcapWriter::write`].
+    pub fn write_at(
+        &mut self,
+        timestamp: Duration,
+        direction: Direction,
+        frame: &[u8],
+    ) -> std::io::Result<()> {
         if let Some(kind) = self.failed {
             return Err(kind.into());
         }
-        let frame = frame.get(..SNAPLEN as usize).unwrap_or(frame);
-        let timestamp = self.origin.saturating_add(now.since(Instant::ZERO));
+        let original_len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        let frame = frame.get(..self.snaplen).unwrap_or(frame);
         let len = frame.len() as u32;
         match &mut self.records {
             Records::Legacy(bytes) => {
                 let seconds = u32::try_from(timestamp.as_secs()).unwrap_or(u32::MAX);
-                let record = [seconds, timestamp.subsec_nanos(), len, len].map(u32::to_ne_bytes);
+                let record = [seconds, timestamp.subsec_nanos(), len, original_len].map(u32::to_ne_bytes);
                 bytes.extend_from_slice(record.as_flattened());
                 bytes.extend_from_slice(frame);
             }
@@ -407,7 +476,7 @@ impl PcapWriter {
                 let block = EnhancedPacketBlock {
                     interface_id: 0,
                     timestamp,
-                    original_len: len,
+                    original_len,
                     data: frame.into(),
                     options: vec![EnhancedPacketOption::Flags(flags)],
                 };
@@ -612,11 +681,11 @@ impl Device for PcapDevice {
         let mut bufs = std::mem::take(&mut self.bufs);
         let mut frames: ArrayVec<RxFrame<'_>, BURST> = bufs
             .iter_mut()
-            .take(self.infos.len())
-            .map(|buf| {
+            .zip(&self.infos)
+            .map(|(buf, info)| {
                 let len = buf.len() - HEADROOM;
                 buf.resize(buf.len().max(room), 0);
-                RxFrame::new(buf, HEADROOM, len, RxMeta::default())
+                RxFrame::new(buf, HEADROOM, len, info.meta())
             })
             .collect();
         sink(&mut frames);

@@ -54,6 +54,42 @@ fn both_formats_give_back_what_was_written() {
 }
 
 #[test]
+fn what_is_beyond_the_snap_length_is_left_out_and_the_length_kept() {
+    for ext in ["pcap", "pcapng"] {
+        let file = TempFile::new(ext);
+        let about = About { interface: "eth0".into(), filter: "udp port 53".into(), snaplen: 64 };
+        let mut writer = PcapWriter::create_about(file.path(), Duration::ZERO, &about).unwrap();
+        let time = Duration::new(1_700_000_000, 123_456_789);
+        writer.write_at(time, Direction::Outbound, &[7; 60]).unwrap();
+        writer.write_at(time, Direction::Inbound, &[8; 1_000]).unwrap();
+        drop(writer);
+        let (got, error) = read(file.path());
+        assert!(error.is_none());
+        let lens: Vec<_> = got.iter().map(|(info, frame)| (frame.len(), info.original_len)).collect();
+        assert_eq!(lens, [(60, 60), (64, 1_000)]);
+        assert!(got.iter().all(|(info, _)| info.timestamp == time));
+        let bytes = std::fs::read(file.path()).unwrap();
+        for text in ["eth0", "udp port 53"] {
+            let named = bytes.windows(text.len()).any(|w| w == text.as_bytes());
+            assert_eq!(named, ext == "pcapng", "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_replayed_frame_has_its_time_and_its_direction() {
+    let file = capture("pcapng");
+    let mut device = PcapDevice::open(file.path(), None, 1500).unwrap();
+    let mut got = Vec::new();
+    while device.rx_burst(&mut |burst| got.extend(burst.iter().map(|f| f.meta))).unwrap() > 0 {}
+    assert_eq!(got.len(), 150);
+    for (meta, (at, direction, _)) in got.into_iter().zip(frames()) {
+        assert_eq!(meta.outgoing, direction == Direction::Outbound);
+        assert_eq!(meta.timestamp.unwrap().get(), 1_000_000_000_000_000_000 + at.as_nanos());
+    }
+}
+
+#[test]
 fn truncation_anywhere_yields_the_whole_packets_then_one_line() {
     for ext in ["pcap", "pcapng"] {
         let file = capture(ext);
@@ -196,7 +232,8 @@ fn output_must_not_be_the_input() {
 
 /// A replay of `capture` whose output has room for `room` bytes.
 fn on_full_disk(capture: &TempFile, room: usize) -> Result<PcapDevice, DeviceError> {
-    let writer = PcapWriter::to(Box::new(FullDisk(room)), Path::new("out.pcap"), Duration::ZERO)?;
+    let writer =
+        PcapWriter::to(Box::new(FullDisk(room)), Path::new("out.pcap"), Duration::ZERO, &About::default())?;
     Ok(PcapDevice::new(CaptureReader::open(capture.path())?, Some(writer), 1500))
 }
 

@@ -68,13 +68,23 @@ pub struct OpenOptions {
     pub offload: bool,
     /// The shard never sleeps, so that the device may leave the driver's interrupts off. Default off.
     pub busy_poll: bool,
+    /// The device is there to look on: what this machine sends is received too, where the kind of device can have it, and each
+    /// frame has its direction and its time ([`RxMeta`](super::RxMeta)). Default off.
+    pub observe: bool,
     /// Which flow goes to which queue, and so how many queues there are to be. Default one queue.
     pub steering: Option<Arc<Steering>>,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { mtu: None, host_addrs: Vec::new(), offload: true, busy_poll: false, steering: None }
+        Self {
+            mtu: None,
+            host_addrs: Vec::new(),
+            offload: true,
+            busy_poll: false,
+            observe: false,
+            steering: None,
+        }
     }
 }
 
@@ -193,8 +203,8 @@ fn open_tap(name: &str, options: &OpenOptions) -> Result<Vec<BoxedDevice>, Devic
 #[cfg(target_os = "linux")]
 fn open_packet(interface: &str, options: &OpenOptions) -> Result<Vec<BoxedDevice>, DeviceError> {
     use super::packet::{PacketConfig, PacketDevice};
-    let OpenOptions { mtu, offload, .. } = *options;
-    let config = PacketConfig { mtu, offload, ..PacketConfig::new(interface) };
+    let OpenOptions { mtu, offload, observe, .. } = *options;
+    let config = PacketConfig { mtu, offload, observe, ..PacketConfig::new(interface) };
     match &options.steering {
         Some(steering) => PacketDevice::open_queues(&config, steering).map(boxed),
         None => PacketDevice::open(&config).map(|device| boxed([device])),

@@ -1,7 +1,7 @@
 use super::*;
 use crate::device::TxChecksum;
 use crate::device::mem::{self, MemConfig};
-use crate::device::pcap::CaptureReader;
+use crate::device::pcap::{About, CaptureReader};
 use crate::device::testing::{FullDisk, TempFile};
 
 fn read(path: &Path) -> Vec<(u128, Option<Direction>, Vec<u8>)> {
@@ -80,7 +80,8 @@ fn frame_that_the_device_refuses_is_not_traced() {
 fn full_disk_ends_the_trace_and_not_the_link() {
     let (a, mut b) = mem::pair(MemConfig::default());
     let disk = Box::new(FullDisk(10_000));
-    let mut a = Trace::with_writer(a, PcapWriter::to(disk, Path::new("full.pcap"), Duration::ZERO).unwrap());
+    let writer = PcapWriter::to(disk, Path::new("full.pcap"), Duration::ZERO, &About::default());
+    let mut a = Trace::with_writer(a, writer.unwrap());
     for n in 0..100_u8 {
         send(&mut a, &[n; 1000], TxMeta::default());
         let mut got = Vec::new();

@@ -2,12 +2,12 @@
 #![allow(clippy::unwrap_used)] // A failed step is a failed test, in helpers too.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::kit::*;
 use ntytcp::device::packet::{PacketConfig, PacketDevice};
 use ntytcp::device::sys::{PollFd, poll};
-use ntytcp::device::{Caps, Device, DeviceError, TxChecksum, TxMeta, TxQueue, Verdict};
+use ntytcp::device::{Caps, Device, DeviceError, RxFrame, TxChecksum, TxMeta, TxQueue, Verdict};
 use ntytcp::time::Instant;
 
 fn open(config: &PacketConfig) -> PacketDevice {
@@ -50,6 +50,38 @@ fn tcp_trains_of_64_kilobytes_cross_in_both_directions() {
         let (ours, host) = link();
         passes_trains_of_64_kilobytes(&mut open(&PacketConfig::new(ours)), &host);
     }
+}
+
+#[test]
+fn an_onlooker_sees_both_directions_with_their_times() {
+    if !inside("packet::an_onlooker_sees_both_directions_with_their_times") {
+        return;
+    }
+    let (ours, host) = link();
+    let mut config = PacketConfig::new(host);
+    config.observe = true;
+    let (mut onlooker, mut peer) = (open(&config), open(&PacketConfig::new(ours)));
+    let nanos = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let before = nanos();
+    answers_pings_in_place(&mut peer);
+    let after = nanos();
+    // Requests and replies of ARP and of two pings, and perhaps the kernel's probe of us.
+    let (mut sent, mut received) = (0, 0);
+    while sent + received < 6 {
+        let mut fds = [PollFd::readable(onlooker.poll_fd().unwrap())];
+        assert_eq!(poll(&mut fds, Some(Duration::from_secs(5))).unwrap(), 1, "{sent} out, {received} in");
+        let mut look = |burst: &mut [RxFrame<'_>]| {
+            for frame in burst {
+                let from_us = frame.bytes()[6..12] == OUR_MAC;
+                assert_eq!(frame.meta.outgoing, !from_us);
+                let time = frame.meta.timestamp.unwrap().get();
+                assert!((before..=after).contains(&time), "{before} {time} {after}");
+                *(if from_us { &mut received } else { &mut sent }) += 1;
+            }
+        };
+        onlooker.rx_burst(&mut look).unwrap();
+    }
+    assert!(sent >= 3 && received >= 3, "{sent} out, {received} in");
 }
 
 #[test]

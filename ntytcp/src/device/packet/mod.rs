@@ -2,7 +2,7 @@
 //!
 //! The kernel goes on using the interface, so the stack needs a station address and addresses of its own: the device asks for
 //! promiscuous mode, and what is for the stack's station address means nothing to the kernel. Frames that the kernel sends
-//! itself are not seen.
+//! itself are not seen, unless the device is there to look on ([`PacketConfig::observe`]).
 //!
 //! Frames arrive in a ring that both sides map: a burst costs no system call. They leave, replies from where they arrived,
 //! by one `sendmmsg` per burst. By the virtio-net header in front of each, checksums and the cutting of TCP
@@ -15,6 +15,7 @@
 mod fanout;
 mod ring;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -43,12 +44,15 @@ pub struct PacketConfig {
     pub offload: bool,
     /// How many frames the receive ring holds, from 64 to 65,536. Each takes 2 KB at an MTU of 1500. Default 4,096.
     pub ring: usize,
+    /// Frames that this machine sends over the interface are received too, marked as such, and all have the kernel's time
+    /// ([`RxMeta`](super::RxMeta)). For who looks on; a stack would hear the kernel as if it were a peer. Default off.
+    pub observe: bool,
 }
 
 impl PacketConfig {
     /// The default for `interface`.
     pub fn new(interface: impl Into<String>) -> Self {
-        Self { interface: interface.into(), mtu: None, offload: true, ring: 4_096 }
+        Self { interface: interface.into(), mtu: None, offload: true, ring: 4_096, observe: false }
     }
 }
 
@@ -98,6 +102,8 @@ struct Link {
     socket: OwnedFd,
     interface: Interface,
     stats: Stats,
+    /// Frames that the kernel had no room for, as far as it was asked.
+    rx_full: Cell<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -106,7 +112,6 @@ struct Stats {
     tx_refused: u64,
     tx_full: u64,
     rx_cut: u64,
-    rx_full: u64,
 }
 
 impl PacketDevice {
@@ -256,9 +261,11 @@ impl Link {
         // Frames that are longer than a slot wait there.
         let _ = set_buffer(&socket);
         let longest = interface.mtu(None)? + MAX_L2_HEADER;
-        let ring = Ring::new(socket.as_fd(), longest, config.ring)
+        let ring = Ring::new(socket.as_fd(), longest, config.ring, config.observe)
             .map_err(|e| interface.failed("make the receive ring", e, "ask for a smaller one"))?;
-        if let Err(e) = set(libc::PACKET_IGNORE_OUTGOING, 1) {
+        if !config.observe
+            && let Err(e) = set(libc::PACKET_IGNORE_OUTGOING, 1)
+        {
             notices.push(format!("frames that the kernel sends are seen too: {e}"));
         }
         if shares {
@@ -267,7 +274,7 @@ impl Link {
         sys::bind_packet(socket.as_fd(), interface.index())
             .and_then(|()| sys::make_promiscuous(socket.as_fd(), interface.index()))
             .map_err(|e| interface.failed("receive all its frames", e, ""))?;
-        Ok((Self { socket, interface, stats: Stats::default() }, ring))
+        Ok((Self { socket, interface, stats: Stats::default(), rx_full: Cell::new(0) }, ring))
     }
 
     /// Sends a burst of frames at most, each behind its header, and says how many are done with: taken by the kernel, or lost for
@@ -286,12 +293,18 @@ impl Link {
 
     /// Nothing has arrived.
     fn look(&mut self) -> Result<(), DeviceError> {
-        let Self { socket, interface, stats } = self;
-        if interface.look(socket.as_fd())? {
-            let drops = sys::packet_drops(socket.as_fd());
-            stats.rx_full += u64::from(drops.map_err(|e| interface.failed("ask for its losses", e, ""))?);
+        if self.interface.look(self.socket.as_fd())? {
+            // The kernel's counter is of 32 bits.
+            self.losses().map_err(|e| self.interface.failed("ask for its losses", e, ""))?;
         }
         Ok(())
+    }
+
+    /// What the kernel has lost so far; it tells what was lost since it was last asked.
+    fn losses(&self) -> io::Result<u64> {
+        let lost = self.rx_full.get() + u64::from(sys::packet_drops(self.socket.as_fd())?);
+        self.rx_full.set(lost);
+        Ok(lost)
     }
 
     /// The kernel refused the first frame of a batch.
@@ -378,7 +391,8 @@ impl Device for PacketDevice {
     }
 
     fn stats(&self) -> Vec<(&'static str, u64)> {
-        let Stats { link_down, tx_refused, tx_full, rx_cut, rx_full } = self.link.stats;
+        let Stats { link_down, tx_refused, tx_full, rx_cut } = self.link.stats;
+        let rx_full = self.link.losses().unwrap_or_else(|_| self.link.rx_full.get());
         vec![
             ("packet-link-down", link_down),
             ("packet-tx-refused", tx_refused),

@@ -13,6 +13,8 @@
 #![allow(unsafe_code)] // Memory that is shared with the kernel; a word in each slot says whose it is.
 
 use std::io::{self, IoSliceMut};
+use std::mem::offset_of;
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::slice;
 use std::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Release};
@@ -29,6 +31,9 @@ use crate::device::{
 /// Where the bytes of a slot begin that are the frame's, or free in front of it.
 const FRAME: usize = libc::TPACKET2_HDRLEN;
 
+/// Where the kernel says, in front of the frame, whom it was for: `sll_pkttype` of a sockaddr_ll that follows the header.
+const KIND: usize = size_of::<libc::tpacket2_hdr>() + offset_of!(libc::sockaddr_ll, sll_pkttype);
+
 /// Bytes that the kernel allocates together, at least; a power of two, as slots are, so that they fill it.
 const BLOCK: usize = 1 << 16;
 
@@ -42,6 +47,8 @@ pub(super) struct Ring {
     slots: usize,
     /// The slot that the kernel fills next, as far as we know.
     next: usize,
+    /// Frames are given their direction and their time.
+    observe: bool,
     /// Buffers for frames that are longer than a slot.
     long: Vec<Box<[u8]>>,
 }
@@ -50,6 +57,18 @@ pub(super) struct Ring {
 enum Arrived<'a> {
     Slot(RxFrame<'a>),
     Queue(usize, RxMeta),
+}
+
+impl Arrived<'_> {
+    /// Notes what an onlooker wants to know.
+    fn observed(&mut self, header: &libc::tpacket2_hdr, kind: u8) {
+        let meta = match self {
+            Self::Slot(frame) => &mut frame.meta,
+            Self::Queue(_, meta) => meta,
+        };
+        let nanos = u64::from(header.tp_sec) * 1_000_000_000 + u64::from(header.tp_nsec);
+        (meta.outgoing, meta.timestamp) = (kind == libc::PACKET_OUTGOING, NonZeroU64::new(nanos));
+    }
 }
 
 /// Takes the next frame from the socket's queue, behind [`HEADROOM`] bytes of the buffer. `None` when the queue had no room for it.
@@ -80,7 +99,12 @@ impl Ring {
     ///
     /// # Errors
     /// What the system says; `ENOMEM` when it has not the memory.
-    pub(super) fn new(socket: BorrowedFd<'_>, longest: usize, slots: usize) -> io::Result<Self> {
+    pub(super) fn new(
+        socket: BorrowedFd<'_>,
+        longest: usize,
+        slots: usize,
+        observe: bool,
+    ) -> io::Result<Self> {
         let reserve = HEADROOM as libc::c_uint;
         sys::set_option(socket, libc::SOL_PACKET, libc::PACKET_RESERVE, reserve)?;
         let on: libc::c_int = 1;
@@ -97,7 +121,8 @@ impl Ring {
         };
         sys::set_option(socket, libc::SOL_PACKET, libc::PACKET_RX_RING, request)?;
         let mapping = Mapping::new(slot * slots, libc::MAP_SHARED, socket.as_raw_fd(), 0)?;
-        Ok(Self { socket: socket.try_clone_to_owned()?, mapping, slot, slots, next: 0, long: Vec::new() })
+        let socket = socket.try_clone_to_owned()?;
+        Ok(Self { socket, mapping, slot, slots, next: 0, observe, long: Vec::new() })
     }
 
     /// Hands the frames that wait to `sink`, at most a burst, then to `after`, and gives their slots back. How many there were, and
@@ -113,9 +138,9 @@ impl Ring {
         while taken < BURST.min(self.slots) {
             let at = (self.next + taken) % self.slots;
             // SAFETY: `at` is below `slots`, and no slot is visited twice in this loop.
-            let Some((buf, header)) = (unsafe { self.filled(at) }) else { break };
+            let Some((buf, header, kind)) = (unsafe { self.filled(at) }) else { break };
             taken += 1;
-            let frame = if header.tp_status & libc::TP_STATUS_COPY != 0 {
+            let mut frame = if header.tp_status & libc::TP_STATUS_COPY != 0 {
                 let mut buf = self.long.pop().unwrap_or_else(|| vec![0; HEADROOM + MAX_FRAME].into());
                 let got = receive(self.socket.as_fd(), &mut buf);
                 long.push(buf);
@@ -123,6 +148,9 @@ impl Ring {
             } else {
                 in_slot(buf, &header)
             };
+            if let Some(frame) = frame.as_mut().filter(|_| self.observe) {
+                frame.observed(&header, kind);
+            }
             match frame {
                 Some(frame) => arrived.push(frame),
                 None => cut += 1,
@@ -151,11 +179,11 @@ impl Ring {
         (count, cut)
     }
 
-    /// The bytes of slot `at` behind its header, and a copy of that, if the kernel has filled it.
+    /// The bytes of slot `at` behind its header, a copy of that, and whom the frame was for, if the kernel has filled it.
     ///
     /// # Safety
     /// `at` is below `slots`, and the bytes that were given before for this slot are not used any more.
-    unsafe fn filled<'a>(&self, at: usize) -> Option<(&'a mut [u8], libc::tpacket2_hdr)> {
+    unsafe fn filled<'a>(&self, at: usize) -> Option<(&'a mut [u8], libc::tpacket2_hdr, u8)> {
         // Acquire: what the kernel wrote before it gave us the slot is seen after.
         if self.status(at).load(Acquire) & libc::TP_STATUS_USER == 0 {
             return None;
@@ -165,7 +193,8 @@ impl Ring {
         unsafe {
             let slot = self.mapping.memory().as_ptr().add(at * self.slot);
             let header = slot.cast::<libc::tpacket2_hdr>().read();
-            Some((slice::from_raw_parts_mut(slot.add(FRAME), self.slot - FRAME), header))
+            let kind = slot.add(KIND).read();
+            Some((slice::from_raw_parts_mut(slot.add(FRAME), self.slot - FRAME), header, kind))
         }
     }
 

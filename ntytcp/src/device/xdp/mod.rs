@@ -13,8 +13,8 @@
 //! A frame that is longer than a chunk (4 KB) lies in several of them. It is put together for the stack, and taken apart again to be
 //! sent: what an MTU above some 3,500 costs.
 //!
-//! An interface between namespaces (veth) hands over what the other side left undone: its checksums are partial, and cannot be told
-//! from wrong ones. They are taken for right there ([`RxChecksumPolicy`]).
+//! An interface between namespaces (veth) hands over what the other side left undone, and does not say so: its checksums are partial, or
+//! wrong. They are taken for right there ([`RxChecksumPolicy`]), and for partial where they hold the pseudo-header's sum.
 
 mod memory;
 mod open;
@@ -31,11 +31,11 @@ use self::memory::{Chunk, Extent, Sending};
 use self::program::Program;
 use self::queue::{Arrived, Pool, Queue};
 use super::netdev::Interface;
-use super::offload::complete_checksum;
+use super::offload::{complete_checksum, trusted_checksum};
 use super::sys;
 use super::{
-    BURST, Caps, Device, DeviceError, HEADROOM, MAX_L2_HEADER, RETRY, RxChecksum, RxFrame, RxMeta,
-    TxChecksum, TxMeta, TxQueue, Verdict,
+    BURST, Caps, Device, DeviceError, HEADROOM, MAX_L2_HEADER, RETRY, RxFrame, RxMeta, TxChecksum, TxMeta,
+    TxQueue, Verdict,
 };
 use crate::time::Instant;
 
@@ -370,16 +370,18 @@ impl Device for XdpDevice {
             self.look()?;
             return Ok(0);
         }
-        let checksum = if self.trusted { RxChecksum::Verified } else { RxChecksum::Unknown };
-        let meta = RxMeta { checksum, ..RxMeta::default() };
         let mut frames = ArrayVec::<RxFrame<'_>, BURST>::new();
         for frame in &mut arrived {
-            frames.push(match frame {
+            let mut frame = match frame {
                 Arrived::Chunk(chunk, Extent { offset, len, .. }) => {
-                    RxFrame::new(self.pool.umem.bytes(chunk), *offset, *len, meta)
+                    RxFrame::new(self.pool.umem.bytes(chunk), *offset, *len, RxMeta::default())
                 }
-                Arrived::Joined(frame, len) => RxFrame::new(frame, HEADROOM, *len, meta),
-            });
+                Arrived::Joined(frame, len) => RxFrame::new(frame, HEADROOM, *len, RxMeta::default()),
+            };
+            if self.trusted {
+                frame.meta.checksum = trusted_checksum(frame.bytes());
+            }
+            frames.push(frame);
         }
         sink(&mut frames);
         let answer = |frame: &RxFrame<'_>| match frame.verdict {

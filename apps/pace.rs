@@ -1,4 +1,4 @@
-//! When the frames of a capture are sent.
+//! When frames are sent, by those who send without a stack.
 
 use crate::values::Size;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Default, Debug, clap::Args)]
 #[command(next_help_heading = "Pace")]
 #[group(id = "pace", multiple = false)]
-pub(super) struct Options {
+pub(crate) struct Options {
     /// So many times as fast as it was captured [default: 1]
     #[arg(long, value_name = "FACTOR", value_parser = factor)]
     pub speed: Option<f64>,
@@ -29,13 +29,14 @@ fn factor(text: &str) -> Result<f64, String> {
 
 /// When a frame is due, from the first of all on.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) enum Pace {
+pub(crate) enum Pace {
     /// As captured, so many times as fast.
     Captured(f64),
     /// Frames a second.
     Frames(u64),
     /// Bits a second.
     Bits(u64),
+    /// At once.
     Fast,
 }
 
@@ -53,19 +54,21 @@ impl From<Options> for Pace {
 
 /// What was sent before a frame, and when it was captured, counted through all loops.
 #[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     pub frames: u64,
     pub bytes: u64,
     pub captured: Duration,
 }
 
 impl Pace {
-    pub(super) fn due(self, place: Place) -> Duration {
+    #[inline]
+    pub(crate) fn due(self, place: Place) -> Duration {
         let seconds = match self {
+            // What is as fast as it goes has no time for the rest.
+            Self::Fast => return Duration::ZERO,
             Self::Captured(factor) => place.captured.as_secs_f64() / factor,
             Self::Frames(pps) => place.frames as f64 / pps as f64,
             Self::Bits(rate) => place.bytes as f64 * 8.0 / rate as f64,
-            Self::Fast => 0.0,
         };
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
