@@ -19,6 +19,7 @@ use std::sync::Arc;
 use super::mem::{self, MemConfig};
 use super::pcap::PcapDevice;
 use super::{Device, DeviceError};
+use crate::owned::SharedOwnership;
 use crate::steering::Steering;
 
 /// A device that [`open`] made, to be moved to the thread that drives it.
@@ -69,11 +70,14 @@ pub struct OpenOptions {
     pub offload: bool,
     /// Which flow goes to which queue, and so how many queues there are to be. Default one queue.
     pub steering: Option<Arc<Steering>>,
+    /// What the stack takes of the frames that arrive, where it shares the interface with the kernel and the device can tell them apart
+    /// (`xdp`). Default: all.
+    pub owned: Option<Arc<SharedOwnership>>,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { mtu: None, host_addrs: Vec::new(), offload: true, steering: None }
+        Self { mtu: None, host_addrs: Vec::new(), offload: true, steering: None, owned: None }
     }
 }
 
@@ -125,6 +129,12 @@ impl DeviceSpec {
         if kind.name != "tap" && !options.host_addrs.is_empty() {
             let message =
                 format!("{self}: the host has no side of its own on this link; give no host address");
+            return Err(DeviceError::Config(message));
+        }
+        if kind.name != "xdp" && options.owned.is_some() {
+            let message = format!(
+                "{self}: the device cannot leave a part of its frames to the kernel: use xdp:IFACE, or an exception interface"
+            );
             return Err(DeviceError::Config(message));
         }
         match kind.open {
@@ -192,7 +202,7 @@ fn open_packet(interface: &str, options: &OpenOptions) -> Result<BoxedDevice, De
 #[cfg(target_os = "linux")]
 fn open_xdp(interface: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
     use super::xdp::{XdpConfig, XdpDevice};
-    let config = XdpConfig { mtu: options.mtu, ..XdpConfig::new(interface) };
+    let config = XdpConfig { mtu: options.mtu, owned: options.owned.clone(), ..XdpConfig::new(interface) };
     Ok(Box::new(XdpDevice::open(&config)?))
 }
 

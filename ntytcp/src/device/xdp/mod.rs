@@ -3,8 +3,12 @@
 //! A small program that is assembled here takes the frames off the queue before the kernel does, and hands them over in
 //! memory that both sides share. A frame that is answered in place goes back out from where it lies.
 //!
-//! The kernel keeps what the program does not redirect, that is, the frames of other queues. When the process ends, in whatever
-//! way, the program is detached and the interface is the kernel's again.
+//! The kernel keeps what the program does not redirect: the frames of other queues, and what is not the stack's, where the two share
+//! the interface and its addresses ([`XdpConfig::owned`]). When the process ends, in whatever way, the program is detached and the interface is
+//! the kernel's again.
+//!
+//! A driver that takes VLAN tags out of frames hides them from the program, which then takes tagged frames for untagged ones: where the
+//! kernel has VLANs on a shared interface, `ethtool -K IFACE rxvlan off`, and on a veth `txvlan off` at the other end.
 //!
 //! A frame that is longer than a chunk (4 KB) lies in several of them. It is put together for the stack, and taken apart again to be
 //! sent: what an MTU above some 3,500 costs.
@@ -17,6 +21,7 @@ mod program;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
@@ -30,6 +35,7 @@ use super::{
     BURST, Caps, Device, DeviceError, HEADROOM, MAX_L2_HEADER, RETRY, RxChecksum, RxFrame, RxMeta,
     TxChecksum, TxMeta, TxQueue, Verdict,
 };
+use crate::owned::{Ownership, OwnershipWatch, SharedOwnership};
 use crate::time::Instant as Moment;
 
 /// What is thought of the layer-4 checksums of received frames.
@@ -58,6 +64,8 @@ pub struct XdpConfig {
     pub rx_checksum: RxChecksumPolicy,
     /// Entries of each ring, a power of two from 64 to 32,768. Default 1,024. There are twice as many chunks of 4 KB.
     pub ring: u32,
+    /// What the stack takes of the frames; the kernel has the others. Default: all are taken.
+    pub owned: Option<Arc<SharedOwnership>>,
 }
 
 impl XdpConfig {
@@ -69,6 +77,7 @@ impl XdpConfig {
             mtu: None,
             rx_checksum: RxChecksumPolicy::default(),
             ring: 1_024,
+            owned: None,
         }
     }
 }
@@ -105,7 +114,8 @@ enum Reserved {
 #[derive(Debug)]
 pub struct XdpDevice {
     /// The first field, which is dropped first: no frame is handed to a socket that is going.
-    _program: Program,
+    program: Program,
+    owned: Option<OwnershipWatch>,
     rings: Rings,
     socket: OwnedFd,
     interface: Interface,
@@ -140,7 +150,7 @@ impl XdpDevice {
     /// One line that names the interface and the remedy: no permission, no such interface or queue, another program or socket there,
     /// no memory, an MTU that is too large.
     pub fn open(config: &XdpConfig) -> Result<Self, DeviceError> {
-        let XdpConfig { interface: name, queue, mtu, rx_checksum, ring } = config;
+        let XdpConfig { interface: name, queue, mtu, rx_checksum, ring, owned } = config;
         if !ring.is_power_of_two() || !(64..=1 << 15).contains(ring) {
             let message =
                 format!("xdp:{name}: a ring of {ring} frames: it takes a power of two from 64 to 32768");
@@ -185,7 +195,8 @@ impl XdpDevice {
         let mut rings =
             Rings::new(socket.as_fd(), *ring).map_err(|e| interface.failed("make rings", e, ""))?;
         let frames = if own_mtu + MAX_L2_HEADER > LONGEST { Frames::InPieces } else { Frames::Whole };
-        let (program, mode) = attach(&interface, (queues, frames), &mut notices)?;
+        let (owned, ownership) = owned.clone().map(OwnershipWatch::new).unzip();
+        let (program, mode) = attach(&interface, (queues, frames), ownership.as_ref(), &mut notices)?;
         bind(&socket, &interface, (*queue, frames, mode))?;
         program
             .direct(*queue, socket.as_fd())
@@ -196,7 +207,8 @@ impl XdpDevice {
         let most_provided = *ring as usize;
         let provided = rings.provide(&umem, &mut free, most_provided);
         Ok(Self {
-            _program: program,
+            program,
+            owned,
             rings,
             socket,
             interface,
@@ -272,9 +284,10 @@ fn permission(interface: &Interface, what: &str, error: io::Error) -> DeviceErro
 fn attach(
     interface: &Interface,
     (queues, frames): (u32, Frames),
+    owned: Option<&Ownership>,
     notices: &mut Vec<String>,
 ) -> Result<(Program, Mode), DeviceError> {
-    let native = match Program::attach(interface.index(), queues, Mode::Native, frames) {
+    let native = match Program::attach(interface.index(), queues, Mode::Native, frames, owned) {
         Ok(program) => return Ok((program, Mode::Native)),
         Err(e) => e,
     };
@@ -282,7 +295,7 @@ fn attach(
     if refused(&native) {
         return Err(permission(interface, "attach the program", native));
     }
-    let program = Program::attach(interface.index(), queues, Mode::Skb, frames);
+    let program = Program::attach(interface.index(), queues, Mode::Skb, frames, owned);
     notices.push(format!(
         "the driver takes no XDP program ({native}): frames are taken behind it, which is slower"
     ));
@@ -525,6 +538,12 @@ impl Device for XdpDevice {
 
     fn set_now(&mut self, now: Moment) {
         self.interface.now = now;
+        if let Some(owned) = self.owned.as_mut().and_then(OwnershipWatch::changed)
+            && let Err(error) = self.program.share(&owned)
+        {
+            let error = self.interface.failed("replace the program", error, "");
+            tracing::warn!("{error}; the kernel and the stack share the interface as before");
+        }
     }
 
     fn next_deadline(&self) -> Option<Moment> {
