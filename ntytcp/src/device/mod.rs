@@ -20,7 +20,11 @@ pub mod fault;
 mod forward;
 pub mod mem;
 #[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod neighbors;
+#[cfg(all(feature = "devices", target_os = "linux"))]
 pub mod netdev;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub(crate) mod netlink;
 pub mod offload;
 #[cfg(all(feature = "devices", target_os = "linux"))]
 pub mod packet;

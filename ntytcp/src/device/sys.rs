@@ -90,6 +90,36 @@ impl Doorbell {
     }
 }
 
+/// Several descriptors to sleep on as one.
+#[derive(Debug)]
+pub(super) struct PollSet(OwnedFd);
+
+impl PollSet {
+    /// Readable when one of `fds` is.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub(super) fn new(fds: &[RawFd]) -> io::Result<Self> {
+        // SAFETY: epoll_create1 takes no pointers.
+        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        check(fd as isize)?;
+        // SAFETY: the descriptor was just made and nobody else has it.
+        let set = unsafe { OwnedFd::from_raw_fd(fd) };
+        for &fd in fds {
+            let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+            // SAFETY: the event lives until after the call.
+            let added = unsafe { libc::epoll_ctl(set.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) };
+            check(added as isize)?;
+        }
+        Ok(Self(set))
+    }
+
+    /// The descriptor to sleep on.
+    pub(super) fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 /// Reads into several buffers in turn; how many bytes came.
 ///
 /// # Errors
@@ -253,6 +283,24 @@ impl Control {
         let request = self.request(libc::SIOCGIFHWADDR as _, name.request())?;
         // SAFETY: SIOCGIFHWADDR fills in the address.
         Ok(unsafe { request.ifr_ifru.ifru_hwaddr }.sa_family == libc::ARPHRD_ETHER)
+    }
+
+    /// The station address.
+    pub(super) fn station(&self, name: IfName) -> io::Result<[u8; 6]> {
+        let request = self.request(libc::SIOCGIFHWADDR as _, name.request())?;
+        // SAFETY: SIOCGIFHWADDR fills in the address.
+        let data = unsafe { request.ifr_ifru.ifru_hwaddr }.sa_data;
+        Ok(std::array::from_fn(|i| data.get(i).map_or(0, |&byte| byte as u8)))
+    }
+
+    /// Gives the interface a station address.
+    pub(super) fn set_station(&self, name: IfName, station: [u8; 6]) -> io::Result<()> {
+        let mut request = self.request(libc::SIOCGIFHWADDR as _, name.request())?;
+        // SAFETY: SIOCGIFHWADDR has filled in the address, and with it the kind of interface.
+        let mut address = unsafe { request.ifr_ifru.ifru_hwaddr };
+        address.sa_data.iter_mut().zip(station).for_each(|(to, from)| *to = from as libc::c_char);
+        request.ifr_ifru.ifru_hwaddr = address;
+        self.request(libc::SIOCSIFHWADDR as _, request).map(drop)
     }
 
     /// A request of ethtool: words, the first of which is the command. `None` when the driver knows nothing of it.
