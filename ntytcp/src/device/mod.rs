@@ -16,6 +16,8 @@
 
 #[cfg(all(feature = "devices", target_os = "linux"))]
 mod bpf;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod exception;
 pub mod fault;
 mod forward;
 pub mod mem;

@@ -25,6 +25,7 @@ use super::{
     TxQueue, Verdict,
 };
 use crate::time::Instant;
+use crate::wire::MacAddr;
 
 /// The length of the virtio-net header that we ask for: [`vnet::HEADER`] and `num_buffers`.
 const VNET_HEADER: usize = vnet::HEADER + 2;
@@ -46,12 +47,21 @@ pub struct TapConfig {
     /// The kernel may also hand over trains of UDP datagrams (`UDP_SEGMENT`), as one frame whose
     /// [`RxMeta::gso_size`] tells where it is to be cut. Default off: the receiver must know what to do with them.
     pub udp_trains: bool,
+    /// The station address that the kernel's side is given. Default: one that the kernel chooses.
+    pub station: Option<MacAddr>,
 }
 
 impl TapConfig {
     /// The default for the interface `name`.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), mtu: 1500, host_addrs: Vec::new(), offload: true, udp_trains: false }
+        Self {
+            name: name.into(),
+            mtu: 1500,
+            host_addrs: Vec::new(),
+            offload: true,
+            udp_trains: false,
+            station: None,
+        }
     }
 }
 
@@ -105,7 +115,7 @@ impl TapDevice {
     /// One line that names the interface and the remedy: a name that cannot be, no permission, no TUN driver, an interface that
     /// another process uses or that is no TAP, an address that the kernel refuses.
     pub fn open(config: &TapConfig) -> Result<Self, DeviceError> {
-        let TapConfig { name, mtu, host_addrs, offload, udp_trains } = config;
+        let TapConfig { name, mtu, host_addrs, offload, udp_trains, station } = config;
         let Some(requested) = IfName::new(name) else {
             let why = "an interface name has 1 to 15 bytes and no slash, colon or blank";
             return Err(DeviceError::Config(format!("tap:{name}: {why}; choose another, such as tap0")));
@@ -118,7 +128,7 @@ impl TapDevice {
             negotiate(&file, *udp_trains, &mut notices).map_err(|e| attach_error(name, e))?;
         }
         let name = interface.to_text();
-        configure(interface, &name, *mtu, host_addrs)?;
+        configure(interface, &name, (*mtu, *station), host_addrs)?;
         for notice in &notices {
             tracing::warn!(device = %name, "{notice}");
         }
@@ -279,8 +289,13 @@ fn attach_error(name: &str, source: io::Error) -> DeviceError {
     DeviceError::Io { what: format!("tap:{name}: cannot attach"), source, remedy }
 }
 
-/// Brings the interface up, with MTU and addresses for the kernel's side.
-fn configure(interface: IfName, name: &str, mtu: usize, addrs: &[(IpAddr, u8)]) -> Result<(), DeviceError> {
+/// Brings the interface up, with MTU, station address and addresses for the kernel's side.
+fn configure(
+    interface: IfName,
+    name: &str,
+    (mtu, station): (usize, Option<MacAddr>),
+    addrs: &[(IpAddr, u8)],
+) -> Result<(), DeviceError> {
     let failed = |what: String, remedy| {
         move |source| DeviceError::Io { what: format!("tap:{name}: cannot {what}"), source, remedy }
     };
@@ -288,6 +303,12 @@ fn configure(interface: IfName, name: &str, mtu: usize, addrs: &[(IpAddr, u8)]) 
     control
         .set_mtu(interface, i32::try_from(mtu).unwrap_or(i32::MAX))
         .map_err(failed(format!("set the MTU to {mtu}"), "a TAP takes 68 to 65521"))?;
+    if let Some(MacAddr(station)) = station {
+        let what = format!("give the kernel's side {}", MacAddr(station));
+        control
+            .set_station(interface, station)
+            .map_err(failed(what, "it must be the address of one station"))?;
+    }
     control.bring_up(interface).map_err(failed("bring the link up".to_owned(), "it takes CAP_NET_ADMIN"))?;
     for &(addr, prefix) in addrs {
         let what = format!("give the kernel's side {addr}/{prefix}");
