@@ -10,6 +10,8 @@ pub mod counters;
 pub mod device;
 #[cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 pub mod fifo;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod mirror;
 #[cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 pub mod owned;
 #[cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]

@@ -96,6 +96,11 @@ impl GuardConfig {
         }
     }
 
+    /// Neither probing nor announcing: somebody else, who has the station address too, answers for the address.
+    pub fn silent() -> Self {
+        Self { probes: 0, announcements: 0, ..Self::default() }
+    }
+
     /// No probing: the address is announced and used at once. Conflicts are still noticed and defended
     /// against.
     pub fn immediate() -> Self {
