@@ -473,7 +473,7 @@ impl Device for MemDevice {
                     (packet.start, packet.len) = (start as u32, len as u32);
                     self.forward(packet, meta);
                 }
-                Verdict::Done | Verdict::Punt | Verdict::Drop(_) => self.retire(packet),
+                Verdict::Done | Verdict::Drop(_) => self.retire(packet),
             }
         }
         self.received = burst;

@@ -170,8 +170,6 @@ pub enum Verdict {
     Done,
     /// The frame was rewritten into its own answer: send this buffer.
     Reply(TxMeta),
-    /// Not ours: it belongs to the exception path.
-    Punt,
     /// It was refused, for the reason that the counters also show.
     Drop(DropReason),
 }

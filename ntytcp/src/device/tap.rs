@@ -411,7 +411,7 @@ impl Device for TapDevice {
         for (i, (verdict, start, len)) in outcomes.into_iter().enumerate() {
             match verdict {
                 Verdict::Reply(meta) => self.reply(i, start, len, meta)?,
-                Verdict::Done | Verdict::Punt | Verdict::Drop(_) => {}
+                Verdict::Done | Verdict::Drop(_) => {}
             }
         }
         Ok(count)

@@ -504,7 +504,7 @@ impl Device for XdpDevice {
                     prepare(frame.bytes_mut(), meta);
                     Some(Extent { offset: frame.start(), len: frame.len(), options: 0 })
                 }
-                Verdict::Done | Verdict::Punt | Verdict::Drop(_) => None,
+                Verdict::Done | Verdict::Drop(_) => None,
             });
         }
         drop(frames);
