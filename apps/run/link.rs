@@ -1,5 +1,6 @@
 //! From the settings of a plan to a runtime whose addresses are usable.
 
+use super::sharing::{self, Sharing};
 use super::{RunError, fault};
 use crate::cli::StackConfig;
 use crate::values::Span;
@@ -21,19 +22,23 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 use tracing::info;
 
-/// Opens the device of a plan, builds the stack on it and waits until its addresses are known to be free.
+/// Opens the device of a plan, builds the stack on it and waits until its addresses are known to be free. Also answers what the stack
+/// shares with the kernel.
 ///
 /// # Errors
 /// [`RunError`]: a setting that makes no sense, a device that cannot be opened, an address that another station has.
-pub(super) fn open(config: &StackConfig) -> Result<Runtime, RunError> {
+pub(super) fn open(config: &StackConfig) -> Result<(Runtime, Sharing), RunError> {
     let spec: DeviceSpec = config.device.parse().map_err(|error| RunError::Usage(format!("{error}")))?;
     let faults = config.fault.as_deref().map(fault::parse).transpose().map_err(RunError::Usage)?;
     let addrs = interface_addrs(config)?;
 
+    check_addrs(&spec, config)?;
+    let mut sharing = Sharing::plan(&spec, config)?;
+    let mac = sharing.station.or(config.mac.map(|mac| MacAddr(mac.0))).unwrap_or_else(|| derived_mac(config));
     let mut options = OpenOptions::default();
     options.mtu = config.mtu.map(usize::from);
     options.host_addrs = config.host_addrs.iter().map(|a| (a.addr, a.prefix)).collect();
-    check_addrs(&spec, config)?;
+    options.owned = sharing.on_device();
     let mut device: Box<dyn Device + Send> = spec.open(&options)?;
     let caps = *device.caps();
     info!(target: "nty", device = %spec, mtu = caps.mtu, tx_checksum = caps.tx_checksum, tso_max = caps.tso_max, "device");
@@ -44,27 +49,32 @@ pub(super) fn open(config: &StackConfig) -> Result<Runtime, RunError> {
         let origin = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         device = Box::new(Trace::new(device, path, origin)?);
     }
+    device = sharing.wrap(device, mac, config)?;
 
     let stack = Stack::new(settings(config), system_seed().map_err(RunError::System)?)?;
     let idle = if config.busy_poll { IdlePolicy::BUSY_POLL } else { IdlePolicy::default() };
     let mut shard = Shard::new(stack, MonotonicClock::new(), idle).map_err(RunError::System)?;
-    let mac = config.mac.map_or_else(|| derived_mac(config), |mac| MacAddr(mac.0));
     // RFC 5227 2.4 (c): others rely on a server's address, which is not given up because a station somewhere has it too.
-    let guard = GuardConfig { defense: Defense::Always, ..GuardConfig::quick() };
+    let guard = match sharing.kernel_speaks_arp() {
+        true => GuardConfig::silent(),
+        false => GuardConfig { defense: Defense::Always, ..GuardConfig::quick() },
+    };
+    let addrs = if config.mirror_kernel { Vec::new() } else { addrs };
     let interface = InterfaceConfig { mac, addrs, guard, ..InterfaceConfig::default() };
     let id = shard.attach(device, interface)?;
     for &gateway in &config.gateways {
         shard.stack_mut().add_route(default_route(gateway, id)?)?;
     }
     let mut runtime = Runtime::new(shard).map_err(RunError::Epoll)?;
+    sharing.begin(&mut runtime)?;
     claim_addresses(&mut runtime, id, config)?;
-    for addr in &config.addrs {
-        info!(target: "nty", %addr, %mac, "address");
+    for (addr, _) in runtime.stack().addresses(id) {
+        info!(target: "nty", addr = %addr.addr(), %mac, "address");
     }
     for gateway in &config.gateways {
         info!(target: "nty", %gateway, "route to other networks");
     }
-    Ok(runtime)
+    Ok((runtime, sharing))
 }
 
 /// Beside the kernel on one interface, an address must not be the kernel's too: it answers before we do.
@@ -85,6 +95,13 @@ fn check_addrs(spec: &DeviceSpec, config: &StackConfig) -> Result<(), RunError> 
 /// The settings of the stack itself. A silent peer is asked four times in the second half of the time it is given.
 fn settings(config: &StackConfig) -> ntytcp::stack::StackConfig {
     let mut settings = ntytcp::stack::StackConfig::default();
+    if let Some(ports) = sharing::source_ports(config) {
+        settings.ephemeral_ports = ports;
+    }
+    if !config.own.is_empty() {
+        // Of neighbors the kernel speaks, and it is right at once.
+        settings.neighbors.lock_time = Duration::ZERO;
+    }
     if let Some(limit) = config.peer_timeout.map(Span::duration) {
         settings.tcp.socket.user_timeout = Some(limit);
         settings.tcp.socket.keepalive = Some(KeepAlive { idle: limit / 2, interval: limit / 8, count: 4 });

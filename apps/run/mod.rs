@@ -4,18 +4,21 @@ pub(crate) mod fault;
 mod link;
 mod printout;
 mod program;
+mod sharing;
 mod stats;
 mod watch;
 
 pub(crate) use printout::Printout;
 pub use program::{Outcome, Program, ProgramError};
+pub(crate) use sharing::owned_claims;
 
 use crate::cli::{App, Plan};
 use crate::{dns, echo, http, perf, ping};
 use nty_epoll::{Epoll, EpollError, Event, Events, Runtime, RuntimeError};
 use ntytcp::device::DeviceError;
-use ntytcp::stack::{ConfigError, InterfaceId};
+use ntytcp::stack::{ConfigError, InterfaceId, Stack};
 use ntytcp::wire::MacAddr;
+use sharing::Sharing;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use stats::StatsSocket;
 use std::io::{self, Write as _};
@@ -80,6 +83,7 @@ pub enum RunError {
 /// What the events of the loop's own epoll are about; programs are counted from 0.
 const SIGNAL: u64 = u64::MAX;
 const STATS: u64 = u64::MAX - 1;
+const KERNEL: u64 = u64::MAX - 2;
 
 /// How long connections may take to end in good order after a signal.
 const DRAIN: Duration = Duration::from_millis(300);
@@ -92,7 +96,10 @@ pub fn run(plan: &Plan) -> Result<(), RunError> {
     // First, so that a signal before the addresses are claimed ends the program as any other does.
     let epoll = Epoll::new()?;
     let signals = Signals::open(&epoll)?;
-    let mut runtime = link::open(&plan.stack)?;
+    let (mut runtime, mut sharing) = link::open(&plan.stack)?;
+    if let Some(fd) = sharing.fd() {
+        epoll.add_fd(fd, Events::IN, KERNEL)?;
+    }
     let stats =
         plan.stack.stats_socket.as_deref().map(|path| StatsSocket::open(path, &epoll, STATS)).transpose()?;
     let mut programs = Vec::new();
@@ -101,10 +108,10 @@ pub fn run(plan: &Plan) -> Result<(), RunError> {
         epoll.add(program.epoll(), Events::IN, programs.len() as u64)?;
         programs.push(program);
     }
-    announce(plan)?;
-    let has_gateway = plan.stack.gateways.iter().any(IpAddr::is_ipv4);
+    announce(plan, runtime.stack())?;
+    let has_gateway = plan.stack.mirror_kernel || plan.stack.gateways.iter().any(IpAddr::is_ipv4);
     let mut watch = Watch::new(runtime.stack(), InterfaceId(0), has_gateway, Instant::now());
-    let result = serve(&mut runtime, &epoll, &mut programs, stats.as_ref(), &mut watch);
+    let result = serve(&mut runtime, &epoll, &mut programs, (stats.as_ref(), &mut sharing), &mut watch);
     if matches!(result, Ok(End::Signal)) {
         programs.iter_mut().for_each(|program| program.stop());
     }
@@ -132,12 +139,16 @@ fn open(app: &App, runtime: &mut Runtime) -> Result<Box<dyn Program>, ProgramErr
 }
 
 /// Says on standard output that the programs can be reached.
-fn announce(plan: &Plan) -> Result<(), RunError> {
+fn announce(plan: &Plan, stack: &Stack) -> Result<(), RunError> {
     if !plan.apps.iter().any(App::is_server) {
         return Ok(());
     }
     let names: Vec<&str> = plan.apps.iter().map(App::name).collect();
-    let addrs: Vec<String> = plan.stack.addrs.iter().map(|a| a.addr.to_string()).collect();
+    let mut addrs: Vec<String> =
+        stack.addresses(InterfaceId(0)).map(|(addr, _)| addr.addr().to_string()).collect();
+    if addrs.is_empty() {
+        addrs.push("no address yet".to_owned());
+    }
     print(&format!("ready: {} on {} ({})\n", names.join(", "), addrs.join(", "), plan.stack.device))
 }
 
@@ -160,7 +171,7 @@ fn serve(
     runtime: &mut Runtime,
     epoll: &Epoll,
     programs: &mut [Box<dyn Program>],
-    stats: Option<&StatsSocket>,
+    (stats, sharing): (Option<&StatsSocket>, &mut Sharing),
     watch: &mut Watch,
 ) -> Result<End, RunError> {
     let mut events = [Event::default(); 16];
@@ -185,6 +196,7 @@ fn serve(
         for event in events.iter().take(n) {
             match event.data {
                 SIGNAL => return Ok(End::Signal),
+                KERNEL => sharing.follow(runtime)?,
                 STATS => stats.into_iter().for_each(|socket| socket.answer(runtime)),
                 index => {
                     if let Some(program) = programs.get_mut(index as usize) {

@@ -12,6 +12,7 @@ mod errors;
 mod files;
 mod life;
 mod measure;
+mod sharing;
 mod streams;
 mod wires;
 mod world;
