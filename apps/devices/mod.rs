@@ -69,11 +69,7 @@ fn ways(name: &str, facts: &Facts) -> Vec<(String, &'static str)> {
         format!("packet:{name}"),
         "beside the kernel, which keeps its addresses; it takes CAP_NET_RAW",
     ));
-    let past = match facts.rx_queues {
-        1 => "past the kernel; it takes root",
-        _ => "queue 0 past the kernel, the others stay the kernel's; it takes root",
-    };
-    ways.push((format!("xdp:{name}"), past));
+    ways.push((format!("xdp:{name}"), "past the kernel; it takes root"));
     ways
 }
 

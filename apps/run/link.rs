@@ -37,6 +37,7 @@ pub(super) fn open(config: &StackConfig) -> Result<(Runtime, Sharing), RunError>
     let mac = sharing.station.or(config.mac.map(|mac| MacAddr(mac.0))).unwrap_or_else(|| derived_mac(config));
     let mut options = OpenOptions::default();
     options.mtu = config.mtu.map(usize::from);
+    options.busy_poll = config.busy_poll;
     options.host_addrs = config.host_addrs.iter().map(|a| (a.addr, a.prefix)).collect();
     options.owned = sharing.on_device();
     let mut device: Box<dyn Device + Send> = spec.open(&options)?;

@@ -20,7 +20,6 @@ use crate::wire::MacAddr;
 /// A kernel's interface, followed. See the module documentation.
 #[derive(Debug)]
 pub struct Mirror {
-    index: u32,
     netlink: Netlink,
     seen: Seen,
 }
@@ -80,7 +79,7 @@ impl Mirror {
     pub fn open(name: &str) -> io::Result<Self> {
         let index = facts(name)?.index;
         let (netlink, seen) = begin(index)?;
-        Ok(Self { index, netlink, seen })
+        Ok(Self { netlink, seen })
     }
 
     /// Readable when something has changed; another one after each [`Mirror::follow`] that says so.

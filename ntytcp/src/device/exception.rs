@@ -16,12 +16,13 @@
 //!
 //! Frames pass unfinished where both sides can: partial checksums and TCP trains are handed on, and finished here where the other side cannot.
 
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
 use super::offload::complete_checksum;
-use super::sys::PollSet;
+use super::sys;
 use super::{
     Caps, Device, DeviceError, Gso, GsoKind, RxChecksum, RxFrame, RxMeta, TxChecksum, TxMeta, TxQueue,
     Verdict,
@@ -94,7 +95,7 @@ pub struct Exception<W, K> {
     watch: OwnershipWatch,
     bucket: Bucket,
     neighbors: Bucket,
-    poll: Option<PollSet>,
+    poll: Option<OwnedFd>,
     now: Instant,
     stats: Stats,
 }
@@ -112,11 +113,12 @@ impl<W: Device, K: Device> Exception<W, K> {
     ) -> Result<Self, DeviceError> {
         let fds: Option<ArrayVec<_, 2>> =
             wire.poll_fd().zip(kernel.poll_fd()).map(|(wire, kernel)| [wire, kernel].into());
-        let poll = fds.map(|fds| PollSet::new(&fds)).transpose().map_err(|source| DeviceError::Io {
-            what: "exception path: cannot sleep on two devices".to_owned(),
-            source,
-            remedy: "",
-        })?;
+        let poll =
+            fds.map(|fds| sys::either_readable(&fds)).transpose().map_err(|source| DeviceError::Io {
+                what: "exception path: cannot sleep on two devices".to_owned(),
+                source,
+                remedy: "",
+            })?;
         let (watch, owned) = OwnershipWatch::new(owned);
         let (bucket, neighbors) = (Bucket::new(config), Bucket::new(NEIGHBORS));
         let (now, stats) = (Instant::ZERO, Stats::default());
@@ -272,7 +274,7 @@ impl<W: Device, K: Device> Device for Exception<W, K> {
     }
 
     fn poll_fd(&self) -> Option<i32> {
-        self.poll.as_ref().map(PollSet::fd)
+        self.poll.as_ref().map(AsRawFd::as_raw_fd)
     }
 
     fn set_now(&mut self, now: Instant) {

@@ -44,6 +44,10 @@ macro_rules! forward {
                 (**self).set_now(now);
             }
 
+            fn is_steered(&self) -> bool {
+                (**self).is_steered()
+            }
+
             fn next_deadline(&self) -> Option<Instant> {
                 (**self).next_deadline()
             }

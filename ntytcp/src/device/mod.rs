@@ -32,6 +32,8 @@ pub mod offload;
 pub mod packet;
 #[cfg(feature = "devices")]
 pub mod pcap;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+mod siblings;
 #[cfg(feature = "devices")]
 pub mod spec;
 #[cfg(all(feature = "devices", target_os = "linux"))]
@@ -309,6 +311,13 @@ pub trait Device: TxQueue {
     /// link with a delay or a capture, look at it.
     fn set_now(&mut self, now: Instant) {
         let _ = now;
+    }
+
+    /// Whether frames of TCP and UDP flows, and fragments by their addresses, arrive where the steering that the device was opened with
+    /// has their home, so that nobody needs to compute it: ICMP errors are the only ones that may belong elsewhere. That can end, and
+    /// then for good: when a queue is closed, its flows go to the others. Costs a load; to be asked per burst.
+    fn is_steered(&self) -> bool {
+        false
     }
 
     /// When the device will have something to do though nobody calls: frames that it holds become due then, and

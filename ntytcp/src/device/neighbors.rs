@@ -13,12 +13,13 @@
 use core::net::Ipv4Addr;
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use arrayvec::ArrayVec;
 
 use super::netdev::facts;
 use super::netlink::{Netlink, News, Sure, Table};
-use super::sys::PollSet;
+use super::sys;
 use super::{BURST, Caps, Device, DeviceError, HEADROOM, RxFrame, RxMeta, TxMeta, TxQueue};
 use crate::time::{Duration, Instant};
 use crate::wire::{ArpOperation, ArpPacket, EtherType, EthernetHeader, MacAddr, VlanTags};
@@ -39,7 +40,7 @@ pub struct KernelNeighbors<D> {
     interface: String,
     index: u32,
     netlink: Netlink,
-    poll: Option<PollSet>,
+    poll: Option<OwnedFd>,
     /// Whom the kernel knows.
     known: HashMap<Ipv4Addr, (MacAddr, Sure)>,
     /// Whom the stack has asked for, and as whom.
@@ -73,7 +74,7 @@ impl<D: Device> KernelNeighbors<D> {
         let mut known = HashMap::new();
         let netlink = begin(index, &mut known).map_err(failed)?;
         let fds: Option<ArrayVec<_, 2>> = inner.poll_fd().map(|fd| [fd, netlink.fd()].into());
-        let poll = fds.map(|fds| PollSet::new(&fds)).transpose().map_err(failed)?;
+        let poll = fds.map(|fds| sys::either_readable(&fds)).transpose().map_err(failed)?;
         Ok(Self {
             inner,
             interface: interface.to_owned(),
@@ -180,7 +181,7 @@ impl<D: Device> KernelNeighbors<D> {
         self.netlink =
             begin(self.index, &mut known).map_err(|e| failed(&self.interface, "follow its neighbors", e))?;
         if let Some(fd) = self.inner.poll_fd() {
-            let poll = PollSet::new(&[fd, self.netlink.fd()]);
+            let poll = sys::either_readable(&[fd, self.netlink.fd()]);
             self.poll = Some(poll.map_err(|e| failed(&self.interface, "follow its neighbors", e))?);
         }
         let gone: Vec<_> =
@@ -268,7 +269,7 @@ impl<D: Device> Device for KernelNeighbors<D> {
     }
 
     fn poll_fd(&self) -> Option<i32> {
-        self.poll.as_ref().map(PollSet::fd)
+        self.poll.as_ref().map(AsRawFd::as_raw_fd)
     }
 
     fn is_exhausted(&self) -> bool {

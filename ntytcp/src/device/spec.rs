@@ -39,18 +39,17 @@ enum Opener {
     /// It has one queue pair.
     One(fn(&str, &OpenOptions) -> Result<BoxedDevice, DeviceError>),
     /// It has as many as are asked for with [`OpenOptions::steering`], or fewer.
-    #[expect(dead_code, reason = "the kinds follow one by one")]
     Several(fn(&str, &OpenOptions) -> Result<Vec<BoxedDevice>, DeviceError>),
 }
 
 /// Every kind that this build has.
 const KINDS: &[Kind] = &[
     #[cfg(target_os = "linux")]
-    Kind { name: "tap", argument: "NAME", open: Opener::One(open_tap) },
+    Kind { name: "tap", argument: "NAME", open: Opener::Several(open_tap) },
     #[cfg(target_os = "linux")]
-    Kind { name: "packet", argument: "IFACE", open: Opener::One(open_packet) },
+    Kind { name: "packet", argument: "IFACE", open: Opener::Several(open_packet) },
     #[cfg(target_os = "linux")]
-    Kind { name: "xdp", argument: "IFACE", open: Opener::One(open_xdp) },
+    Kind { name: "xdp", argument: "IFACE", open: Opener::Several(open_xdp) },
     Kind { name: "pcap", argument: "IN[,OUT]", open: Opener::One(open_pcap) },
     Kind { name: "mem", argument: "", open: Opener::One(open_mem) },
 ];
@@ -68,6 +67,8 @@ pub struct OpenOptions {
     pub host_addrs: Vec<(IpAddr, u8)>,
     /// Checksum and segmentation offload, where the device has it. Default on.
     pub offload: bool,
+    /// The shard never sleeps, so that the device may leave the driver's interrupts off. Default off.
+    pub busy_poll: bool,
     /// Which flow goes to which queue, and so how many queues there are to be. Default one queue.
     pub steering: Option<Arc<Steering>>,
     /// What the stack takes of the frames that arrive, where it shares the interface with the kernel and the device can tell them apart
@@ -77,7 +78,14 @@ pub struct OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { mtu: None, host_addrs: Vec::new(), offload: true, steering: None, owned: None }
+        Self {
+            mtu: None,
+            host_addrs: Vec::new(),
+            offload: true,
+            busy_poll: false,
+            steering: None,
+            owned: None,
+        }
     }
 }
 
@@ -178,32 +186,46 @@ fn unknown(text: &str) -> DeviceError {
 }
 
 #[cfg(target_os = "linux")]
-fn open_tap(name: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
+fn boxed<D: Device + Send + 'static>(devices: impl IntoIterator<Item = D>) -> Vec<BoxedDevice> {
+    devices.into_iter().map(|device| Box::new(device) as BoxedDevice).collect()
+}
+
+#[cfg(target_os = "linux")]
+fn open_tap(name: &str, options: &OpenOptions) -> Result<Vec<BoxedDevice>, DeviceError> {
     use super::tap::{TapConfig, TapDevice};
     if name.contains('%') {
         // The kernel would put a number in its place, and whoever wrote the name would not know which.
         let what = format!("tap:{name}: the kernel would choose a name: give the whole name, such as tap0");
         return Err(DeviceError::Config(what));
     }
-    let OpenOptions { mtu, host_addrs, offload, .. } = options.clone();
+    let OpenOptions { mtu, host_addrs, offload, steering, .. } = options.clone();
     let mtu = mtu.unwrap_or(DEFAULT_MTU);
     let config = TapConfig { mtu, host_addrs, offload, ..TapConfig::new(name) };
-    Ok(Box::new(TapDevice::open(&config)?))
+    match steering {
+        Some(steering) => TapDevice::open_queues(&config, &steering).map(boxed),
+        None => TapDevice::open(&config).map(|device| boxed([device])),
+    }
 }
 
 #[cfg(target_os = "linux")]
-fn open_packet(interface: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
+fn open_packet(interface: &str, options: &OpenOptions) -> Result<Vec<BoxedDevice>, DeviceError> {
     use super::packet::{PacketConfig, PacketDevice};
     let OpenOptions { mtu, offload, .. } = *options;
     let config = PacketConfig { mtu, offload, ..PacketConfig::new(interface) };
-    Ok(Box::new(PacketDevice::open(&config)?))
+    match &options.steering {
+        Some(steering) => PacketDevice::open_queues(&config, steering).map(boxed),
+        None => PacketDevice::open(&config).map(|device| boxed([device])),
+    }
 }
 
 #[cfg(target_os = "linux")]
-fn open_xdp(interface: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
+fn open_xdp(interface: &str, options: &OpenOptions) -> Result<Vec<BoxedDevice>, DeviceError> {
     use super::xdp::{XdpConfig, XdpDevice};
-    let config = XdpConfig { mtu: options.mtu, owned: options.owned.clone(), ..XdpConfig::new(interface) };
-    Ok(Box::new(XdpDevice::open(&config)?))
+    let OpenOptions { mtu, offload, busy_poll, .. } = *options;
+    let owned = options.owned.clone();
+    let config = XdpConfig { mtu, offload, busy_poll, owned, ..XdpConfig::new(interface) };
+    let shards = options.steering.as_ref().map_or(1, |steering| steering.shards());
+    XdpDevice::open_queues(&config, shards).map(boxed)
 }
 
 fn open_pcap(files: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {

@@ -90,34 +90,23 @@ impl Doorbell {
     }
 }
 
-/// Several descriptors to sleep on as one.
-#[derive(Debug)]
-pub(super) struct PollSet(OwnedFd);
-
-impl PollSet {
-    /// Readable when one of `fds` is.
-    ///
-    /// # Errors
-    /// When the process has no descriptor left.
-    pub(super) fn new(fds: &[RawFd]) -> io::Result<Self> {
-        // SAFETY: epoll_create1 takes no pointers.
-        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-        check(fd as isize)?;
-        // SAFETY: the descriptor was just made and nobody else has it.
-        let set = unsafe { OwnedFd::from_raw_fd(fd) };
-        for &fd in fds {
-            let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
-            // SAFETY: the event lives until after the call.
-            let added = unsafe { libc::epoll_ctl(set.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) };
-            check(added as isize)?;
-        }
-        Ok(Self(set))
+/// A descriptor that is readable while any of `fds`, at most a handful, is.
+///
+/// # Errors
+/// When the process has no descriptor left.
+pub fn either_readable(fds: &[RawFd]) -> io::Result<OwnedFd> {
+    // SAFETY: epoll_create1 takes no pointers.
+    let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+    check(epoll as isize)?;
+    // SAFETY: the descriptor was just made and nobody else has it.
+    let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
+    for &fd in fds {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+        // SAFETY: `event` outlives the call.
+        let added = unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) };
+        check(added as isize)?;
     }
-
-    /// The descriptor to sleep on.
-    pub(super) fn fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
+    Ok(epoll)
 }
 
 /// Reads into several buffers in turn; how many bytes came.
@@ -209,6 +198,28 @@ pub(super) fn tun_set_header_len(fd: BorrowedFd<'_>, len: c_int) -> io::Result<(
     let mut len = len;
     // SAFETY: TUNSETVNETHDRSZ reads one int.
     unsafe { ioctl(fd.as_raw_fd(), libc::TUNSETVNETHDRSZ as _, (&raw mut len).cast()) }
+}
+
+/// Flags of the interface that the descriptor is a queue of: `IFF_*`.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn tun_flags(fd: BorrowedFd<'_>) -> io::Result<c_int> {
+    let mut request = IfName([0; libc::IFNAMSIZ]).request();
+    // SAFETY: TUNGETIFF writes one ifreq.
+    unsafe { ioctl(fd.as_raw_fd(), libc::TUNGETIFF as _, (&raw mut request).cast())? };
+    // SAFETY: TUNGETIFF fills in the flags.
+    Ok(unsafe { request.ifr_ifru.ifru_flags }.into())
+}
+
+/// Has the program choose the queue for each frame of the interface.
+///
+/// # Errors
+/// `EINVAL` for what is no program for sockets.
+pub(super) fn tun_set_steering(fd: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut program = program.as_raw_fd();
+    // SAFETY: TUNSETSTEERINGEBPF reads one int.
+    unsafe { ioctl(fd.as_raw_fd(), libc::TUNSETSTEERINGEBPF as _, (&raw mut program).cast()) }
 }
 
 /// A request to the kernel about a descriptor.
@@ -412,6 +423,15 @@ pub(super) fn packet_drops(fd: BorrowedFd<'_>) -> io::Result<u32> {
     option(fd, libc::SOL_PACKET, libc::PACKET_STATISTICS, none).map(|stats| stats.tp_drops)
 }
 
+/// The number of the group that a packet socket is in.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn fanout_group(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    // The kind of group is in the upper half.
+    option(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, 0_u32).map(|group| group & 0xffff)
+}
+
 /// Where the rings of an AF_XDP socket lie in what is mapped of it.
 ///
 /// # Errors
@@ -438,21 +458,35 @@ pub(super) fn xdp_socket() -> io::Result<OwnedFd> {
     socket(libc::AF_XDP, libc::SOCK_RAW, 0)
 }
 
-/// Binds an AF_XDP socket, which has its rings, to a queue of an interface.
+/// Binds an AF_XDP socket, which has its rings, to a queue of an interface; with the memory of another, bound socket if that is given.
 ///
 /// # Errors
 /// `EBUSY` when the queue has a socket, `EOPNOTSUPP` for flags that the driver cannot.
-pub(super) fn bind_xdp(fd: BorrowedFd<'_>, index: c_int, queue: u32, flags: u16) -> io::Result<()> {
+pub(super) fn bind_xdp(
+    fd: BorrowedFd<'_>,
+    (index, queue): (c_int, u32),
+    flags: u16,
+    shares: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     let address = libc::sockaddr_xdp {
         sxdp_family: libc::AF_XDP as u16,
         sxdp_flags: flags,
         sxdp_ifindex: index as u32,
         sxdp_queue_id: queue,
-        sxdp_shared_umem_fd: 0,
+        sxdp_shared_umem_fd: shares.map_or(0, |fd| fd.as_raw_fd() as u32),
     };
     let len = size_of::<libc::sockaddr_xdp>() as libc::socklen_t;
     // SAFETY: pointer and length are those of a value that lives until after the call.
     check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) } as isize).map(drop)
+}
+
+/// Whether the driver reads and writes frames in the memory of an AF_XDP socket itself.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn xdp_is_zero_copy(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let flags = option(fd, libc::SOL_XDP, libc::XDP_OPTIONS, 0_u32)?;
+    Ok(flags & libc::XDP_OPTIONS_ZEROCOPY != 0)
 }
 
 /// Tells the kernel that there are frames in the transmit ring of an AF_XDP socket.

@@ -7,23 +7,30 @@
 //! Every frame is one system call, made when it is committed; the few that the kernel will not take at once wait in a ring and
 //! are retried by [`Device::flush`]. An interface that this device created is gone when the device is dropped, or when the
 //! process dies in whatever way; one that existed before (`ip tuntap add`) stays.
+//!
+//! An interface may have several queues, each of them a device that a thread of its own drives ([`TapDevice::open_queues`]). A program that
+//! the kernel runs on each frame then chooses the queue by the [`Steering`]. Where it may not be loaded, as in
+//! a user namespace, the kernel keeps the frames of a flow together as it likes. When a queue is closed, the others go on.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use arrayvec::ArrayVec;
 
+use super::bpf::steer::{self, Start};
 use super::offload::complete_checksum;
+use super::siblings::Sibling;
 use super::sys::{self, Control, IfName};
 use super::vnet;
 use super::{
     BURST, Caps, Device, DeviceError, HEADROOM, MAX_L2_HEADER, RETRY, RxFrame, RxMeta, TxChecksum, TxMeta,
     TxQueue, Verdict,
 };
+use crate::steering::Steering;
 use crate::time::Instant;
 use crate::wire::MacAddr;
 
@@ -84,6 +91,8 @@ impl Slot {
 /// A TAP interface, opened. See the module documentation.
 #[derive(Debug)]
 pub struct TapDevice {
+    /// The first field, which is dropped first.
+    sibling: Sibling,
     file: File,
     name: String,
     caps: Caps,
@@ -109,34 +118,76 @@ struct Stats {
 }
 
 impl TapDevice {
-    /// Opens the interface, creates it if need be, brings it up and configures the kernel's side.
+    /// Opens the interface with one queue, creates it if need be, brings it up and configures the kernel's side.
     ///
     /// # Errors
     /// One line that names the interface and the remedy: a name that cannot be, no permission, no TUN driver, an interface that
     /// another process uses or that is no TAP, an address that the kernel refuses.
     pub fn open(config: &TapConfig) -> Result<Self, DeviceError> {
+        Self::open_all(config, None)?.pop().ok_or_else(|| DeviceError::Gone(config.name.clone()))
+    }
+
+    /// Opens the interface with a queue for each shard, in their order. An interface that exists with a single queue is opened
+    /// with that.
+    ///
+    /// # Errors
+    /// As [`TapDevice::open`].
+    pub fn open_queues(config: &TapConfig, steering: &Steering) -> Result<Vec<Self>, DeviceError> {
+        Self::open_all(config, Some(steering))
+    }
+
+    fn open_all(config: &TapConfig, steering: Option<&Steering>) -> Result<Vec<Self>, DeviceError> {
         let TapConfig { name, mtu, host_addrs, offload, udp_trains, station } = config;
         let Some(requested) = IfName::new(name) else {
             let why = "an interface name has 1 to 15 bytes and no slash, colon or blank";
             return Err(DeviceError::Config(format!("tap:{name}: {why}; choose another, such as tap0")));
         };
-        let file = open_driver(name)?;
         let mut notices = Vec::new();
-        let (interface, vnet) =
-            attach(&file, requested, *offload, &mut notices).map_err(|e| attach_error(name, e))?;
+        let mut files = vec![open_driver(name)?];
+        let first = files.first().map(AsFd::as_fd).ok_or_else(|| DeviceError::Gone(name.clone()))?;
+        let wanted = steering.map_or(1, Steering::shards);
+        let attached = attach(first, requested, (*offload, wanted > 1), &mut notices)
+            .map_err(|e| attach_error(name, e))?;
+        let vnet = attached.flags & libc::IFF_VNET_HDR != 0;
         if vnet {
-            negotiate(&file, *udp_trains, &mut notices).map_err(|e| attach_error(name, e))?;
+            negotiate(first, *udp_trains, &mut notices).map_err(|e| attach_error(name, e))?;
         }
-        let name = interface.to_text();
-        configure(interface, &name, (*mtu, *station), host_addrs)?;
+        let steered = match steering.filter(|_| attached.flags & libc::IFF_MULTI_QUEUE != 0) {
+            Some(steering) => steer(first, steering, attached.created, &mut notices),
+            None => false,
+        };
+        if attached.flags & libc::IFF_MULTI_QUEUE != 0 {
+            for _ in 1..wanted {
+                let file = open_driver(name)?;
+                sys::tun_attach(file.as_fd(), attached.name, attached.flags)
+                    .map_err(|e| attach_error(name, e))?;
+                files.push(file);
+            }
+        }
+        let name = attached.name.to_text();
+        configure(attached.name, &name, (*mtu, *station), host_addrs)?;
         for notice in &notices {
             tracing::warn!(device = %name, "{notice}");
         }
-        let tso_max = if vnet { 65_535 } else { 0 };
-        Ok(Self {
+        let family = Sibling::family(files.len(), steered);
+        Ok(files
+            .into_iter()
+            .zip(family)
+            .map(|(file, sibling)| Self::new(file, sibling, (name.clone(), *mtu, vnet), notices.clone()))
+            .collect())
+    }
+
+    fn new(
+        file: File,
+        sibling: Sibling,
+        (name, mtu, vnet): (String, usize, bool),
+        notices: Vec<String>,
+    ) -> Self {
+        Self {
+            sibling,
             file,
             name,
-            caps: Caps { mtu: *mtu, tx_checksum: vnet, tso_max },
+            caps: Caps { mtu, tx_checksum: vnet, tso_max: if vnet { 65_535 } else { 0 } },
             vnet,
             notices,
             rx: std::iter::repeat_with(Slot::new).take(BURST).collect(),
@@ -145,7 +196,7 @@ impl TapDevice {
             spare: Vec::with_capacity(BURST),
             now: Instant::ZERO,
             stats: Stats::default(),
-        })
+        }
     }
 
     /// The name of the interface.
@@ -235,39 +286,96 @@ fn open_driver(name: &str) -> Result<File, DeviceError> {
     })
 }
 
-/// Attaches to the interface, with the virtio-net header if it is wanted and there is one; whether there is.
-fn attach(file: &File, name: IfName, offload: bool, notices: &mut Vec<String>) -> io::Result<(IfName, bool)> {
+/// An interface that was attached to.
+struct Attached {
+    name: IfName,
+    /// What it has: `IFF_VNET_HDR`, `IFF_MULTI_QUEUE`.
+    flags: libc::c_int,
+    /// It did not exist before.
+    created: bool,
+}
+
+/// Attaches to the interface, with the virtio-net header and several queues if they are wanted and there are any.
+fn attach(
+    file: BorrowedFd<'_>,
+    name: IfName,
+    (offload, several): (bool, bool),
+    notices: &mut Vec<String>,
+) -> io::Result<Attached> {
     let plain = libc::IFF_TAP | libc::IFF_NO_PI;
-    if offload {
-        match sys::tun_attach(file.as_fd(), name, plain | libc::IFF_VNET_HDR) {
-            Ok(interface) => return Ok((interface, true)),
-            // EINVAL is what an old kernel says to the flag, and every kernel to an interface that is no TAP: the attempt
-            // without the flag tells the two apart.
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
+    let headers = if offload { &[libc::IFF_VNET_HDR, 0][..] } else { &[0] };
+    let queues = if several { &[libc::IFF_MULTI_QUEUE, 0][..] } else { &[0] };
+    // EINVAL is what an old kernel says to the header, and every kernel to an interface that is no TAP, or one with queues where
+    // none are asked for, or the other way around: the next attempt tells these apart.
+    let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
+    for flags in queues.iter().flat_map(|queues| headers.iter().map(move |header| plain | queues | header)) {
+        match attach_with(file, name, flags) {
+            Ok((interface, created)) => {
+                if offload && flags & libc::IFF_VNET_HDR == 0 {
+                    let lack = "no virtio-net header: checksums and segmentation are done in software";
+                    notices.push(lack.to_owned());
+                }
+                if several && flags & libc::IFF_MULTI_QUEUE == 0 {
+                    let lack = "it exists with a single queue, which one shard hears: remove it, or make it anew by \
+                                `ip tuntap add mode tap multi_queue`";
+                    notices.push(lack.to_owned());
+                }
+                return Ok(Attached { name: interface, flags, created });
+            }
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => refused = e,
             Err(e) => return Err(e),
         }
     }
-    let interface = sys::tun_attach(file.as_fd(), name, plain)?;
-    if offload {
-        notices.push("no virtio-net header: checksums and segmentation are done in software".to_owned());
+    Err(refused)
+}
+
+/// Attaches to the interface as these flags say; whether it was created. Several queues can be taken by several processes, and then each
+/// would hear some of the frames: so an interface with queues must be new, or one that is there without any process.
+fn attach_with(file: BorrowedFd<'_>, name: IfName, flags: libc::c_int) -> io::Result<(IfName, bool)> {
+    match sys::tun_attach(file, name, flags | libc::IFF_TUN_EXCL) {
+        Ok(name) => return Ok((name, true)),
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
+        Err(e) => return Err(e),
     }
-    Ok((interface, false))
+    let name = sys::tun_attach(file, name, flags)?;
+    if flags & libc::IFF_MULTI_QUEUE != 0 && sys::tun_flags(file)? & libc::IFF_PERSIST == 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
+    Ok((name, false))
+}
+
+/// Has the kernel choose the queue by `steering`; whether it does.
+fn steer(file: BorrowedFd<'_>, steering: &Steering, created: bool, notices: &mut Vec<String>) -> bool {
+    // A program stays with the interface, longer than this process if it does.
+    let refused = if created {
+        let loaded = steer::load_steering(steering, Start::Ethernet);
+        match loaded.and_then(|program| sys::tun_set_steering(file, program.as_fd())) {
+            Ok(()) => return true,
+            Err(e) => e.to_string(),
+        }
+    } else {
+        "the interface stays when we end, and is left as it was".to_owned()
+    };
+    notices.push(format!(
+        "the kernel chooses the queue of a flow, and shards hand over what they get: {refused}"
+    ));
+    false
 }
 
 /// Agrees on what the kernel may hand us unfinished: as much as it offers.
-fn negotiate(file: &File, udp_trains: bool, notices: &mut Vec<String>) -> io::Result<()> {
-    sys::tun_set_header_len(file.as_fd(), VNET_HEADER as i32)?;
+fn negotiate(file: BorrowedFd<'_>, udp_trains: bool, notices: &mut Vec<String>) -> io::Result<()> {
+    sys::tun_set_header_len(file, VNET_HEADER as i32)?;
     let (checksum, tcp) = (libc::TUN_F_CSUM, libc::TUN_F_TSO4 | libc::TUN_F_TSO6);
     let udp = libc::TUN_F_USO4 | libc::TUN_F_USO6;
     if udp_trains {
-        match sys::tun_set_offload(file.as_fd(), checksum | tcp | udp) {
+        match sys::tun_set_offload(file, checksum | tcp | udp) {
             Ok(()) => return Ok(()),
             Err(e) => notices.push(format!("no UDP trains from the kernel: {e}")),
         }
     }
-    if let Err(e) = sys::tun_set_offload(file.as_fd(), checksum | tcp) {
+    if let Err(e) = sys::tun_set_offload(file, checksum | tcp) {
         notices.push(format!("no TCP trains from the kernel: {e}"));
-        if let Err(e) = sys::tun_set_offload(file.as_fd(), checksum) {
+        if let Err(e) = sys::tun_set_offload(file, checksum) {
             notices.push(format!("no partial checksums from the kernel: {e}"));
         }
     }
@@ -427,6 +535,10 @@ impl Device for TapDevice {
 
     fn next_deadline(&self) -> Option<Instant> {
         (!self.pending.is_empty()).then(|| self.now + RETRY)
+    }
+
+    fn is_steered(&self) -> bool {
+        self.sibling.is_steered()
     }
 
     fn poll_fd(&self) -> Option<i32> {

@@ -30,8 +30,17 @@ pub(crate) fn inside(test: &str) -> bool {
         println!("skipped: {test} needs root or unprivileged user namespaces");
         return false;
     };
-    run_copy(Command::new("unshare").arg(flags), test, "root");
+    run_copy(Command::new("unshare").arg(flags), test, if flags == "-n" { "root" } else { "user" });
     false
+}
+
+/// As [`inside`], for what takes the right to load programs, which no user namespace gives.
+pub(crate) fn inside_as_root(test: &str) -> bool {
+    let root = inside(test) && std::env::var_os(INSIDE).is_some_and(|who| who == "root");
+    if std::env::var_os(INSIDE).is_some() && !root {
+        println!("skipped: {test} needs root");
+    }
+    root
 }
 
 /// Runs this test once more behind the command `wrapper`; it must succeed.
@@ -57,8 +66,15 @@ pub(crate) fn ip(args: &[&str]) {
 
 /// A veth pair: the names of our end and of the host's, which has the host's address.
 pub(crate) fn link() -> (String, String) {
-    let (ours, host) = (name(), name());
-    ip(&["link", "add", &ours, "type", "veth", "peer", "name", &host]);
+    link_with_queues(1)
+}
+
+/// A veth pair whose ends have so many queues in each direction.
+pub(crate) fn link_with_queues(count: usize) -> (String, String) {
+    let (ours, host, count) = (name(), name(), count.to_string());
+    let queues = ["numrxqueues", &*count, "numtxqueues", &*count];
+    let ends = [&["type", "veth", "peer", "name", &host][..], &queues].concat();
+    ip(&[&["link", "add", &ours][..], &queues, &ends].concat());
     ip(&["addr", "add", "10.9.8.1/24", "dev", &host]);
     for end in [&ours, &host] {
         // The kernel has both ends, and would send neighbor discovery over either; where it has no IPv6 there is nothing to forbid.

@@ -1,4 +1,4 @@
-//! [`Steering`] as a program of the kernel, which then chooses the queue for each frame as [`Steering::home`] would.
+//! [`Steering`] as a program of the kernel, which then chooses the queue for each frame of a flow, and fragments by their addresses.
 //!
 //! The hash is linear: each byte of addresses and ports adds something of its own, which a table tells. Of the sum only the low
 //! seven bits matter, so an entry is one byte.
@@ -9,8 +9,8 @@
 //!   R6 packet   R7 where the header is that is being read   R8 the value   R9 the hash so far
 //! ```
 //!
-//! The answer is 0 for what no flow can be read from, and for what has no ports and is no fragment: [`Steering::home`] must be asked about
-//! ICMP errors all the same, whoever receives them.
+//! The answer is 0 for what no flow can be read from, and for what has no ports and is no fragment: an ICMP error is to be handed over by who
+//! receives it.
 
 use core::net::{IpAddr, Ipv6Addr};
 use std::io;
@@ -227,12 +227,11 @@ impl Program {
 mod tests {
     use std::io::ErrorKind;
 
-    use etherparse::PacketBuilder;
+    use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
 
     use super::super::run;
     use super::*;
     use crate::rng::{Rng, seed_from};
-    use crate::steering::Home;
 
     const SHARDS: usize = 7;
 
@@ -264,40 +263,57 @@ mod tests {
             })
         }
 
+        /// Holds the programs against the steering: the shard.
         #[track_caller]
-        fn agrees(&self, frame: &[u8]) -> usize {
-            let Home::Shard(shard) = self.steering.home(frame) else { panic!("no flow: {frame:02x?}") };
+        fn agrees(&self, frame: &[u8], (src, dst): (IpAddr, IpAddr), ports: Option<(u16, u16)>) -> usize {
+            let shard = self.steering.shard_of(self.steering.hash(src, dst, ports));
             assert_eq!(self.queues(frame), [shard as u32; 2], "{frame:02x?}");
             shard
         }
     }
 
-    /// A frame of a flow chosen by chance: either family, TCP or UDP.
-    fn frame(rng: &mut Rng, tags: usize) -> Vec<u8> {
-        let mut bytes = [0_u8; 36];
-        bytes.chunks_mut(4).for_each(|chunk| chunk.copy_from_slice(&rng.u32().to_ne_bytes()));
-        let (src, dst) = (*bytes.first_chunk::<16>().unwrap(), *bytes[16..].first_chunk::<16>().unwrap());
-        let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
-        let (src4, dst4) = (*src.first_chunk().unwrap(), *dst.first_chunk().unwrap());
-        let mut packet = Vec::new();
-        match rng.u32() % 4 {
-            0 => PacketBuilder::ipv4(src4, dst4, 64)
-                .udp(port(32), port(34))
-                .write(&mut packet, b"data")
-                .unwrap(),
-            1 => PacketBuilder::ipv4(src4, dst4, 64)
-                .tcp(port(32), port(34), 1, 2)
-                .write(&mut packet, b"")
-                .unwrap(),
-            2 => {
-                PacketBuilder::ipv6(src, dst, 64).udp(port(32), port(34)).write(&mut packet, b"data").unwrap()
+    /// A packet of a flow chosen by chance, TCP or UDP, with its addresses and ports.
+    struct Flow {
+        packet: Vec<u8>,
+        addrs: (IpAddr, IpAddr),
+        ports: (u16, u16),
+    }
+
+    impl Flow {
+        fn v4(rng: &mut Rng) -> Self {
+            let (src, dst) = (rng.u32().to_ne_bytes(), rng.u32().to_ne_bytes());
+            let ports = (rng.u32() as u16, rng.u32() as u16);
+            Self {
+                packet: packet(PacketBuilder::ipv4(src, dst, 64), ports, rng),
+                addrs: (src.into(), dst.into()),
+                ports,
             }
-            _ => PacketBuilder::ipv6(src, dst, 64)
-                .tcp(port(32), port(34), 1, 2)
-                .write(&mut packet, b"")
-                .unwrap(),
         }
-        framed(&packet, tags)
+
+        fn v6(rng: &mut Rng) -> Self {
+            let mut addr = || core::array::from_fn::<u8, 16, _>(|_| rng.u32() as u8);
+            let (src, dst) = (addr(), addr());
+            let ports = (rng.u32() as u16, rng.u32() as u16);
+            Self {
+                packet: packet(PacketBuilder::ipv6(src, dst, 64), ports, rng),
+                addrs: (src.into(), dst.into()),
+                ports,
+            }
+        }
+
+        fn any(rng: &mut Rng) -> Self {
+            if rng.u32().is_multiple_of(2) { Self::v4(rng) } else { Self::v6(rng) }
+        }
+    }
+
+    fn packet(ip: PacketBuilderStep<IpHeaders>, (src, dst): (u16, u16), rng: &mut Rng) -> Vec<u8> {
+        let mut packet = Vec::new();
+        if rng.u32().is_multiple_of(2) {
+            ip.udp(src, dst).write(&mut packet, b"data").unwrap();
+        } else {
+            ip.tcp(src, dst, 1, 2).write(&mut packet, b"").unwrap();
+        }
+        packet
     }
 
     /// The packet behind an Ethernet header with so many tags.
@@ -317,7 +333,8 @@ mod tests {
         let Some(kernel) = Kernel::new("the_kernel_finds_the_home_of_every_flow") else { return };
         let (mut rng, mut count) = (Rng::new(seed_from(5)), [0; SHARDS]);
         for i in 0..6_000 {
-            count[kernel.agrees(&frame(&mut rng, i % 3))] += 1;
+            let Flow { packet, addrs, ports } = Flow::any(&mut rng);
+            count[kernel.agrees(&framed(&packet, i % 3), addrs, Some(ports))] += 1;
         }
         assert!(count.iter().all(|n| *n > 300), "{count:?}");
     }
@@ -327,24 +344,22 @@ mod tests {
         let Some(kernel) = Kernel::new("fragments_and_options_do_not_lead_astray") else { return };
         let mut rng = Rng::new(seed_from(6));
         for i in 0..200 {
-            let mut first = frame(&mut rng, 0);
-            while first[12] != 8 {
-                first = frame(&mut rng, 0);
-            }
-            let mut later = first.clone();
-            first[20] = 0x20;
-            later[21] = 3;
-            later[34..38].fill(i as u8);
-            assert_eq!(kernel.agrees(&first), kernel.agrees(&later));
+            let Flow { packet, addrs, ports } = Flow::v4(&mut rng);
+            let (mut first, mut later) = (packet.clone(), packet.clone());
+            first[6] = 0x20;
+            later[7] = 3;
+            later[20..24].fill(i as u8);
+            kernel.agrees(&framed(&first, 0), addrs, None);
+            kernel.agrees(&framed(&later, 0), addrs, None);
             // Forty bytes of options.
-            first[20] = 0;
-            first[14] = 0x4f;
-            first.splice(34..34, [1; 40]);
-            kernel.agrees(&first);
+            let mut options = packet.clone();
+            options[0] = 0x4f;
+            options.splice(20..20, [1; 40]);
+            kernel.agrees(&framed(&options, 0), addrs, Some(ports));
             // A header that claims to be shorter than any can be.
-            later[14] = 0x42;
-            later[21] = 0;
-            kernel.agrees(&later);
+            let mut short = packet;
+            short[0] = 0x42;
+            kernel.agrees(&framed(&short, 0), addrs, Some(ports));
         }
     }
 
@@ -372,15 +387,17 @@ mod tests {
                 .flat_map(|((_, header), next)| [&[*next], &header[1..]].concat())
                 .chain([1, 2, 3, 4, 0, 8, 0, 0])
                 .collect();
-            let mut packet = vec![0x60, 0, 0, 0, 0, upper.len() as u8, kinds[0], 64];
-            packet.extend((0..32).map(|_| rng.u32() as u8));
+            let Flow { mut packet, addrs, .. } = Flow::v6(&mut rng);
+            packet.truncate(Ipv6Header::LEN);
+            packet[5] = upper.len() as u8;
+            packet[6] = kinds[0];
             packet.extend(upper);
-            kernel.agrees(&framed(&packet, 0));
+            kernel.agrees(&framed(&packet, 0), addrs, Some((0x102, 0x304)));
             if let Some(at) = kinds.iter().position(|kind| *kind == 44) {
                 // Where a fragment header is not the only one, what is behind the first fragment is not looked at.
                 let before: usize = chain.iter().take(at).map(|(_, header)| header.len()).sum();
                 packet[40 + before + 3] = 1;
-                kernel.agrees(&framed(&packet, 0));
+                kernel.agrees(&framed(&packet, 0), addrs, None);
             }
         }
     }
@@ -389,19 +406,16 @@ mod tests {
     fn what_is_no_flow_goes_to_the_first_queue() {
         let Some(kernel) = Kernel::new("what_is_no_flow_goes_to_the_first_queue") else { return };
         let mut rng = Rng::new(seed_from(8));
-        for i in 0..300 {
-            let mut frame = frame(&mut rng, i % 3);
-            let header = 14 + 4 * (i % 3);
-            let is_v4 = frame[header] == 0x45;
-            frame[header + if is_v4 { 9 } else { 6 }] = 132;
-            kernel.agrees(&frame);
-            let mut arp = frame.clone();
-            arp[header - 2..header].copy_from_slice(&[8, 6]);
+        for tags in (0..3).cycle().take(300) {
+            let Flow { packet, .. } = Flow::any(&mut rng);
+            let (protocol, header_len) = if packet[0] == 0x45 { (9, 20) } else { (6, 40) };
+            let mut sctp = packet.clone();
+            sctp[protocol] = 132;
+            assert_eq!(kernel.queues(&framed(&sctp, tags)), [0, 0]);
+            let mut arp = framed(&packet, tags);
+            arp[12 + 4 * tags..][..2].copy_from_slice(&[8, 6]);
             assert_eq!(kernel.queues(&arp), [0, 0]);
-            // The kernel runs nothing on a packet without an IP header.
-            frame.truncate(header + if is_v4 { 22 } else { 42 });
-            frame[header + if is_v4 { 9 } else { 6 }] = 17;
-            assert_eq!(kernel.queues(&frame), [0, 0], "no ports");
+            assert_eq!(kernel.queues(&framed(&packet[..header_len + 2], tags)), [0, 0], "no ports");
         }
     }
 }

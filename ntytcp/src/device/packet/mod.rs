@@ -8,7 +8,11 @@
 //! by one `sendmmsg` per burst. By the virtio-net header in front of each, checksums and the cutting of TCP
 //! trains are left to the interface, or to the kernel where that cannot. Whoever sends on this machine leaves them to us in the same
 //! way: such checksums are partial, and trains of up to 64 KB arrive whole.
+//!
+//! Several sockets on an interface, each a device that a thread of its own drives, share its frames as a group
+//! ([`PacketDevice::open_queues`]). When one is closed, the others go on.
 
+mod fanout;
 mod ring;
 
 use std::collections::VecDeque;
@@ -19,10 +23,12 @@ use arrayvec::ArrayVec;
 
 use self::ring::Ring;
 use super::netdev::Interface;
+use super::siblings::Sibling;
 use super::sys;
 use super::{
     BURST, Caps, Device, DeviceError, MAX_L2_HEADER, RETRY, RxFrame, TxMeta, TxQueue, Verdict, vnet,
 };
+use crate::steering::Steering;
 use crate::time::Instant;
 
 /// What a packet socket is opened with.
@@ -70,6 +76,8 @@ const MAX_FRAME: usize = 65_535 + MAX_L2_HEADER;
 /// A packet socket on an interface. See the module documentation.
 #[derive(Debug)]
 pub struct PacketDevice {
+    /// The first field, which is dropped first.
+    sibling: Sibling,
     /// Before `socket`: unmapped before the socket is closed.
     ring: Ring,
     link: Link,
@@ -107,44 +115,56 @@ impl PacketDevice {
     /// # Errors
     /// One line that names the interface and the remedy: no permission, no such interface, no memory for the ring.
     pub fn open(config: &PacketConfig) -> Result<Self, DeviceError> {
-        let PacketConfig { interface: name, mtu, offload, ring } = config;
+        Self::open_all(config, None)?.pop().ok_or_else(|| DeviceError::Gone(config.interface.clone()))
+    }
+
+    /// Opens a socket for each shard, in their order, which share the frames of the interface. Each has a ring of
+    /// [`PacketConfig::ring`] frames.
+    ///
+    /// # Errors
+    /// As [`PacketDevice::open`].
+    pub fn open_queues(config: &PacketConfig, steering: &Steering) -> Result<Vec<Self>, DeviceError> {
+        Self::open_all(config, Some(steering))
+    }
+
+    fn open_all(config: &PacketConfig, steering: Option<&Steering>) -> Result<Vec<Self>, DeviceError> {
+        let PacketConfig { interface: name, ring, .. } = config;
         if !(BURST..=1 << 16).contains(ring) {
             let message = format!("packet:{name}: a ring of {ring} frames: it takes {BURST} to 65536");
             return Err(DeviceError::Config(message));
         }
         let mut notices = Vec::new();
-        let interface = Interface::find("packet", name, &mut notices)?;
-        let socket = sys::packet_socket().map_err(|source| match source.raw_os_error() {
-            Some(libc::EPERM) => {
-                let remedy = "it takes CAP_NET_RAW: run as root, or inside `unshare -Urn`";
-                interface.failed("open a packet socket", source, remedy)
-            }
-            _ => interface.failed("open a packet socket", source, ""),
-        })?;
-        let mtu = interface.mtu(*mtu)?;
-        let tso_max = if *offload { 65_535 } else { 0 };
-        let set = |name, value: libc::c_int| sys::set_option(socket.as_fd(), libc::SOL_PACKET, name, value);
-        set(libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V2 as libc::c_int)
-            .map_err(|e| interface.failed("choose the ring's version", e, ""))?;
-        set(libc::PACKET_VNET_HDR, 1).map_err(|e| interface.failed("have virtio-net headers", e, ""))?;
-        // Frames that are longer than a slot wait there.
-        let _ = set_buffer(&socket);
-        let longest = interface.mtu(None)? + MAX_L2_HEADER;
-        let ring = Ring::new(socket.as_fd(), longest, *ring)
-            .map_err(|e| interface.failed("make the receive ring", e, "ask for a smaller one"))?;
-        if let Err(e) = set(libc::PACKET_IGNORE_OUTGOING, 1) {
-            notices.push(format!("frames that the kernel sends are seen too: {e}"));
-        }
-        sys::bind_packet(socket.as_fd(), interface.index())
-            .and_then(|()| sys::make_promiscuous(socket.as_fd(), interface.index()))
-            .map_err(|e| interface.failed("receive all its frames", e, ""))?;
+        let steering = steering.filter(|steering| steering.shards() > 1);
+        let links = std::iter::repeat_with(|| Link::open(config, steering.is_some(), &mut notices))
+            .take(steering.map_or(1, Steering::shards))
+            .collect::<Result<Vec<_>, _>>()?;
+        let steered = match steering {
+            Some(steering) => fanout::share(&links, steering, &mut notices)?,
+            None => false,
+        };
+        // Each socket has told the same.
+        notices.dedup();
         for notice in &notices {
             tracing::warn!(device = %name, "{notice}");
         }
+        let family = Sibling::family(links.len(), steered);
+        let device = |(link, sibling)| Self::new(config, link, sibling, notices.clone());
+        links.into_iter().zip(family).map(device).collect()
+    }
+
+    fn new(
+        config: &PacketConfig,
+        (link, ring): (Link, Ring),
+        sibling: Sibling,
+        notices: Vec<String>,
+    ) -> Result<Self, DeviceError> {
+        let mtu = link.interface.mtu(config.mtu)?;
+        let tso_max = if config.offload { 65_535 } else { 0 };
         Ok(Self {
+            sibling,
             ring,
-            link: Link { socket, interface, stats: Stats::default() },
-            caps: Caps { mtu, tx_checksum: *offload, tso_max },
+            link,
+            caps: Caps { mtu, tx_checksum: config.offload, tso_max },
             longest: mtu.max(tso_max) + MAX_L2_HEADER,
             notices,
             open: None,
@@ -212,6 +232,42 @@ fn set_buffer(socket: &OwnedFd) -> io::Result<()> {
 }
 
 impl Link {
+    /// Opens a socket that receives all frames of the interface; one that is to share them, none until it does.
+    fn open(
+        config: &PacketConfig,
+        shares: bool,
+        notices: &mut Vec<String>,
+    ) -> Result<(Self, Ring), DeviceError> {
+        let interface = Interface::find("packet", &config.interface, notices)?;
+        interface.mtu(config.mtu)?;
+        let socket = sys::packet_socket().map_err(|source| match source.raw_os_error() {
+            Some(libc::EPERM) => {
+                let remedy = "it takes CAP_NET_RAW: run as root, or inside `unshare -Urn`";
+                interface.failed("open a packet socket", source, remedy)
+            }
+            _ => interface.failed("open a packet socket", source, ""),
+        })?;
+        let set = |name, value: libc::c_int| sys::set_option(socket.as_fd(), libc::SOL_PACKET, name, value);
+        set(libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V2 as libc::c_int)
+            .map_err(|e| interface.failed("choose the ring's version", e, ""))?;
+        set(libc::PACKET_VNET_HDR, 1).map_err(|e| interface.failed("have virtio-net headers", e, ""))?;
+        // Frames that are longer than a slot wait there.
+        let _ = set_buffer(&socket);
+        let longest = interface.mtu(None)? + MAX_L2_HEADER;
+        let ring = Ring::new(socket.as_fd(), longest, config.ring)
+            .map_err(|e| interface.failed("make the receive ring", e, "ask for a smaller one"))?;
+        if let Err(e) = set(libc::PACKET_IGNORE_OUTGOING, 1) {
+            notices.push(format!("frames that the kernel sends are seen too: {e}"));
+        }
+        if shares {
+            fanout::mute(socket.as_fd()).map_err(|e| interface.failed("filter its frames", e, ""))?;
+        }
+        sys::bind_packet(socket.as_fd(), interface.index())
+            .and_then(|()| sys::make_promiscuous(socket.as_fd(), interface.index()))
+            .map_err(|e| interface.failed("receive all its frames", e, ""))?;
+        Ok((Self { socket, interface, stats: Stats::default() }, ring))
+    }
+
     /// Sends a burst of frames at most, each behind its header, and says how many are done with: taken by the kernel, or lost for
     /// good and counted.
     fn send<'a>(
@@ -296,6 +352,10 @@ impl Device for PacketDevice {
 
     fn flush(&mut self) -> Result<(), DeviceError> {
         self.send_queued()
+    }
+
+    fn is_steered(&self) -> bool {
+        self.sibling.is_steered()
     }
 
     fn poll_fd(&self) -> Option<i32> {

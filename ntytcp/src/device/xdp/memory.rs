@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A [`Chunk`] is the right to use one chunk. It goes into a ring when the chunk is handed to the kernel, and is made anew when the
-//! kernel hands it back, so a chunk that we may touch exists once.
+//! kernel hands it back, so a chunk that we may touch exists once. Several sockets may share the memory, each with rings of its own: a
+//! chunk goes round in those of the device whose it is, so that devices on different threads have no chunk in common.
 #![allow(unsafe_code)] // Memory that is shared with the kernel; rings say whose it is.
 
 use std::io;
@@ -33,6 +34,8 @@ pub(super) struct Umem {
 
 // SAFETY: the memory is reached through the chunks, of which each exists once.
 unsafe impl Send for Umem {}
+// SAFETY: as before: whoever has the right to a chunk is the only one who reaches its bytes.
+unsafe impl Sync for Umem {}
 
 impl Umem {
     /// `count` chunks of `chunk` bytes, and the rights to them, registered with the socket. In front of each frame that is sent
@@ -200,13 +203,18 @@ impl<T: Copy> Emptied<T> {
     }
 }
 
-/// The four rings of a socket that is alone on its memory.
+/// The rings of a socket through which frames arrive.
 #[derive(Debug)]
-pub(super) struct Rings {
+pub(super) struct Receiving {
     fill: Filled<u64>,
-    completion: Emptied<u64>,
     receive: Emptied<libc::xdp_desc>,
+}
+
+/// The rings of a socket through which frames leave.
+#[derive(Debug)]
+pub(super) struct Sending {
     transmit: Filled<libc::xdp_desc>,
+    completion: Emptied<u64>,
 }
 
 /// A frame as it stands in a ring.
@@ -218,27 +226,30 @@ pub(super) struct Extent {
     pub options: u32,
 }
 
-impl Rings {
-    /// Gives the socket rings of `size` entries each.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub(super) fn new(socket: BorrowedFd<'_>, size: u32) -> io::Result<Self> {
-        let kinds =
-            [libc::XDP_UMEM_FILL_RING, libc::XDP_UMEM_COMPLETION_RING, libc::XDP_RX_RING, libc::XDP_TX_RING];
-        for kind in kinds {
-            sys::set_option(socket, libc::SOL_XDP, kind, size)?;
-        }
-        let offsets = sys::xdp_offsets(socket)?;
-        let (fill, completion) = (libc::XDP_UMEM_PGOFF_FILL_RING, libc::XDP_UMEM_PGOFF_COMPLETION_RING);
-        Ok(Self {
-            fill: Filled(Ring::new(socket, size, (fill as libc::off_t, offsets.fr))?),
-            completion: Emptied(Ring::new(socket, size, (completion as libc::off_t, offsets.cr))?),
-            receive: Emptied(Ring::new(socket, size, (libc::XDP_PGOFF_RX_RING, offsets.rx))?),
-            transmit: Filled(Ring::new(socket, size, (libc::XDP_PGOFF_TX_RING, offsets.tx))?),
-        })
+/// Gives the socket rings of `size` entries each.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn make_rings(socket: BorrowedFd<'_>, size: u32) -> io::Result<(Receiving, Sending)> {
+    let kinds =
+        [libc::XDP_UMEM_FILL_RING, libc::XDP_UMEM_COMPLETION_RING, libc::XDP_RX_RING, libc::XDP_TX_RING];
+    for kind in kinds {
+        sys::set_option(socket, libc::SOL_XDP, kind, size)?;
     }
+    let offsets = sys::xdp_offsets(socket)?;
+    let (fill, completion) = (libc::XDP_UMEM_PGOFF_FILL_RING, libc::XDP_UMEM_PGOFF_COMPLETION_RING);
+    let receiving = Receiving {
+        fill: Filled(Ring::new(socket, size, (fill as libc::off_t, offsets.fr))?),
+        receive: Emptied(Ring::new(socket, size, (libc::XDP_PGOFF_RX_RING, offsets.rx))?),
+    };
+    let sending = Sending {
+        transmit: Filled(Ring::new(socket, size, (libc::XDP_PGOFF_TX_RING, offsets.tx))?),
+        completion: Emptied(Ring::new(socket, size, (completion as libc::off_t, offsets.cr))?),
+    };
+    Ok((receiving, sending))
+}
 
+impl Receiving {
     /// Hands chunks to the kernel to receive frames in, as many as there is room for. How many.
     pub(super) fn provide(&mut self, umem: &Umem, chunks: &mut Vec<Chunk>, most: usize) -> usize {
         let count = (self.fill.room() as usize).min(most).min(chunks.len());
@@ -249,7 +260,7 @@ impl Rings {
         count
     }
 
-    /// The next frame that arrived. [`Rings::received`] gives back the places in the ring.
+    /// The next frame that arrived. [`Receiving::received`] gives back the places in the ring.
     pub(super) fn receive(&mut self, umem: &Umem) -> Option<(Chunk, Extent)> {
         let libc::xdp_desc { addr, len, options } = self.receive.pop()?;
         let (chunk, offset) = umem.chunk_of(addr)?;
@@ -260,14 +271,19 @@ impl Rings {
         self.receive.release();
     }
 
+    /// Whether the kernel must be called for frames to be received.
+    pub(super) fn needs_wakeup(&self) -> bool {
+        self.fill.needs_wakeup()
+    }
+}
+
+impl Sending {
     /// Takes back the chunks of frames that were sent.
-    pub(super) fn complete(&mut self, umem: &Umem, chunks: &mut Vec<Chunk>) -> usize {
-        let before = chunks.len();
+    pub(super) fn complete(&mut self, umem: &Umem, chunks: &mut Vec<Chunk>) {
         while let Some(address) = self.completion.pop() {
             chunks.extend(umem.chunk_of(address).map(|(chunk, _)| chunk));
         }
         self.completion.release();
-        chunks.len() - before
     }
 
     /// Queues a frame to be sent; the chunk comes back when there is no room.
@@ -287,17 +303,12 @@ impl Rings {
     }
 
     /// How many more descriptors can be queued to be sent.
-    pub(super) fn room_to_send(&mut self) -> usize {
+    pub(super) fn room(&mut self) -> usize {
         self.transmit.room() as usize
     }
 
-    /// Whether the kernel must be called for frames to be received.
-    pub(super) fn receive_needs_wakeup(&self) -> bool {
-        self.fill.needs_wakeup()
-    }
-
     /// Whether the kernel must be called for frames to be sent.
-    pub(super) fn transmit_needs_wakeup(&self) -> bool {
+    pub(super) fn needs_wakeup(&self) -> bool {
         self.transmit.needs_wakeup()
     }
 }

@@ -19,7 +19,8 @@ fn addr(ip: Ipv4Addr) -> InterfaceAddr {
 fn an_address_that_is_given_up_ends_its_sockets_and_a_new_one_is_used() {
     let mut host = Host::acquainted();
     let conn = host.established(80);
-    let (old, any) = (host.stack.udp_bind(at(US, 7)).unwrap(), host.stack.udp_bind(at(Ipv4Addr::UNSPECIFIED, 8)));
+    let (old, any) =
+        (host.stack.udp_bind(at(US, 7)).unwrap(), host.stack.udp_bind(at(Ipv4Addr::UNSPECIFIED, 8)));
     host.stack.set_addresses(host.now, host.id, &[addr(OTHER)]).unwrap();
     assert_eq!(host.stack.tcp_take_error(conn), Some(SocketError::AddressNotAvailable));
     assert_eq!(host.stack.udp_take_error(old), Ok(Some(SocketError::AddressNotAvailable)));
@@ -27,7 +28,8 @@ fn an_address_that_is_given_up_ends_its_sockets_and_a_new_one_is_used() {
     assert_eq!(host.receive(&udp_to(OTHER, 1, 8, b"x")), Ok(None));
     host.stack.udp_send_to(any.unwrap(), b"y", Some(at(PEER, 1))).unwrap();
     let sent = host.pass(Duration::from_secs(1));
-    let datagram = sent.iter().find(|frame| parse_ip(frame).0.protocol == crate::wire::IpProtocol::UDP).unwrap();
+    let datagram =
+        sent.iter().find(|frame| parse_ip(frame).0.protocol == crate::wire::IpProtocol::UDP).unwrap();
     assert_eq!(parse_ip(datagram).0.src, OTHER);
 }
 
@@ -67,7 +69,10 @@ fn a_new_station_address_is_heard_and_sent_from() {
     assert_eq!(host.receive(&frame), Ok(None));
     host.stack.udp_send_to(socket, b"y", Some(at(PEER, 1))).unwrap();
     assert_eq!(host.egress()[0][6..12], other.0);
-    assert_eq!(host.stack.set_station(host.id, MacAddr::BROADCAST), Err(ConfigError::Mac(MacAddr::BROADCAST)));
+    assert_eq!(
+        host.stack.set_station(host.id, MacAddr::BROADCAST),
+        Err(ConfigError::Mac(MacAddr::BROADCAST))
+    );
 }
 
 #[test]
