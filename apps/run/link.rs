@@ -67,7 +67,7 @@ pub(super) fn open(config: &StackConfig) -> Result<(Runtime, Sharing), RunError>
         shard.stack_mut().add_route(default_route(gateway, id)?)?;
     }
     let mut runtime = Runtime::new(shard).map_err(RunError::Epoll)?;
-    sharing.begin(&mut runtime)?;
+    sharing.begin(&spec, &mut runtime)?;
     claim_addresses(&mut runtime, id, config)?;
     for (addr, _) in runtime.stack().addresses(id) {
         info!(target: "nty", addr = %addr.addr(), %mac, "address");

@@ -97,7 +97,7 @@ pub fn run(plan: &Plan) -> Result<(), RunError> {
     let epoll = Epoll::new()?;
     let signals = Signals::open(&epoll)?;
     let (mut runtime, mut sharing) = link::open(&plan.stack)?;
-    if let Some(fd) = sharing.fd() {
+    for fd in sharing.fds() {
         epoll.add_fd(fd, Events::IN, KERNEL)?;
     }
     let stats =

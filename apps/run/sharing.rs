@@ -16,7 +16,7 @@ use ntytcp::device::neighbors::KernelNeighbors;
 use ntytcp::device::netdev::facts;
 use ntytcp::device::spec::{BoxedDevice, DeviceSpec};
 use ntytcp::device::tap::{TapConfig, TapDevice};
-use ntytcp::mirror::Mirror;
+use ntytcp::mirror::{Mirror, set_carrier};
 use ntytcp::owned::{Claim, OWN_PORTS, Ownership, SharedOwnership};
 use ntytcp::stack::InterfaceId;
 use ntytcp::stack::ports::PortRange;
@@ -50,6 +50,8 @@ pub(super) struct Sharing {
     pub(super) station: Option<MacAddr>,
     mirror: Option<Mirror>,
     is_mirrored: bool,
+    /// What the kernel says of the wire, where the rest of it goes through a TAP.
+    wire: Option<Mirror>,
 }
 
 /// The ports that connections are made from, if not the stack's default.
@@ -94,6 +96,7 @@ impl Sharing {
             only,
             mirror: None,
             is_mirrored: config.mirror_kernel,
+            wire: None,
         };
         if shares {
             sharing.check_addrs(config)?;
@@ -177,11 +180,16 @@ impl Sharing {
         Ok(device)
     }
 
-    /// Mirrors the kernel's configuration, if it is to be.
+    /// Mirrors the kernel's configuration, if it is to be, and the wire's link at the TAP.
     ///
     /// # Errors
     /// The kernel does not tell, or the stack refuses.
-    pub(super) fn begin(&mut self, runtime: &mut Runtime) -> Result<(), RunError> {
+    pub(super) fn begin(&mut self, spec: &DeviceSpec, runtime: &mut Runtime) -> Result<(), RunError> {
+        if matches!(self.kernel, Kernel::OnTap(_)) && spec.kind() == "packet" {
+            let wire = spec.argument();
+            self.wire = Some(Mirror::open(wire).map_err(|e| failed(wire, "follow its link", e))?);
+            self.show_link();
+        }
         if !self.is_mirrored {
             return Ok(());
         }
@@ -192,8 +200,18 @@ impl Sharing {
     }
 
     /// Readable when the kernel's configuration has changed.
-    pub(super) fn fd(&self) -> Option<RawFd> {
-        self.mirror.as_ref().map(Mirror::fd)
+    pub(super) fn fds(&self) -> impl Iterator<Item = RawFd> {
+        self.mirror.iter().chain(&self.wire).map(Mirror::fd)
+    }
+
+    /// The TAP has a carrier while the wire has.
+    fn show_link(&self) {
+        let (Some(wire), Kernel::OnTap(tap)) = (&self.wire, &self.kernel) else { return };
+        let carrier = wire.is_up();
+        info!(target: "nty", %tap, carrier, "link");
+        if let Err(error) = set_carrier(tap, carrier) {
+            warn!(target: "nty", "{tap}: the kernel is not told of the wire's link: {error}");
+        }
     }
 
     /// Takes over what has changed.
@@ -201,6 +219,13 @@ impl Sharing {
     /// # Errors
     /// As [`Sharing::begin`].
     pub(super) fn follow(&mut self, runtime: &mut Runtime) -> Result<(), RunError> {
+        if let Some(wire) = &mut self.wire {
+            let before = wire.is_up();
+            // That the wire is gone the device says.
+            if wire.follow().is_ok() && wire.is_up() != before {
+                self.show_link();
+            }
+        }
         let Some(mirror) = &mut self.mirror else { return Ok(()) };
         let changed =
             mirror.follow().map_err(|e| failed("the kernel's interface", "follow its configuration", e))?;

@@ -71,6 +71,14 @@ fn begin(index: u32) -> io::Result<(Netlink, Seen)> {
     Ok((netlink, seen))
 }
 
+/// Says at the kernel's interface `name`, a TAP, whether frames can pass: what is connected by it has a carrier, or none.
+///
+/// # Errors
+/// There is no such interface, or the system refuses.
+pub fn set_carrier(name: &str, carrier: bool) -> io::Result<()> {
+    Netlink::open(facts(name)?.index, &[])?.set_carrier(carrier)
+}
+
 impl Mirror {
     /// Looks at the interface `name`, and follows it from now on.
     ///

@@ -211,6 +211,33 @@ fn the_kernels_configuration_is_followed_under_xdp() {
     });
 }
 
+#[test]
+fn connections_that_the_stack_makes_are_its_own_and_the_kernel_finds_their_next_hops() {
+    in_namespace(|| {
+        let client = Client::new();
+        run("ip", &["addr", "add", OURS_NET, "dev", WIRE[0]]);
+        let ours = ["--device", "xdp:ntywire", "--addr", OURS_NET, "--own", "icmp"];
+        run("ip", &["neigh", "flush", "all"]);
+        let ping = |peer: &str| {
+            try_run(NTY, &[&["ping", peer, "--count", "2", "--interval", "50ms"], &ours[..]].concat())
+        };
+        let answered = ping("10.0.0.1");
+        assert!(answered.status.success(), "{answered:?}");
+        assert!(run("ip", &["neigh", "show", "10.0.0.1"]).contains("lladdr"), "the kernel has asked");
+        assert_eq!(ping("10.0.0.77").status.code(), Some(1), "nobody is there");
+        // A server behind the client's end, with an address and a station address of its own.
+        let server = ["perf", "--server", "--device", "packet:ntyhost", "--addr", "10.0.0.9/24"];
+        let mut command = Command::new("nsenter");
+        command.args(client.args(NTY, &server)).stdin(Stdio::null());
+        let server = Nty::start(command);
+        run(NTY, &[&["perf", "--client", "10.0.0.9", "--time", "300ms"], &ours[..]].concat());
+        let refused = try_run(NTY, &[&["echo"], &ours[..]].concat());
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(2) && said.contains("add tcp/7 to own"), "{said}");
+        server.kill();
+    });
+}
+
 const BEHIND_PACKET: [&str; 6] = ["--device", "packet:ntywire", "--own", OWN, "--exception", "tap:ntytap"];
 
 /// The kernel must not answer ARP for the TAP's address on the wire.
@@ -235,15 +262,23 @@ fn stack_and_kernel_share_an_address_by_an_exception_tap() {
         };
         let seen = client.run("ip", &["neigh", "show", OURS]);
         assert!(seen.contains(&mac(&run("ip", &["link", "show", TAP]))), "{seen}");
-        // More than the rate for the kernel, and the stack answers as before.
+        // The wire's link is the TAP's.
+        let carrier = || !run("ip", &["link", "show", TAP]).contains("NO-CARRIER");
+        assert!(carrier());
+        for (state, expected) in [("down", false), ("up", true)] {
+            client.run("ip", &["link", "set", WIRE[1], state]);
+            wait_until("the TAP follows the link", || carrier() == expected);
+        }
+        assert_eq!(client.get(OURS), "the stack\n");
         let counters = nty.stop();
         assert!(
-            counters.get("device0-exception-to-kernel") > 10 && counters.get("device0-exception-from-kernel") > 10,
+            counters.get("device0-exception-to-kernel") > 10
+                && counters.get("device0-exception-from-kernel") > 10,
             "{counters:?}"
         );
         assert_eq!(
             (counters.get("device0-exception-limited"), counters.get("tcp-passive-opens")),
-            (0, 4),
+            (0, 5),
             "{counters:?}"
         );
         // kill -9 takes the TAP with it.

@@ -18,7 +18,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use arrayvec::ArrayVec;
 
 use super::netdev::facts;
-use super::netlink::{Netlink, News, Sure, Table};
+use super::netlink::{Netlink, News, Station, Sure, Table};
 use super::sys;
 use super::{BURST, Caps, Device, DeviceError, HEADROOM, RxFrame, RxMeta, TxMeta, TxQueue};
 use crate::time::{Duration, Instant};
@@ -42,7 +42,7 @@ pub struct KernelNeighbors<D> {
     netlink: Netlink,
     poll: Option<OwnedFd>,
     /// Whom the kernel knows.
-    known: HashMap<Ipv4Addr, (MacAddr, Sure)>,
+    known: HashMap<Ipv4Addr, Station>,
     /// Whom the stack has asked for, and as whom.
     asked: HashMap<Ipv4Addr, (MacAddr, Ipv4Addr)>,
     /// What the stack is to be told.
@@ -176,7 +176,7 @@ impl<D: Device> KernelNeighbors<D> {
 
     /// Some news were lost: asks for everything, and says what differs.
     #[cold]
-    fn begin_anew(&mut self) -> Result<Vec<(Ipv4Addr, Option<(MacAddr, Sure)>)>, DeviceError> {
+    fn begin_anew(&mut self) -> Result<Vec<(Ipv4Addr, Option<Station>)>, DeviceError> {
         let mut known = HashMap::new();
         self.netlink =
             begin(self.index, &mut known).map_err(|e| failed(&self.interface, "follow its neighbors", e))?;
@@ -218,7 +218,7 @@ fn failed(interface: &str, what: &str, source: io::Error) -> DeviceError {
 }
 
 /// Follows the neighbors from now on, beginning with those that there are.
-fn begin(index: u32, known: &mut HashMap<Ipv4Addr, (MacAddr, Sure)>) -> io::Result<Netlink> {
+fn begin(index: u32, known: &mut HashMap<Ipv4Addr, Station>) -> io::Result<Netlink> {
     let mut netlink = Netlink::open(index, &[Table::Neighbors])?;
     netlink.dump(Table::Neighbors, &mut |news| {
         if let News::Neighbor { ip, known: Some(station) } = news {

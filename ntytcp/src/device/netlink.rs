@@ -9,7 +9,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{
-    NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -81,7 +82,7 @@ pub(crate) enum News {
     /// Routes to this prefix with this metric give way to what is told next.
     Replaced { prefix: (IpAddr, u8), metric: u32 },
     /// Who has an address: nobody that is known of; or this station, of which the kernel is sure, or was.
-    Neighbor { ip: Ipv4Addr, known: Option<(MacAddr, Sure)> },
+    Neighbor { ip: Ipv4Addr, known: Option<Station> },
 }
 
 /// Whether the kernel knows that a neighbor is there, or has not asked for a while.
@@ -90,6 +91,9 @@ pub(crate) enum Sure {
     Yes,
     No,
 }
+
+/// Who a neighbor is, as far as the kernel knows.
+pub(crate) type Station = (MacAddr, Sure);
 
 /// How long the kernel may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -130,6 +134,23 @@ impl Netlink {
     /// What the system says; that it does not answer.
     pub(crate) fn dump(&mut self, table: Table, each: &mut dyn FnMut(News)) -> io::Result<()> {
         self.send(table.question(), NLM_F_DUMP)?;
+        self.finish(each)
+    }
+
+    /// Says whether frames can pass the interface, for one whose driver cannot know: a TAP.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_NET_ADMIN, `EOPNOTSUPP` for an interface that knows by itself, or what else the system says.
+    pub(crate) fn set_carrier(&mut self, carrier: bool) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = self.index;
+        message.attributes.push(LinkAttribute::Carrier(carrier.into()));
+        self.send(RouteNetlinkMessage::SetLink(message), NLM_F_ACK)?;
+        self.finish(&mut |_| {})
+    }
+
+    /// Reads until the kernel has answered all that was asked.
+    fn finish(&mut self, each: &mut dyn FnMut(News)) -> io::Result<()> {
         let end = Instant::now() + PATIENCE;
         loop {
             match self.read(each) {
@@ -186,7 +207,7 @@ impl Netlink {
         self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).map(drop)
     }
 
-    /// Reads one datagram; whether it ends a dump.
+    /// Reads one datagram; whether it ends an answer.
     fn read(&mut self, each: &mut dyn FnMut(News)) -> io::Result<bool> {
         let (len, sender) = self.socket.recv_from(&mut &mut self.buf[..], 0)?;
         let mut rest = self.buf.get(..len).filter(|_| sender.port_number() == 0).unwrap_or_default();
@@ -201,6 +222,7 @@ impl Netlink {
                 NetlinkPayload::InnerMessage(inner) => news(self.index, inner, message.header.flags, each),
                 NetlinkPayload::Done(_) => done = true,
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                NetlinkPayload::Error(_) => done = true,
                 NetlinkPayload::Overrun(_) => return Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
                 _ => {}
             }
@@ -269,7 +291,7 @@ fn link_news(link: &LinkMessage) -> News {
 }
 
 /// The station of a neighbor, if the kernel would send there.
-fn station(neighbor: &NeighbourMessage) -> Option<(MacAddr, Sure)> {
+fn station(neighbor: &NeighbourMessage) -> Option<Station> {
     let sure = match neighbor.header.state {
         NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp => Sure::Yes,
         NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe => Sure::No,
