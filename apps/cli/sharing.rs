@@ -123,6 +123,7 @@ mod tests {
 
     /// What becomes of a command line.
     fn outcome(line: &str) -> Result<(), String> {
+        let line = line.replace("nty http", "nty http --root .");
         match Cli::try_parse_from(line.split_whitespace()).map(Cli::task) {
             Ok(Ok(Task::Run(_))) => Ok(()),
             Ok(Ok(other)) => Err(format!("{other:?}")),

@@ -52,7 +52,7 @@ pub(super) fn open(config: &StackConfig) -> Result<(Runtime, Sharing), RunError>
     }
     device = sharing.wrap(device, mac, config)?;
 
-    let stack = Stack::new(settings(config), system_seed().map_err(RunError::System)?)?;
+    let stack = Stack::new(settings(config, &sharing), system_seed().map_err(RunError::System)?)?;
     let idle = if config.busy_poll { IdlePolicy::BUSY_POLL } else { IdlePolicy::default() };
     let mut shard = Shard::new(stack, MonotonicClock::new(), idle).map_err(RunError::System)?;
     // RFC 5227 2.4 (c): others rely on a server's address, which is not given up because a station somewhere has it too.
@@ -69,8 +69,8 @@ pub(super) fn open(config: &StackConfig) -> Result<(Runtime, Sharing), RunError>
     let mut runtime = Runtime::new(shard).map_err(RunError::Epoll)?;
     sharing.begin(&spec, &mut runtime)?;
     claim_addresses(&mut runtime, id, config)?;
-    for (addr, _) in runtime.stack().addresses(id) {
-        info!(target: "nty", addr = %addr.addr(), %mac, "address");
+    for addr in &config.addrs {
+        info!(target: "nty", %addr, %mac, "address");
     }
     for gateway in &config.gateways {
         info!(target: "nty", %gateway, "route to other networks");
@@ -94,12 +94,12 @@ fn check_addrs(spec: &DeviceSpec, config: &StackConfig) -> Result<(), RunError> 
 }
 
 /// The settings of the stack itself. A silent peer is asked four times in the second half of the time it is given.
-fn settings(config: &StackConfig) -> ntytcp::stack::StackConfig {
+fn settings(config: &StackConfig, sharing: &Sharing) -> ntytcp::stack::StackConfig {
     let mut settings = ntytcp::stack::StackConfig::default();
     if let Some(ports) = sharing::source_ports(config) {
         settings.ephemeral_ports = ports;
     }
-    if !config.own.is_empty() {
+    if sharing.kernel_speaks_arp() {
         // Of neighbors the kernel speaks, and it is right at once.
         settings.neighbors.lock_time = Duration::ZERO;
     }

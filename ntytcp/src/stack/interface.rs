@@ -195,8 +195,11 @@ impl Interface {
 
     /// Has another station address from now on.
     pub(crate) fn set_station(&mut self, mac: MacAddr) {
-        (self.mac, self.mac_bits) = (mac, mac.to_bits());
-        self.arp_queue.clear();
+        if self.mac != mac {
+            (self.mac, self.mac_bits) = (mac, mac.to_bits());
+            // What waits says the old one.
+            self.arp_queue.clear();
+        }
     }
 
     /// Has these addresses from now on. Those that are new are claimed as the first ones were; answers which are gone.

@@ -99,7 +99,8 @@ fn routes_are_replaced_as_a_whole() {
     };
     let far = at(Ipv4Addr::new(192, 0, 2, 1), 1);
     let socket = host.stack.udp_bind(at(US, 7)).unwrap();
-    assert_eq!(host.stack.udp_connect(socket, Some(far)), Err(SocketError::NetworkUnreachable));
+    let unreachable = Err(SocketError::NetworkUnreachable);
+    assert_eq!(host.stack.tcp_connect(host.now, None, far, None), unreachable);
     host.stack.set_routes(host.id, vec![route("10.0.0.0/24", None), route("0.0.0.0/0", Some(PEER))]).unwrap();
     host.stack.udp_connect(socket, Some(far)).unwrap();
     host.stack.udp_send_to(socket, b"y", None).unwrap();
