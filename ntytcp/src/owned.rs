@@ -21,7 +21,7 @@ use core::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::stack::ports::PortRange;
+pub use crate::stack::ports::PortRange;
 use crate::wire::{EtherType, IpProtocol, MacAddr};
 
 /// The most ranges of ports of one protocol, and the most addresses, that an [`Ownership`] looks at: what is beyond is the kernel's.

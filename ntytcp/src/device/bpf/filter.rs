@@ -11,8 +11,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::{Assembler, Label, Op, Reg, Size, When, bpf, code};
-use crate::owned::Ownership;
-use crate::stack::ports::PortRange;
+use crate::owned::{Ownership, PortRange};
 use crate::wire::{EtherType, IpProtocol};
 
 /// Replaces the program that a link has attached by another, in one step.
