@@ -3,6 +3,8 @@
 //! Every type reads from text ([`FromStr`], which clap uses) and from TOML, where a plain number is taken as well if
 //! it has an obvious meaning. What is read is valid; a refusal says what would be accepted.
 
+use ntytcp::owned;
+use ntytcp::stack::ports::PortRange;
 use serde::de::value::StrDeserializer;
 use serde::de::{self, Deserialize, Deserializer, IntoDeserializer as _, SeqAccess, Visitor};
 use std::fmt;
@@ -278,6 +280,34 @@ impl FromStr for CpuList {
 }
 
 from_text!(CpuList, "cores such as 2 or \"0,2-4\"", |n: i64| Some(n.to_string()));
+/// Packets that the stack owns: `tcp/80`, `udp/8000-8100`, `tcp`, `udp`, `icmp` or `arp`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Claim(pub owned::Claim);
+
+impl FromStr for Claim {
+    type Err = BadValue;
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        text.parse().map(Self).map_err(|error: owned::ClaimError| BadValue(error.to_string()))
+    }
+}
+
+from_text!(Claim, "packets such as \"tcp/80\"", |_: i64| None);
+
+/// A range of ports: `61000-65535`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ports(pub PortRange);
+
+impl FromStr for Ports {
+    type Err = BadValue;
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let bad = || BadValue(format!("{text:?} is no range of ports: give FIRST-LAST, as 61000-65535"));
+        let (first, last) = text.split_once('-').ok_or_else(bad)?;
+        let port = |text: &str| text.parse::<u16>().map_err(|_| bad());
+        PortRange::new(port(first)?, port(last)?).map(Self).map_err(|_| bad())
+    }
+}
+
+from_text!(Ports, "ports such as \"61000-65535\"", |_: i64| None);
 
 /// In a file a list of one needs no brackets.
 pub(crate) fn one_or_more<'de, T: Deserialize<'de>, D: Deserializer<'de>>(

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod dns;
+mod sharing;
 pub mod stack;
 
 use crate::{capture, devices, echo, fwd, http, perf, ping, pktgen, replay};
@@ -366,6 +367,7 @@ impl<A: clap::Args> WithStack<A> {
             Some(path) => ConfigFile::read(&path)?.stack_config(self.stack)?,
             None => self.stack.check().map_err(|error| UsageError::Flags(error.to_string()))?,
         };
+        sharing::check_app(&stack, &app).map_err(UsageError::Flags)?;
         Ok(Plan { stack, apps: vec![app] })
     }
 }
@@ -389,6 +391,7 @@ impl RunArgs {
         }
         let mut taken = HashMap::new();
         for (app, place) in &file.apps {
+            sharing::check_app(&stack, app).map_err(|what| file.app_error(*place, what))?;
             for (protocol, port) in app.ports() {
                 if let Some(other) = taken.insert((protocol, port), app.name()) {
                     let (name, protocol) =

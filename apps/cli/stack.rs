@@ -1,12 +1,13 @@
 //! The flags that every subcommand shares: the device, and who we are on it.
 
+use super::sharing;
 use crate::run::fault;
-use crate::values::{Cidr, CpuList, Mac, Span, one_or_more, yes_or_no};
+use crate::values::{Cidr, Claim, CpuList, Mac, Ports, Span, one_or_more, yes_or_no};
 use ntytcp::device::spec::DeviceSpec;
 use ntytcp::placement::MAX_SHARDS;
 use ntytcp::stack::route::InterfaceAddr;
 use std::net::IpAddr;
-use std::num::NonZeroU8;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +38,30 @@ pub struct StackArgs {
     #[arg(long, value_name = "ADDRESS/PREFIX")]
     #[serde(deserialize_with = "one_or_more")]
     pub host_addr: Vec<Cidr>,
+    /// What the stack takes of the packets to its addresses, which it then shares with the kernel, as tcp/80,udp/53: of tcp/PORT, udp/PORT,
+    /// tcp/FIRST-LAST, tcp, udp, icmp, arp. The kernel has the rest, and without arp it speaks ARP for both. Takes xdp:IFACE, or --exception
+    /// [default: everything]
+    #[arg(long, value_name = "PACKETS", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_more")]
+    pub own: Vec<Claim>,
+    /// Take only packets to this one of our addresses; repeat for more [default: all of them]
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(deserialize_with = "one_or_more")]
+    pub own_addr: Vec<IpAddr>,
+    /// Ports that our own connections are made from [default: 32768-60999; with --own 61000-65535]
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub source_ports: Option<Ports>,
+    /// With --own: where the kernel gets the rest from, and answers, if it is not on the device itself: tap:NAME, with our Ethernet
+    /// address and our addresses
+    #[arg(long, value_name = "DEVICE")]
+    pub exception: Option<String>,
+    /// The most frames per second for the kernel on the way through --exception [default: 100000]
+    #[arg(long, value_name = "FRAMES")]
+    pub exception_rate: Option<NonZeroU32>,
+    /// Take addresses, routes and Ethernet address of the kernel's interface (of xdp:IFACE, or the --exception), and follow them
+    #[arg(long)]
+    #[serde(deserialize_with = "yes_or_no")]
+    pub mirror_kernel: bool,
     /// Largest IP packet in bytes, 68 to 65535 [default: the device's]
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u16>,
@@ -75,7 +100,7 @@ pub struct StackArgs {
 pub struct StackConfig {
     /// Kind and parameters of the device.
     pub device: String,
-    /// Our addresses, at least one, each once.
+    /// Our addresses, each once; at least one, unless the kernel's are mirrored.
     pub addrs: Vec<Cidr>,
     /// Router of IPv4 (first) and IPv6, in no particular order; each on the network of one of our addresses.
     pub gateways: Vec<IpAddr>,
@@ -83,6 +108,18 @@ pub struct StackConfig {
     pub mac: Option<Mac>,
     /// Addresses of the kernel's side of the TAP.
     pub host_addrs: Vec<Cidr>,
+    /// What is ours of the packets to our addresses; nothing for everything.
+    pub own: Vec<Claim>,
+    /// To which of our addresses; nothing for all.
+    pub own_addrs: Vec<IpAddr>,
+    /// Ports of our own connections, if not the default.
+    pub source_ports: Option<Ports>,
+    /// The TAP on which the kernel has what is not ours, if that is not on the device itself.
+    pub exception: Option<String>,
+    /// Frames per second for it.
+    pub exception_rate: Option<NonZeroU32>,
+    /// Whether addresses and routes are the kernel's.
+    pub mirror_kernel: bool,
     /// Largest IP packet, if not the device's.
     pub mtu: Option<u16>,
     /// How long a TCP peer may leave data or probes unanswered, if there is a limit.
@@ -106,7 +143,7 @@ pub struct StackConfig {
 impl StackConfig {
     /// Whether there is a router to other IPv4 networks.
     pub fn has_gateway(&self) -> bool {
-        self.gateways.iter().any(IpAddr::is_ipv4)
+        self.mirror_kernel || self.gateways.iter().any(IpAddr::is_ipv4)
     }
 }
 
@@ -116,7 +153,7 @@ impl StackConfig {
 pub struct StackError {
     /// The setting, by its name in a configuration file; the flag is the same behind two dashes.
     pub key: &'static str,
-    what: String,
+    pub(super) what: String,
 }
 
 impl StackArgs {
@@ -131,6 +168,12 @@ impl StackArgs {
             gateway: list(self.gateway, base.gateway),
             mac: self.mac.or(base.mac),
             host_addr: list(self.host_addr, base.host_addr),
+            own: list(self.own, base.own),
+            own_addr: list(self.own_addr, base.own_addr),
+            source_ports: self.source_ports.or(base.source_ports),
+            exception: self.exception.or(base.exception),
+            exception_rate: self.exception_rate.or(base.exception_rate),
+            mirror_kernel: self.mirror_kernel || base.mirror_kernel,
             mtu: self.mtu.or(base.mtu),
             peer_timeout: self.peer_timeout.or(base.peer_timeout),
             busy_poll: self.busy_poll || base.busy_poll,
@@ -154,6 +197,7 @@ impl StackArgs {
         if let Err(error) = device.parse::<DeviceSpec>() {
             return Err(StackError { key: "device", what: error.to_string() });
         }
+        sharing::check(&self, &device)?;
         self.check_addr().map_err(|what| StackError { key: "addr", what })?;
         self.check_gateway().map_err(|what| StackError { key: "gateway", what })?;
         self.check_host_addr(&device).map_err(|what| StackError { key: "host-addr", what })?;
@@ -169,6 +213,12 @@ impl StackArgs {
             gateway: gateways,
             mac,
             host_addr: host_addrs,
+            own,
+            own_addr: own_addrs,
+            source_ports,
+            exception,
+            exception_rate,
+            mirror_kernel,
             mtu,
             peer_timeout,
             busy_poll,
@@ -185,6 +235,12 @@ impl StackArgs {
             gateways,
             mac,
             host_addrs,
+            own,
+            own_addrs,
+            source_ports,
+            exception,
+            exception_rate,
+            mirror_kernel,
             mtu,
             peer_timeout,
             busy_poll,
@@ -198,7 +254,7 @@ impl StackArgs {
     }
 
     fn check_addr(&self) -> Result<(), String> {
-        if self.addr.is_empty() {
+        if self.addr.is_empty() && !self.mirror_kernel {
             return Err("no address: give --addr 10.0.0.2/24, or addr = \"10.0.0.2/24\" in [stack]".into());
         }
         for addr in &self.addr {

@@ -1,5 +1,6 @@
 //! From the settings of a plan to runtimes, one per shard, whose addresses are usable.
 
+use super::sharing::{self, Sharing};
 use super::{RunError, fault};
 use crate::cli::StackConfig;
 use crate::device::station;
@@ -54,45 +55,47 @@ impl Seat {
 }
 
 /// Opens the device of a plan: for each shard its part of it, and the settings of its stack. The first one has to claim the addresses.
+/// Also answers what the stack shares with the kernel.
 ///
 /// # Errors
 /// [`RunError`]: a setting that makes no sense, a device that cannot be opened.
-pub(super) fn open(config: &StackConfig) -> Result<Vec<Seat>, RunError> {
+pub(super) fn open(config: &StackConfig) -> Result<(Vec<Seat>, Sharing), RunError> {
     let spec: DeviceSpec = config.device.parse().map_err(|error| RunError::Usage(format!("{error}")))?;
     let addrs = interface_addrs(config)?;
     check_addrs(&spec, config)?;
+    let sharing = Sharing::plan(&spec, config)?;
     let mut rng = Rng::new(system_seed().map_err(RunError::System)?);
     let placement = Arc::new(Placement::new(Arc::new(Steering::new(config.shards, &mut rng))));
     let idle = if config.busy_poll { IdlePolicy::BUSY_POLL } else { IdlePolicy::default() };
-    let mac = config.mac.map_or_else(
-        || station(&config.device, config.addrs.iter().map(ToString::to_string)),
-        |mac| MacAddr(mac.0),
-    );
+    let given = sharing.station.or(config.mac.map(|mac| MacAddr(mac.0)));
+    let mac = given.unwrap_or_else(|| station(&config.device, config.addrs.iter().map(ToString::to_string)));
     // RFC 5227 2.4 (c): others rely on a server's address, which is not given up because a station somewhere has it too.
     let claim = GuardConfig { defense: Defense::Always, ..GuardConfig::quick() };
     let seat = |(shard, device): (usize, BoxedDevice)| Seat {
         device,
         settings: settings(
             config,
+            &sharing,
             (config.shards > 1).then(|| Place { placement: placement.clone(), shard }),
         ),
         interface: InterfaceConfig {
             mac,
-            addrs: addrs.clone(),
-            guard: if shard == 0 { claim } else { GuardConfig::delegated() },
+            addrs: if config.mirror_kernel { Vec::new() } else { addrs.clone() },
+            guard: if shard == 0 && !sharing.kernel_speaks_arp() { claim } else { GuardConfig::delegated() },
             ..InterfaceConfig::default()
         },
         gateways: config.gateways.clone(),
         idle,
     };
-    let devices = open_device(&spec, config, &placement)?;
+    let devices = open_device(&spec, config, &placement, (&sharing, mac))?;
     for addr in &config.addrs {
         info!(target: "nty", %addr, %mac, "address");
     }
     for gateway in &config.gateways {
         info!(target: "nty", %gateway, "route to other networks");
     }
-    Ok(devices.into_iter().enumerate().map(seat).collect())
+    let seats = devices.into_iter().enumerate().map(seat).collect();
+    Ok((seats, sharing))
 }
 
 /// Opens the device: for each shard its part of it.
@@ -100,12 +103,14 @@ fn open_device(
     spec: &DeviceSpec,
     config: &StackConfig,
     placement: &Arc<Placement>,
+    (sharing, mac): (&Sharing, MacAddr),
 ) -> Result<Vec<BoxedDevice>, RunError> {
     let faults = config.fault.as_deref().map(fault::parse).transpose().map_err(RunError::Usage)?;
     let mut options = OpenOptions::default();
     options.mtu = config.mtu.map(usize::from);
     options.busy_poll = config.busy_poll;
     options.host_addrs = config.host_addrs.iter().map(|a| (a.addr, a.prefix)).collect();
+    options.owned = sharing.on_device();
     options.steering = (config.shards > 1).then(|| placement.steering().clone());
     let mut queues = spec.open_queues(&options)?;
     if let Some(caps) = queues.first().map(|queue| *queue.caps()) {
@@ -126,7 +131,7 @@ fn open_device(
         queues = traced;
     }
     if config.shards == 1 {
-        return Ok(queues);
+        return queues.into_iter().map(|queue| sharing.wrap(queue, mac, config)).collect();
     }
     let lanes = lanes::connect(queues, placement)?;
     Ok(lanes.into_iter().map(|lanes| Box::new(lanes) as BoxedDevice).collect())
@@ -154,8 +159,15 @@ fn check_addrs(spec: &DeviceSpec, config: &StackConfig) -> Result<(), RunError> 
 }
 
 /// The settings of the stack itself. A silent peer is asked four times in the second half of the time it is given.
-fn settings(config: &StackConfig, place: Option<Place>) -> ntytcp::stack::StackConfig {
+fn settings(config: &StackConfig, sharing: &Sharing, place: Option<Place>) -> ntytcp::stack::StackConfig {
     let mut settings = ntytcp::stack::StackConfig { place, ..ntytcp::stack::StackConfig::default() };
+    if let Some(ports) = sharing::source_ports(config) {
+        settings.ephemeral_ports = ports;
+    }
+    if sharing.kernel_speaks_arp() {
+        // Of neighbors the kernel speaks, and it is right at once.
+        settings.neighbors.lock_time = Duration::ZERO;
+    }
     if let Some(limit) = config.peer_timeout.map(Span::duration) {
         settings.tcp.socket.user_timeout = Some(limit);
         settings.tcp.socket.keepalive = Some(KeepAlive { idle: limit / 2, interval: limit / 8, count: 4 });

@@ -5,19 +5,22 @@ mod link;
 mod printout;
 mod program;
 mod shards;
+mod sharing;
 mod stats;
 mod watch;
 
 pub(crate) use printout::Printout;
 pub use program::{Outcome, Program, ProgramError};
+pub(crate) use sharing::owned_claims;
 
 use crate::cli::{App, Plan};
 use crate::{dns, echo, http, perf, ping};
 use nty_epoll::{Epoll, EpollError, Event, Events, Runtime, RuntimeError, ShardError, pin_to};
 use ntytcp::device::DeviceError;
-use ntytcp::stack::ConfigError;
+use ntytcp::stack::{ConfigError, Stack};
 use ntytcp::wire::MacAddr;
 use shards::Siblings;
+use sharing::Sharing;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use stats::{Report, StatsSocket};
 use std::io::{self, Read as _, Write as _};
@@ -86,6 +89,7 @@ pub enum RunError {
 const SIGNAL: u64 = u64::MAX;
 const STATS: u64 = u64::MAX - 1;
 const SHARD: u64 = u64::MAX - 2;
+const KERNEL: u64 = u64::MAX - 3;
 
 /// How long connections that were closed may take to end in good order.
 const GOODBYE: Duration = Duration::from_millis(300);
@@ -101,16 +105,20 @@ pub fn run(plan: &Plan) -> Result<(), RunError> {
     if let Some(&cpu) = plan.stack.cpus.first() {
         pin_to(cpu).map_err(|source| RunError::Shard(ShardError::Pin { shard: 0, source }))?;
     }
-    let mut seats = link::open(&plan.stack)?;
+    let (mut seats, mut sharing) = link::open(&plan.stack)?;
     let others = seats.split_off(1);
     let mut runtime = seats.remove(0).take()?;
+    sharing.begin(&mut runtime)?;
+    for fd in sharing.fds() {
+        epoll.add_fd(fd, Events::IN, KERNEL)?;
+    }
     link::claim_addresses(&mut runtime, &plan.stack)?;
     let stats =
         plan.stack.stats_socket.as_deref().map(|path| StatsSocket::open(path, &epoll, STATS)).transpose()?;
     let mut station = Station::open(runtime, epoll, &plan.apps, plan.stack.has_gateway())?;
     let siblings = Siblings::start(others, plan, &station.epoll, SHARD)?;
-    let mut owner = Owner { signals, stats, siblings };
-    announce(plan)?;
+    let mut owner = Owner { signals, stats, siblings, sharing };
+    announce(plan, station.runtime.stack())?;
     let mut end = station.serve(&mut owner);
     if matches!(end, Ok(End::Signal)) {
         owner.siblings.drain();
@@ -132,6 +140,7 @@ struct Owner {
     signals: Signals,
     stats: Option<StatsSocket>,
     siblings: Siblings,
+    sharing: Sharing,
 }
 
 impl Overseer for Owner {
@@ -142,6 +151,7 @@ impl Overseer for Owner {
                 return Ok(Some(End::Signal));
             }
             SHARD => self.siblings.look()?,
+            KERNEL => self.sharing.follow(runtime)?,
             _ => self.stats.iter().for_each(|socket| {
                 socket
                     .answer(|| core::iter::once(Report::of(runtime)).chain(self.siblings.report()).collect());
@@ -168,12 +178,16 @@ fn open(app: &App, runtime: &mut Runtime) -> Result<Box<dyn Program>, ProgramErr
 }
 
 /// Says on standard output that the programs can be reached.
-fn announce(plan: &Plan) -> Result<(), RunError> {
+fn announce(plan: &Plan, stack: &Stack) -> Result<(), RunError> {
     if !plan.apps.iter().any(App::is_server) {
         return Ok(());
     }
     let names: Vec<&str> = plan.apps.iter().map(App::name).collect();
-    let addrs: Vec<String> = plan.stack.addrs.iter().map(|a| a.addr.to_string()).collect();
+    let mut addrs: Vec<String> =
+        stack.addresses(link::INTERFACE).map(|(addr, _)| addr.addr().to_string()).collect();
+    if addrs.is_empty() {
+        addrs.push("no address yet".to_owned());
+    }
     print(&format!("ready: {} on {} ({})\n", names.join(", "), addrs.join(", "), plan.stack.device))
 }
 

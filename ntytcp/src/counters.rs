@@ -136,8 +136,6 @@ counters! {
     tx_frames,
     /// Bytes sent, Ethernet headers included.
     tx_bytes,
-    /// Frames handed to the exception path.
-    punted,
     /// Times a full transmit ring held the stack back.
     tx_backpressure,
     /// ARP requests and replies received.

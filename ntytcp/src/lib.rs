@@ -12,6 +12,10 @@ pub mod device;
 pub mod doorbell;
 #[cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 pub mod fifo;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod mirror;
+#[cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+pub mod owned;
 #[cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 pub mod placement;
 #[cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]

@@ -16,6 +16,7 @@ mod life;
 mod load;
 mod measure;
 mod pktgen;
+mod sharing;
 mod streams;
 mod wires;
 mod world;

@@ -16,13 +16,19 @@
 
 #[cfg(all(feature = "devices", target_os = "linux"))]
 mod bpf;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod exception;
 pub mod fault;
 mod forward;
 #[cfg(all(feature = "devices", target_os = "linux"))]
 pub mod lanes;
 pub mod mem;
 #[cfg(all(feature = "devices", target_os = "linux"))]
+pub mod neighbors;
+#[cfg(all(feature = "devices", target_os = "linux"))]
 pub mod netdev;
+#[cfg(all(feature = "devices", target_os = "linux"))]
+pub(crate) mod netlink;
 pub mod offload;
 #[cfg(all(feature = "devices", target_os = "linux"))]
 pub mod packet;
@@ -175,8 +181,6 @@ pub enum Verdict {
     Done,
     /// The frame was rewritten into its own answer: send this buffer.
     Reply(TxMeta),
-    /// Not ours: it belongs to the exception path.
-    Punt,
     /// It was refused, for the reason that the counters also show.
     Drop(DropReason),
 }

@@ -6,11 +6,16 @@ use std::os::fd::BorrowedFd;
 use super::DeviceError;
 use super::sys::{self, Control, IfName};
 use crate::time::{Duration, Instant};
+use crate::wire::MacAddr;
 
 /// What the kernel says of an interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Facts {
+    /// The kernel's number for it.
+    pub index: u32,
+    /// Its station address, if its frames are those of Ethernet.
+    pub station: MacAddr,
     /// It was brought up.
     pub up: bool,
     /// Its frames are those of Ethernet.
@@ -43,6 +48,8 @@ pub fn facts(name: &str) -> io::Result<Facts> {
     let (rx_queues, tx_queues) = control.queues(name)?;
     let offload = |(label, request)| control.has_feature(name, request).map(|on| (label, on));
     Ok(Facts {
+        index: control.index(name)? as u32,
+        station: MacAddr(control.station(name)?),
         up: control.is_up(name)?,
         ethernet: control.is_ethernet(name)?,
         mtu: control.mtu(name)?,

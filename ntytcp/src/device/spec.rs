@@ -19,6 +19,7 @@ use std::sync::Arc;
 use super::mem::{self, MemConfig};
 use super::pcap::PcapDevice;
 use super::{Device, DeviceError};
+use crate::owned::SharedOwnership;
 use crate::steering::Steering;
 
 /// A device that [`open`] made, to be moved to the thread that drives it.
@@ -73,6 +74,9 @@ pub struct OpenOptions {
     pub observe: bool,
     /// Which flow goes to which queue, and so how many queues there are to be. Default one queue.
     pub steering: Option<Arc<Steering>>,
+    /// What the stack takes of the frames that arrive, where it shares the interface with the kernel and the device can tell them apart
+    /// (`xdp`). Default: all.
+    pub owned: Option<Arc<SharedOwnership>>,
 }
 
 impl Default for OpenOptions {
@@ -84,6 +88,7 @@ impl Default for OpenOptions {
             busy_poll: false,
             observe: false,
             steering: None,
+            owned: None,
         }
     }
 }
@@ -136,6 +141,12 @@ impl DeviceSpec {
         if kind.name != "tap" && !options.host_addrs.is_empty() {
             let message =
                 format!("{self}: the host has no side of its own on this link; give no host address");
+            return Err(DeviceError::Config(message));
+        }
+        if kind.name != "xdp" && options.owned.is_some() {
+            let message = format!(
+                "{self}: the device cannot leave a part of its frames to the kernel: use xdp:IFACE, or an exception interface"
+            );
             return Err(DeviceError::Config(message));
         }
         match kind.open {
@@ -216,7 +227,8 @@ fn open_xdp(interface: &str, options: &OpenOptions) -> Result<Vec<BoxedDevice>, 
     use super::xdp::{BusyPoll, XdpConfig, XdpDevice};
     let OpenOptions { mtu, offload, .. } = *options;
     let busy_poll = if options.busy_poll { BusyPoll::ByDriver } else { BusyPoll::Off };
-    let config = XdpConfig { mtu, offload, busy_poll, ..XdpConfig::new(interface) };
+    let owned = options.owned.clone();
+    let config = XdpConfig { mtu, offload, busy_poll, owned, ..XdpConfig::new(interface) };
     let shards = options.steering.as_ref().map_or(1, |steering| steering.shards());
     XdpDevice::open_queues(&config, shards).map(boxed)
 }

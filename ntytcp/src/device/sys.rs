@@ -260,6 +260,24 @@ impl Control {
         Ok(unsafe { request.ifr_ifru.ifru_hwaddr }.sa_family == libc::ARPHRD_ETHER)
     }
 
+    /// The station address.
+    pub(super) fn station(&self, name: IfName) -> io::Result<[u8; 6]> {
+        let request = self.request(libc::SIOCGIFHWADDR as _, name.request())?;
+        // SAFETY: SIOCGIFHWADDR fills in the address.
+        let data = unsafe { request.ifr_ifru.ifru_hwaddr }.sa_data;
+        Ok(std::array::from_fn(|i| data.get(i).map_or(0, |&byte| byte as u8)))
+    }
+
+    /// Gives the interface a station address.
+    pub(super) fn set_station(&self, name: IfName, station: [u8; 6]) -> io::Result<()> {
+        let mut request = self.request(libc::SIOCGIFHWADDR as _, name.request())?;
+        // SAFETY: SIOCGIFHWADDR has filled in the address, and with it the kind of interface.
+        let mut address = unsafe { request.ifr_ifru.ifru_hwaddr };
+        address.sa_data.iter_mut().zip(station).for_each(|(to, from)| *to = from as libc::c_char);
+        request.ifr_ifru.ifru_hwaddr = address;
+        self.request(libc::SIOCSIFHWADDR as _, request).map(drop)
+    }
+
     /// A request of ethtool: words, the first of which is the command. `None` when the driver knows nothing of it.
     fn ethtool<const N: usize>(&self, name: IfName, command: u32) -> io::Result<Option<[u8; N]>> {
         #[repr(C, align(4))]

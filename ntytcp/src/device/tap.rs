@@ -32,6 +32,7 @@ use super::{
 };
 use crate::steering::Steering;
 use crate::time::Instant;
+use crate::wire::MacAddr;
 
 /// The length of the virtio-net header that we ask for: [`vnet::HEADER`] and `num_buffers`.
 const VNET_HEADER: usize = vnet::HEADER + 2;
@@ -53,12 +54,21 @@ pub struct TapConfig {
     /// The kernel may also hand over trains of UDP datagrams (`UDP_SEGMENT`), as one frame whose
     /// [`RxMeta::gso_size`] tells where it is to be cut. Default off: the receiver must know what to do with them.
     pub udp_trains: bool,
+    /// The station address that the kernel's side is given. Default: one that the kernel chooses.
+    pub station: Option<MacAddr>,
 }
 
 impl TapConfig {
     /// The default for the interface `name`.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), mtu: 1500, host_addrs: Vec::new(), offload: true, udp_trains: false }
+        Self {
+            name: name.into(),
+            mtu: 1500,
+            host_addrs: Vec::new(),
+            offload: true,
+            udp_trains: false,
+            station: None,
+        }
     }
 }
 
@@ -127,7 +137,7 @@ impl TapDevice {
     }
 
     fn open_all(config: &TapConfig, steering: Option<&Steering>) -> Result<Vec<Self>, DeviceError> {
-        let TapConfig { name, mtu, host_addrs, offload, udp_trains } = config;
+        let TapConfig { name, mtu, host_addrs, offload, udp_trains, station } = config;
         let Some(requested) = IfName::new(name) else {
             let why = "an interface name has 1 to 15 bytes and no slash, colon or blank";
             return Err(DeviceError::Config(format!("tap:{name}: {why}; choose another, such as tap0")));
@@ -155,7 +165,7 @@ impl TapDevice {
             }
         }
         let name = attached.name.to_text();
-        configure(attached.name, &name, *mtu, host_addrs)?;
+        configure(attached.name, &name, (*mtu, *station), host_addrs)?;
         for notice in &notices {
             tracing::warn!(device = %name, "{notice}");
         }
@@ -387,8 +397,13 @@ fn attach_error(name: &str, source: io::Error) -> DeviceError {
     DeviceError::Io { what: format!("tap:{name}: cannot attach"), source, remedy }
 }
 
-/// Brings the interface up, with MTU and addresses for the kernel's side.
-fn configure(interface: IfName, name: &str, mtu: usize, addrs: &[(IpAddr, u8)]) -> Result<(), DeviceError> {
+/// Brings the interface up, with MTU, station address and addresses for the kernel's side.
+fn configure(
+    interface: IfName,
+    name: &str,
+    (mtu, station): (usize, Option<MacAddr>),
+    addrs: &[(IpAddr, u8)],
+) -> Result<(), DeviceError> {
     let failed = |what: String, remedy| {
         move |source| DeviceError::Io { what: format!("tap:{name}: cannot {what}"), source, remedy }
     };
@@ -396,6 +411,12 @@ fn configure(interface: IfName, name: &str, mtu: usize, addrs: &[(IpAddr, u8)]) 
     control
         .set_mtu(interface, i32::try_from(mtu).unwrap_or(i32::MAX))
         .map_err(failed(format!("set the MTU to {mtu}"), "a TAP takes 68 to 65521"))?;
+    if let Some(MacAddr(station)) = station {
+        let what = format!("give the kernel's side {}", MacAddr(station));
+        control
+            .set_station(interface, station)
+            .map_err(failed(what, "it must be the address of one station"))?;
+    }
     control.bring_up(interface).map_err(failed("bring the link up".to_owned(), "it takes CAP_NET_ADMIN"))?;
     for &(addr, prefix) in addrs {
         let what = format!("give the kernel's side {addr}/{prefix}");
@@ -498,7 +519,7 @@ impl Device for TapDevice {
         for (i, (verdict, start, len)) in outcomes.into_iter().enumerate() {
             match verdict {
                 Verdict::Reply(meta) => self.reply(i, start, len, meta)?,
-                Verdict::Done | Verdict::Punt | Verdict::Drop(_) => {}
+                Verdict::Done | Verdict::Drop(_) => {}
             }
         }
         Ok(count)

@@ -104,7 +104,7 @@ impl GuardConfig {
         Self { probes: 0, ..Self::default() }
     }
 
-    /// The claim is somebody else's on this host, such as another shard's: the address is used at once, and nothing is sent about
+    /// The claim is somebody else's on this host, another shard's or the kernel's: the address is used at once, and nothing is sent about
     /// it.
     pub fn delegated() -> Self {
         Self { probes: 0, announcements: 0, defense: Defense::Elsewhere, ..Self::default() }

@@ -92,7 +92,6 @@ impl Stack {
                 self.counters.tx_frames += 1;
                 self.counters.tx_bytes += len as u64;
             }
-            Verdict::Punt => self.counters.punted += 1,
             Verdict::Drop(reason) => self.counters.drop(reason),
         }
     }

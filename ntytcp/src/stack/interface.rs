@@ -89,6 +89,15 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
+    /// Begins to claim an address.
+    fn new(addr: InterfaceAddr, guard: GuardConfig, now: Instant, rng: &mut Rng) -> Self {
+        let guard = match addr.addr() {
+            IpAddr::V4(ip) => Some(AddressGuard::new(guard, ip, now, rng)),
+            IpAddr::V6(_) => None,
+        };
+        Self { addr, guard }
+    }
+
     /// The address, once it may be used.
     fn usable(&self) -> Option<Ipv4Addr> {
         self.guard.as_ref().filter(|guard| guard.is_usable()).map(AddressGuard::ip)
@@ -121,6 +130,8 @@ pub(crate) struct Interface {
     pub mtu: usize,
     pub vlan: Option<u16>,
     pub addrs: Vec<Claim>,
+    /// How addresses are claimed.
+    guard: GuardConfig,
     /// Those of `addrs` that may be used: what every packet is held against.
     usable: Vec<Ipv4Addr>,
     /// Others of `addrs` may not be used.
@@ -154,14 +165,8 @@ impl Interface {
         neighbors: NeighborConfig,
         rng: &mut Rng,
     ) -> Self {
-        let claim = |&addr: &InterfaceAddr| {
-            let guard = match addr.addr() {
-                // The clock is read by the first `on_timeout`, which is due at once.
-                IpAddr::V4(ip) => Some(AddressGuard::new(config.guard, ip, Instant::ZERO, rng)),
-                IpAddr::V6(_) => None,
-            };
-            Claim { addr, guard }
-        };
+        // The clock is read by the first `on_timeout`, which is due at once.
+        let claim = |&addr: &InterfaceAddr| Claim::new(addr, config.guard, Instant::ZERO, rng);
         let addrs: Vec<Claim> = config.addrs.iter().map(claim).collect();
         let broadcasts = addrs.iter().filter_map(|a| a.addr.network().broadcast()).collect();
         let mut interface = Self {
@@ -172,6 +177,7 @@ impl Interface {
             mtu: config.caps.mtu,
             vlan: config.vlan,
             addrs,
+            guard: config.guard,
             usable: Vec::new(),
             some_unusable: false,
             conflict: None,
@@ -189,6 +195,41 @@ impl Interface {
         // An address that is not probed for is announced at once.
         interface.queue_claims();
         interface
+    }
+
+    /// Has another station address from now on.
+    pub(crate) fn set_station(&mut self, mac: MacAddr) {
+        if self.mac != mac {
+            (self.mac, self.mac_bits) = (mac, mac.to_bits());
+            // What waits says the old one.
+            self.arp_queue.clear();
+        }
+    }
+
+    /// Has these addresses from now on. Those that are new are claimed as the first ones were; answers which are gone.
+    pub(crate) fn set_addresses(
+        &mut self,
+        now: Instant,
+        addrs: &[InterfaceAddr],
+        rng: &mut Rng,
+    ) -> Vec<IpAddr> {
+        let mut old = core::mem::take(&mut self.addrs);
+        for &addr in addrs {
+            let claim = match old.iter().position(|claim| claim.addr == addr) {
+                Some(known) => old.swap_remove(known),
+                None => Claim::new(addr, self.guard, now, rng),
+            };
+            self.addrs.push(claim);
+        }
+        let gone: Vec<IpAddr> = old
+            .iter()
+            .map(|claim| claim.addr.addr())
+            .filter(|ip| addrs.iter().all(|a| a.addr() != *ip))
+            .collect();
+        self.arp_queue.retain(|(_, packet)| !gone.contains(&packet.sender_ip.into()));
+        self.broadcasts = self.addrs.iter().filter_map(|a| a.addr.network().broadcast()).collect();
+        self.queue_claims();
+        gone
     }
 
     /// Whether `ip` is one of the interface's addresses and may be used.

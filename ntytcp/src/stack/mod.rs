@@ -39,6 +39,7 @@ mod plain;
 mod plain_tcp;
 mod plain_udp;
 pub mod ports;
+mod readdress;
 pub mod reassembly;
 mod records;
 pub mod route;

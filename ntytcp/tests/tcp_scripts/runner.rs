@@ -238,7 +238,7 @@ impl Script {
                 let reply = rx.bytes().to_vec();
                 self.take_frame(&reply);
             }
-            Verdict::Done | Verdict::Punt | Verdict::Drop(_) => {}
+            Verdict::Done | Verdict::Drop(_) => {}
         }
     }
 

@@ -5,6 +5,7 @@
 //! loaded, and forgets it when the last descriptor of it, and of what it is attached to, is closed.
 #![allow(unsafe_code)] // The bpf system call takes pointers.
 
+pub(super) mod filter;
 pub(super) mod steer;
 
 use std::io;

@@ -425,7 +425,7 @@ impl MemDevice {
                     (packet.start, packet.len) = (start as u32, len as u32);
                     self.forward(packet, meta);
                 }
-                Verdict::Reply(_) | Verdict::Done | Verdict::Punt | Verdict::Drop(_) => self.retire(packet),
+                Verdict::Reply(_) | Verdict::Done | Verdict::Drop(_) => self.retire(packet),
             }
         }
         self.received = burst;

@@ -7,8 +7,12 @@
 //! program. [`XdpDevice::open_queues`] makes up to one device per queue, each of them for a thread of its own; where there are more
 //! queues than that, a device has several, and sends through the first. Which flow comes by which queue is the interface's choice.
 //!
-//! The kernel keeps what the program does not redirect, that is, the frames of queues that are not heard. When the process ends, in whatever
-//! way, the program is detached and the interface is the kernel's again.
+//! The kernel keeps what the program does not redirect: the frames of queues that are not heard, and what is not the stack's, where the
+//! two share the interface and its addresses ([`XdpConfig::owned`]). When the process ends, in whatever way, the program is detached and the
+//! interface is the kernel's again.
+//!
+//! A driver that takes VLAN tags out of frames hides them from the program, which then takes tagged frames for untagged ones: where the
+//! kernel has VLANs on a shared interface, `ethtool -K IFACE rxvlan off`, and on a veth `txvlan off` at the other end.
 //!
 //! A frame that is longer than a chunk (4 KB) lies in several of them. It is put together for the stack, and taken apart again to be
 //! sent: what an MTU above some 3,500 costs.
@@ -37,6 +41,7 @@ use super::{
     BURST, Caps, Device, DeviceError, HEADROOM, MAX_L2_HEADER, RETRY, RxFrame, RxMeta, TxChecksum, TxMeta,
     TxQueue, Verdict,
 };
+use crate::owned::{OwnershipWatch, SharedOwnership};
 use crate::time::Instant;
 
 /// What is thought of the layer-4 checksums of received frames.
@@ -84,6 +89,8 @@ pub struct XdpConfig {
     /// Entries of each ring, a power of two from 64 to 32,768. Default 1,024. There are as many chunks of 4 KB per queue, and once
     /// more as many per device.
     pub ring: u32,
+    /// What the stack takes of the frames; the kernel has the others. Default: all are taken.
+    pub owned: Option<Arc<SharedOwnership>>,
 }
 
 impl XdpConfig {
@@ -98,6 +105,7 @@ impl XdpConfig {
             behind_driver: false,
             busy_poll: BusyPoll::Off,
             ring: 1_024,
+            owned: None,
         }
     }
 }
@@ -139,7 +147,9 @@ struct Sender {
 #[derive(Debug)]
 pub struct XdpDevice {
     /// The first field, which is dropped first: no frame is handed to a socket that is going.
-    _program: Arc<Program>,
+    program: Arc<Program>,
+    /// Of the first device on an interface, where that is shared.
+    owned: Option<OwnershipWatch>,
     queues: Vec<Queue>,
     /// Which of them is looked at first in the next burst.
     next: usize,
@@ -386,7 +396,7 @@ impl Device for XdpDevice {
         sink(&mut frames);
         let answer = |frame: &RxFrame<'_>| match frame.verdict {
             Verdict::Reply(meta) => Some(((frame.start(), frame.len()), meta)),
-            Verdict::Done | Verdict::Punt | Verdict::Drop(_) => None,
+            Verdict::Done | Verdict::Drop(_) => None,
         };
         let answers: ArrayVec<_, BURST> = frames.iter().map(answer).collect();
         drop(frames);
@@ -421,6 +431,12 @@ impl Device for XdpDevice {
 
     fn set_now(&mut self, now: Instant) {
         self.interface.now = now;
+        if let Some(owned) = self.owned.as_mut().and_then(OwnershipWatch::changed)
+            && let Err(error) = self.program.share(&owned)
+        {
+            let error = self.interface.failed("replace the program", error, "");
+            tracing::warn!("{error}; the kernel and the stack share the interface as before");
+        }
     }
 
     fn next_deadline(&self) -> Option<Instant> {

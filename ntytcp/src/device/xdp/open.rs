@@ -13,6 +13,7 @@ use super::{
 };
 use crate::device::netdev::Interface;
 use crate::device::{BURST, Caps, DeviceError, MAX_L2_HEADER, sys};
+use crate::owned::{Ownership, OwnershipWatch};
 
 /// Opens the queues for so many shards at most.
 pub(super) fn open(config: &XdpConfig, shards: usize) -> Result<Vec<XdpDevice>, DeviceError> {
@@ -28,8 +29,9 @@ pub(super) fn open(config: &XdpConfig, shards: usize) -> Result<Vec<XdpDevice>, 
     let (queues, heard) = choose_queues(config, &interface)?;
     let devices = shards.clamp(1, heard.len());
     let policy = choose_policy(config, &interface)?;
+    let (mut watch, ownership) = config.owned.clone().map(OwnershipWatch::new).unzip();
     let (shared, mut free, bound) =
-        bind_all(config, &interface, (queues, &heard), (devices, frames), &mut notices)?;
+        bind_all(config, &interface, (queues, &heard), (devices, frames), ownership.as_ref(), &mut notices)?;
     if policy.busy_poll
         && let Err(e) = bound.iter().try_for_each(|(socket, ..)| poll_busily(socket.as_fd()))
     {
@@ -47,7 +49,7 @@ pub(super) fn open(config: &XdpConfig, shards: usize) -> Result<Vec<XdpDevice>, 
     let ring = *ring as usize;
     let device = |part: Vec<Bound>| {
         let free = free.split_off(free.len().saturating_sub(ring * (part.len() + 1)));
-        device(config, (&shared, &policy), part, free, &notices)
+        Ok(XdpDevice { owned: watch.take(), ..device(config, (&shared, &policy), part, free, &notices)? })
     };
     parts.into_iter().map(device).collect()
 }
@@ -121,6 +123,7 @@ fn bind_all(
     interface: &Interface,
     (queues, heard): (u32, &[u32]),
     (devices, frames): (usize, Frames),
+    owned: Option<&Ownership>,
     notices: &mut Vec<String>,
 ) -> Result<(Shared, Vec<Chunk>, Vec<Bound>), DeviceError> {
     let sockets = heard.iter().map(|_| sys::xdp_socket()).collect::<io::Result<Vec<_>>>();
@@ -139,7 +142,7 @@ fn bind_all(
     })?;
     let rings = sockets.iter().map(|socket| make_rings(socket.as_fd(), config.ring));
     let rings = rings.collect::<io::Result<Vec<_>>>().map_err(|e| interface.failed("make rings", e, ""))?;
-    let (program, mode) = attach(config, interface, (queues, frames), notices)?;
+    let (program, mode) = attach(config, interface, (queues, frames), owned, notices)?;
     bind_first(first, interface, (*first_queue, frames, mode))?;
     for (socket, queue) in sockets.iter().zip(heard).skip(1) {
         bind_next(socket.as_fd(), interface, *queue, first)?;
@@ -189,7 +192,8 @@ fn device(
         Frames::Whole => 0,
     };
     Ok(XdpDevice {
-        _program: Arc::clone(&shared.program),
+        program: Arc::clone(&shared.program),
+        owned: None,
         caps: Caps { tx_checksum: shared.tx_checksum, ..Caps::plain(interface.mtu(config.mtu)?) },
         trusted: policy.trusted,
         queues,
@@ -238,10 +242,11 @@ fn attach(
     config: &XdpConfig,
     interface: &Interface,
     (queues, frames): (u32, Frames),
+    owned: Option<&Ownership>,
     notices: &mut Vec<String>,
 ) -> Result<(Program, Mode), DeviceError> {
     let attach =
-        |mode| Program::attach(interface.index(), queues, mode, frames).map(|program| (program, mode));
+        |mode| Program::attach(interface.index(), queues, mode, frames, owned).map(|program| (program, mode));
     let failed = |e| permission(interface, "attach the program", e);
     if config.behind_driver {
         return attach(Mode::Skb).map_err(failed);

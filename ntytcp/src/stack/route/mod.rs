@@ -152,6 +152,22 @@ impl RouteTable {
         self.remove_where(|r| r.interface == interface)
     }
 
+    /// Replaces every route that leads out of `interface`; routes to the same prefix by the same way count once, those that name
+    /// an address of the other family not at all. Whether their gateways are connected is the caller's to know. Takes many routes
+    /// at once about as fast as sorting them.
+    pub fn replace_interface(&mut self, interface: u16, mut routes: Vec<Route>) {
+        self.remove_interface(interface);
+        routes.sort_by_key(|r| (r.prefix.prefix_len(), key(r.prefix.addr()), r.metric, r.gateway));
+        routes.dedup_by(|a, b| same_way(a, b));
+        for route in routes {
+            let v4 = route.prefix.addr().is_ipv4();
+            if [route.gateway, route.source].into_iter().flatten().all(|addr| addr.is_ipv4() == v4) {
+                self.family_mut(route.prefix).insert(Route { interface, ..route });
+            }
+        }
+        self.generation += 1;
+    }
+
     /// Every route, IPv4 before IPv6, longer prefixes before shorter.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         [&self.v4, &self.v6]
@@ -250,6 +266,26 @@ mod tests {
         table.connect("192.168.7.9/16".parse().unwrap(), 1).unwrap();
         table.add(via("0.0.0.0/0", 0, Some("10.0.0.1"), 0)).unwrap();
         table
+    }
+
+    #[test]
+    fn routes_of_an_interface_are_replaced_and_the_others_stay() {
+        let mut table = host_table();
+        let generation = table.generation();
+        let far = via("172.16.0.0/12", 1, Some("192.0.2.1"), 7);
+        let connected = via("192.0.2.0/24", 1, None, 0);
+        let foreign = via("172.16.0.0/12", 1, Some("fe80::1"), 7);
+        table.replace_interface(1, vec![far, connected, far, foreign]);
+        assert_eq!(table.lookup(ip("172.16.9.9")), Some(far));
+        assert_eq!(table.lookup(ip("192.0.2.7")), Some(connected));
+        assert_eq!(table.lookup(ip("192.168.1.1")).unwrap().gateway, Some(ip("10.0.0.1")));
+        assert_eq!((table.iter().count(), table.generation() > generation), (4, true));
+        table.replace_interface(
+            1,
+            vec![via("172.16.0.0/12", 1, Some("192.0.2.2"), 7), via("172.16.0.0/12", 1, None, 3)],
+        );
+        assert_eq!(table.lookup(ip("172.16.9.9")).unwrap().metric, 3);
+        assert_eq!(table.iter().count(), 4);
     }
 
     #[test]

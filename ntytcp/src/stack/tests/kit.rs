@@ -107,7 +107,6 @@ impl Host {
             Verdict::Done => Ok(None),
             Verdict::Reply(_) => Ok(Some(rx.bytes().to_vec())),
             Verdict::Drop(reason) => Err(reason),
-            Verdict::Punt => panic!("nothing is punted"),
         }
     }
 

@@ -6,6 +6,7 @@ mod fragments;
 mod icmp;
 mod idle;
 mod kit;
+mod readdress;
 mod shortcuts;
 mod smoltcp;
 mod tcp;

@@ -110,7 +110,7 @@ fn without_shortcuts(host: &mut Host, frames: &mut [RxFrame<'_>]) {
                 host.stack.counters.tx_bytes += frame.len() as u64;
             }
             Verdict::Drop(reason) => host.stack.counters.drop(reason),
-            Verdict::Done | Verdict::Punt => {}
+            Verdict::Done => {}
         }
     }
 }
@@ -264,7 +264,7 @@ impl Twins {
             // Only a reply says something by its bytes.
             let said = |frame: &RxFrame<'_>| match frame.verdict {
                 Verdict::Reply(_) => frame.bytes().to_vec(),
-                Verdict::Done | Verdict::Punt | Verdict::Drop(_) => Vec::new(),
+                Verdict::Done | Verdict::Drop(_) => Vec::new(),
             };
             burst.iter().map(|frame| (frame.verdict, said(frame))).collect::<Vec<_>>()
         });
