@@ -23,16 +23,21 @@ mod dpdk {
     /// src/lib.rs.
     const FUNCTIONS: &[&str] = &[
         "nty_.*",
-        "rte_dev_probe",
+        "rte_dev_(probe|remove)",
+        "rte_epoll_wait",
         "rte_eal_(cleanup|get_runtime_dir|init)",
+        "rte_eth_(allmulticast|promiscuous)_enable",
         "rte_eth_dev_(adjust_nb_rx_tx_desc|close|configure|get_mtu|set_mtu|info_get|start|stop)",
+        "rte_eth_dev_(is_removed|rss_reta_update)",
+        "rte_eth_dev_rx_intr_(ctl_q|disable|enable)",
         "rte_eth_dev_(get_name_by_port|get_port_by_name)",
         "rte_eth_find_next",
         "rte_eth_from_rings",
         "rte_eth_macaddr_get",
-        "rte_eth_promiscuous_enable",
         "rte_eth_[rt]x_(burst|queue_setup)",
         "rte_eth_stats_(get|reset)",
+        "rte_eth_tx_prepare",
+        "rte_eth_xstats_(get|get_names|reset)",
         "rte_mempool_(avail_count|free)",
         "rte_pktmbuf_(alloc_bulk|free_bulk|pool_create)",
         "rte_ring_(create|free)",
@@ -42,11 +47,18 @@ mod dpdk {
     ];
 
     /// Types beyond those that the functions name.
-    const TYPES: &[&str] = &["nty_mbuf_offset"];
+    const TYPES: &[&str] = &["nty_mbuf_offset", "nty_tx_offload_bit"];
 
     /// Macros that are plain numbers.
-    const CONSTANTS: &[&str] =
-        &["RING_F_S[PC]_.*", "RTE_ETH_NAME_MAX_LEN", "RTE_MAX_ETHPORTS", "RTE_PKTMBUF_HEADROOM"];
+    const CONSTANTS: &[&str] = &[
+        "NTY_.*",
+        "RING_F_S[PC]_.*",
+        "RTE_INTR_EVENT_ADD",
+        "RTE_ETH_NAME_MAX_LEN",
+        "RTE_ETH_RETA_GROUP_SIZE",
+        "RTE_MAX_ETHPORTS",
+        "RTE_PKTMBUF_HEADROOM",
+    ];
 
     /// Types of which Rust holds pointers only; rte_mbuf is read by compat.h's offsets.
     const OPAQUE: &[&str] = &["rte_mbuf", "rte_mempool", "rte_ring", "rte_device"];

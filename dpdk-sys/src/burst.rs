@@ -7,29 +7,31 @@ use std::slice;
 use crate::raw::{self, rte_mbuf};
 use crate::{DpdkError, Mbuf};
 
-/// Packets in a burst at most. 32 is where DPDK's drivers are at their best.
+/// Packets in a burst, unless it says otherwise. 32 is where DPDK's drivers are at their best.
 pub const BURST: usize = 32;
 
-/// Up to [`BURST`] owned packets, oldest first. It lives on the stack; dropped, all go back to their pools in
-/// one call.
-pub struct Burst {
+/// Up to `N` owned packets, oldest first, `N` being at most 65,535. They lie in the value itself; when it is
+/// dropped, all go back to their pools in one call.
+pub struct Burst<const N: usize = BURST> {
     /// The first `len` are live mbufs that this burst owns; the others mean nothing.
-    mbufs: [*mut rte_mbuf; BURST],
+    mbufs: [*mut rte_mbuf; N],
     len: usize,
 }
 
 // SAFETY: as for Mbuf.
-unsafe impl Send for Burst {}
+unsafe impl<const N: usize> Send for Burst<N> {}
 
 impl Burst {
-    /// An empty burst.
-    pub const fn new() -> Burst {
-        Burst { mbufs: [ptr::null_mut(); BURST], len: 0 }
+    /// An empty burst of the usual size; others begin with `Burst::<N>::default()`.
+    pub const fn new() -> Self {
+        Self { mbufs: [ptr::null_mut(); BURST], len: 0 }
     }
+}
 
+impl<const N: usize> Burst<N> {
     /// How many packets may be added.
     pub const fn room(&self) -> usize {
-        BURST - self.len
+        N - self.len
     }
 
     /// The packets.
@@ -80,9 +82,40 @@ impl Burst {
     /// Gives all packets back to their pools.
     pub fn clear(&mut self) {
         let len = std::mem::take(&mut self.len);
-        // SAFETY: the first `len` are owned and live, and the burst has just given them up. BURST fits an
+        // SAFETY: the first `len` are owned and live, and the burst has just given them up. N fits an
         // unsigned int.
         unsafe { raw::rte_pktmbuf_free_bulk(self.mbufs.as_mut_ptr(), len as u32) };
+    }
+
+    /// Moves packets to the end of `to`, in order: those that `choose` wants there, which gets the place of
+    /// each and the packet, as far as there is room. The others stay. Returns how many had no room.
+    pub fn move_to<const M: usize>(
+        &mut self,
+        to: &mut Burst<M>,
+        mut choose: impl FnMut(usize, &mut Mbuf) -> bool,
+    ) -> usize {
+        // Should `choose` panic, neither burst has the packets: they are lost, not freed twice.
+        let len = std::mem::take(&mut self.len);
+        let (mut kept, mut without_room) = (0, 0);
+        for index in 0..len {
+            let Some(slot) = self.mbufs.get_mut(index) else { break };
+            // SAFETY: it is one of the owned ones, and the slot gives it up.
+            let Some(mut mbuf) = (unsafe { Mbuf::from_raw(std::mem::replace(slot, ptr::null_mut())) }) else {
+                continue;
+            };
+            let chosen = choose(index, &mut mbuf);
+            let back = if chosen { to.push(mbuf) } else { Err(mbuf) };
+            without_room += usize::from(chosen && back.is_err());
+            if let Err(mbuf) = back {
+                // kept <= index.
+                if let Some(slot) = self.mbufs.get_mut(kept) {
+                    *slot = mbuf.into_raw();
+                    kept += 1;
+                }
+            }
+        }
+        self.len = kept;
+        without_room
     }
 
     /// Makes each of these frames a packet, in buffers of the pool: all of them, or as many as there are
@@ -117,12 +150,23 @@ impl Burst {
         write: impl FnOnce(*mut *mut rte_mbuf, u16) -> usize,
     ) -> usize {
         let room = self.room().min(most);
-        // SAFETY: len <= BURST, so the place is inside the array or at its end.
+        // SAFETY: len <= N, so the place is inside the array or at its end.
         let place = unsafe { self.mbufs.as_mut_ptr().add(self.len) };
-        // BURST fits u16. A driver that returns more than was asked for has already written past the end.
+        // N fits u16. A driver that returns more than was asked for has already written past the end.
         let written = write(place, room as u16).min(room);
         self.len += written;
         written
+    }
+
+    /// Lets `look` see the mbufs behind the first `from`, which stay the burst's. Returns what it does.
+    pub(crate) fn visit(
+        &mut self,
+        from: usize,
+        look: impl FnOnce(*mut *mut rte_mbuf, u16) -> usize,
+    ) -> usize {
+        let rest = self.mbufs.get_mut(from..self.len).unwrap_or_default();
+        // N fits u16.
+        look(rest.as_mut_ptr(), rest.len() as u16)
     }
 
     /// Lets `take` have mbufs from the front: it gets all and returns how many it now owns. The rest moves
@@ -140,19 +184,20 @@ impl Burst {
     }
 }
 
-impl Default for Burst {
-    fn default() -> Burst {
-        Burst::new()
+impl<const N: usize> Default for Burst<N> {
+    fn default() -> Self {
+        const { assert!(N <= u16::MAX as usize) };
+        Self { mbufs: [ptr::null_mut(); N], len: 0 }
     }
 }
 
-impl Drop for Burst {
+impl<const N: usize> Drop for Burst<N> {
     fn drop(&mut self) {
         self.clear();
     }
 }
 
-impl fmt::Debug for Burst {
+impl<const N: usize> fmt::Debug for Burst<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.packets()).finish()
     }

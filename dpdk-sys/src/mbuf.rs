@@ -3,6 +3,7 @@
 use std::fmt;
 use std::iter;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::slice;
 
@@ -20,6 +21,10 @@ const PKT_LEN: Field<u32> = Field(raw::NTY_MBUF_PKT_LEN, PhantomData);
 const DATA_LEN: Field<u16> = Field(raw::NTY_MBUF_DATA_LEN, PhantomData);
 const BUF_LEN: Field<u16> = Field(raw::NTY_MBUF_BUF_LEN, PhantomData);
 const NEXT: Field<*mut rte_mbuf> = Field(raw::NTY_MBUF_NEXT, PhantomData);
+const OL_FLAGS: Field<u64> = Field(raw::NTY_MBUF_OL_FLAGS, PhantomData);
+const VLAN_TCI: Field<u16> = Field(raw::NTY_MBUF_VLAN_TCI, PhantomData);
+const RSS_HASH: Field<u32> = Field(raw::NTY_MBUF_RSS_HASH, PhantomData);
+const TX_OFFLOAD: Field<u64> = Field(raw::NTY_MBUF_TX_OFFLOAD, PhantomData);
 
 impl<T: Copy> Field<T> {
     /// # Safety
@@ -35,6 +40,68 @@ impl<T: Copy> Field<T> {
         // SAFETY: as above.
         unsafe { mbuf.byte_add(self.0 as usize).cast::<T>().write(value) }
     }
+}
+
+/// What a driver says about the layer-4 checksum of a received packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum L4Checksum {
+    /// It is wrong, or the driver did not look.
+    #[default]
+    Unverified,
+    /// It is right.
+    Good,
+    /// The field holds the sum of the pseudo header only, and the data is right: the packet never was on a
+    /// wire.
+    Unfinished,
+}
+
+/// What a driver says of a received packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RxInfo {
+    /// Its layer-4 checksum.
+    pub checksum: L4Checksum,
+    /// The hash of its flow.
+    pub rss_hash: Option<u32>,
+    /// The tag control information of the VLAN tag that was taken out of it.
+    pub vlan: Option<u16>,
+    /// Payload bytes of each segment of a train that was merged.
+    pub segment_size: Option<u16>,
+}
+
+/// The protocol whose checksum a driver is to finish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum L4 {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// What a driver is to do with a packet: finish the layer-4 checksum, whose field holds the sum of the pseudo
+/// header, and perhaps more. Only for a port with the offloads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TxOffload {
+    /// The protocol.
+    pub l4: L4,
+    /// It is in an IPv6 packet, not an IPv4 one.
+    pub ipv6: bool,
+    /// Bytes of the Ethernet header, tags included: at most 127.
+    pub l2_len: u8,
+    /// Bytes of the IP header: at most 511.
+    pub l3_len: u16,
+    /// The train to cut the packet into, if it is TCP.
+    pub segments: Option<Segments>,
+}
+
+/// How a packet is cut into segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segments {
+    /// Payload bytes of each but the last.
+    pub size: u16,
+    /// Bytes of the TCP header.
+    pub l4_len: u8,
+    /// The driver makes the checksum of the IPv4 headers too.
+    pub ip_checksum: bool,
 }
 
 /// A packet buffer, owned. Dropped, it goes back to its pool; in bulk that is cheaper, so keep them in a
@@ -134,6 +201,122 @@ impl Mbuf {
         unsafe {
             DATA_LEN.set(mbuf, data_len);
             PKT_LEN.set(mbuf, u32::from(data_len));
+        }
+        Ok(())
+    }
+
+    /// The whole buffer of the first segment, with the headroom and what is behind the data, and where in it
+    /// the data is.
+    pub fn buffer_mut(&mut self) -> (&mut [u8], Range<usize>) {
+        let mbuf = self.0.as_ptr();
+        // SAFETY: self owns the buffer and is borrowed mutably; buf_addr and buf_len are its extent, which EAL
+        // has mapped.
+        unsafe {
+            let size = BUF_LEN.get(mbuf);
+            let start = DATA_OFF.get(mbuf).min(size);
+            // net_null says more than there is if it is told a size beyond the pool's.
+            let len = DATA_LEN.get(mbuf).min(size - start);
+            let buffer = slice::from_raw_parts_mut(BUF_ADDR.get(mbuf), usize::from(size));
+            (buffer, usize::from(start)..usize::from(start + len))
+        }
+    }
+
+    /// Makes the packet the bytes of its buffer at this place; what it may say beside them is forgotten.
+    ///
+    /// # Errors
+    /// As [`Mbuf::set_len`].
+    pub fn set_extent(&mut self, start: usize, len: usize) -> Result<(), DpdkError> {
+        let mbuf = self.0.as_ptr();
+        // SAFETY: self owns the buffer.
+        let (size, old) = unsafe { (BUF_LEN.get(mbuf), DATA_OFF.get(mbuf)) };
+        let within = u16::try_from(start).ok().filter(|start| *start <= size);
+        let start = within.ok_or(DpdkError::TooLong { len: start, room: usize::from(size) })?;
+        // SAFETY: as above, borrowed mutably; the data starts inside of the buffer.
+        unsafe { DATA_OFF.set(mbuf, start) };
+        // SAFETY: as above.
+        self.set_len(len).inspect_err(|_| unsafe { DATA_OFF.set(mbuf, old) })
+    }
+
+    /// What the driver said of the packet when it was received.
+    pub fn rx_info(&self) -> RxInfo {
+        const SAYS: u64 =
+            raw::NTY_RX_L4_CKSUM_MASK | raw::NTY_RX_RSS_HASH | raw::NTY_RX_VLAN_STRIPPED | raw::NTY_RX_LRO;
+        let mbuf = self.0.as_ptr();
+        // SAFETY: self owns the buffer.
+        let flags = unsafe { OL_FLAGS.get(mbuf) };
+        if flags & SAYS == 0 {
+            return RxInfo::default();
+        }
+        let said = |flag| flags & flag != 0;
+        // SAFETY: as above, for all three.
+        let (hash, tci, offload) = unsafe { (RSS_HASH.get(mbuf), VLAN_TCI.get(mbuf), TX_OFFLOAD.get(mbuf)) };
+        RxInfo {
+            checksum: match flags & raw::NTY_RX_L4_CKSUM_MASK {
+                raw::NTY_RX_L4_CKSUM_GOOD => L4Checksum::Good,
+                raw::NTY_RX_L4_CKSUM_NONE => L4Checksum::Unfinished,
+                _ => L4Checksum::Unverified,
+            },
+            rss_hash: said(raw::NTY_RX_RSS_HASH).then_some(hash),
+            vlan: said(raw::NTY_RX_VLAN_STRIPPED).then_some(tci),
+            // The 16 bits from there on.
+            segment_size: said(raw::NTY_RX_LRO).then_some((offload >> raw::NTY_TX_TSO_SEGSZ_BIT) as u16),
+        }
+    }
+
+    /// What the driver is to do when it sends the packet: nothing for `None`. `vlan` is the tag to put into it.
+    pub fn set_tx_offload(&mut self, offload: Option<TxOffload>, vlan: Option<u16>) {
+        let mbuf = self.0.as_ptr();
+        let mut flags = vlan.map_or(0, |_| raw::NTY_TX_VLAN);
+        let mut lengths = 0;
+        if let Some(TxOffload { l4, ipv6, l2_len, l3_len, segments }) = offload {
+            flags |= match l4 {
+                L4::Tcp => raw::NTY_TX_TCP_CKSUM,
+                L4::Udp => raw::NTY_TX_UDP_CKSUM,
+            };
+            flags |= if ipv6 { raw::NTY_TX_IPV6 } else { raw::NTY_TX_IPV4 };
+            lengths |= u64::from(l2_len & 0x7f) << raw::NTY_TX_L2_LEN_BIT;
+            lengths |= u64::from(l3_len & 0x1ff) << raw::NTY_TX_L3_LEN_BIT;
+            if let Some(Segments { size, l4_len, ip_checksum }) = segments {
+                flags |= raw::NTY_TX_TCP_SEG;
+                flags |= if ip_checksum && !ipv6 { raw::NTY_TX_IP_CKSUM } else { 0 };
+                lengths |= u64::from(l4_len) << raw::NTY_TX_L4_LEN_BIT;
+                lengths |= u64::from(size) << raw::NTY_TX_TSO_SEGSZ_BIT;
+            }
+        }
+        // SAFETY: self owns the buffer and is borrowed mutably. What the flags say of the buffer stays.
+        unsafe {
+            OL_FLAGS.set(mbuf, OL_FLAGS.get(mbuf) & raw::NTY_BUFFER_FLAGS | flags);
+            if offload.is_some() {
+                TX_OFFLOAD.set(mbuf, lengths);
+            }
+            if let Some(tci) = vlan {
+                VLAN_TCI.set(mbuf, tci);
+            }
+        }
+    }
+
+    /// Copies the packet, all of its segments and what the driver said of it, into one that has room for it
+    /// in one segment.
+    ///
+    /// # Errors
+    /// As [`Mbuf::set_len`] of that one, which then is as it was.
+    pub fn gather_into(&self, whole: &mut Mbuf) -> Result<(), DpdkError> {
+        whole.set_len(self.packet_len())?;
+        let mut rest = whole.data_mut();
+        for segment in self.segments() {
+            let Some((to, behind)) = rest.split_at_mut_checked(segment.len()) else { break };
+            to.copy_from_slice(segment);
+            rest = behind;
+        }
+        let (from, to) = (self.0.as_ptr(), whole.0.as_ptr());
+        // SAFETY: both are owned, and `whole` is borrowed mutably. What the flags say of a buffer is not
+        // copied.
+        unsafe {
+            let kept = OL_FLAGS.get(to) & raw::NTY_BUFFER_FLAGS;
+            OL_FLAGS.set(to, OL_FLAGS.get(from) & !raw::NTY_BUFFER_FLAGS | kept);
+            VLAN_TCI.set(to, VLAN_TCI.get(from));
+            RSS_HASH.set(to, RSS_HASH.get(from));
+            TX_OFFLOAD.set(to, TX_OFFLOAD.get(from));
         }
         Ok(())
     }
