@@ -14,10 +14,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::mem::{self, MemConfig};
 use super::pcap::PcapDevice;
 use super::{Device, DeviceError};
+use crate::steering::Steering;
 
 /// A device that [`open`] made, to be moved to the thread that drives it.
 pub type BoxedDevice = Box<dyn Device + Send>;
@@ -27,19 +29,29 @@ struct Kind {
     name: &'static str,
     /// What follows the colon, for messages; in brackets what may be left out.
     argument: &'static str,
-    open: fn(&str, &OpenOptions) -> Result<BoxedDevice, DeviceError>,
+    open: Opener,
+}
+
+/// How a kind is opened.
+#[derive(Clone, Copy)]
+enum Opener {
+    /// It has one queue pair.
+    One(fn(&str, &OpenOptions) -> Result<BoxedDevice, DeviceError>),
+    /// It has as many as are asked for with [`OpenOptions::steering`], or fewer.
+    #[expect(dead_code, reason = "the kinds follow one by one")]
+    Several(fn(&str, &OpenOptions) -> Result<Vec<BoxedDevice>, DeviceError>),
 }
 
 /// Every kind that this build has.
 const KINDS: &[Kind] = &[
     #[cfg(target_os = "linux")]
-    Kind { name: "tap", argument: "NAME", open: open_tap },
+    Kind { name: "tap", argument: "NAME", open: Opener::One(open_tap) },
     #[cfg(target_os = "linux")]
-    Kind { name: "packet", argument: "IFACE", open: open_packet },
+    Kind { name: "packet", argument: "IFACE", open: Opener::One(open_packet) },
     #[cfg(target_os = "linux")]
-    Kind { name: "xdp", argument: "IFACE", open: open_xdp },
-    Kind { name: "pcap", argument: "IN[,OUT]", open: open_pcap },
-    Kind { name: "mem", argument: "", open: open_mem },
+    Kind { name: "xdp", argument: "IFACE", open: Opener::One(open_xdp) },
+    Kind { name: "pcap", argument: "IN[,OUT]", open: Opener::One(open_pcap) },
+    Kind { name: "mem", argument: "", open: Opener::One(open_mem) },
 ];
 
 /// What a link carries that is made for the occasion.
@@ -55,11 +67,13 @@ pub struct OpenOptions {
     pub host_addrs: Vec<(IpAddr, u8)>,
     /// Checksum and segmentation offload, where the device has it. Default on.
     pub offload: bool,
+    /// Which flow goes to which queue, and so how many queues there are to be. Default one queue.
+    pub steering: Option<Arc<Steering>>,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { mtu: None, host_addrs: Vec::new(), offload: true }
+        Self { mtu: None, host_addrs: Vec::new(), offload: true, steering: None }
     }
 }
 
@@ -90,19 +104,33 @@ impl DeviceSpec {
         &self.argument
     }
 
-    /// Opens the device.
+    /// Opens the device with one queue pair.
+    ///
+    /// # Errors
+    /// As [`DeviceSpec::open_queues`].
+    pub fn open(&self, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
+        let options = OpenOptions { steering: None, ..options.clone() };
+        self.open_queues(&options)?.pop().ok_or_else(|| unknown(&self.argument))
+    }
+
+    /// Opens the device with a queue pair for each shard of [`OpenOptions::steering`], in their order, or with as many as it has: at
+    /// least one. Where the device can be taught it delivers as `steering` says; what it delivers elsewhere is to be handed over
+    /// by who receives it.
     ///
     /// # Errors
     /// What the kind says; the message names the device and the remedy. Also for addresses of the kernel's side where the
     /// kind has none.
-    pub fn open(&self, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
+    pub fn open_queues(&self, options: &OpenOptions) -> Result<Vec<BoxedDevice>, DeviceError> {
         let Some(kind) = KINDS.get(self.kind) else { return Err(unknown(&self.argument)) };
         if kind.name != "tap" && !options.host_addrs.is_empty() {
             let message =
                 format!("{self}: the host has no side of its own on this link; give no host address");
             return Err(DeviceError::Config(message));
         }
-        (kind.open)(&self.argument, options)
+        match kind.open {
+            Opener::One(open) => Ok(vec![open(&self.argument, options)?]),
+            Opener::Several(open) => open(&self.argument, options),
+        }
     }
 }
 
@@ -147,7 +175,7 @@ fn open_tap(name: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceErro
         let what = format!("tap:{name}: the kernel would choose a name: give the whole name, such as tap0");
         return Err(DeviceError::Config(what));
     }
-    let OpenOptions { mtu, host_addrs, offload } = options.clone();
+    let OpenOptions { mtu, host_addrs, offload, .. } = options.clone();
     let mtu = mtu.unwrap_or(DEFAULT_MTU);
     let config = TapConfig { mtu, host_addrs, offload, ..TapConfig::new(name) };
     Ok(Box::new(TapDevice::open(&config)?))
