@@ -29,7 +29,7 @@ mod dpdk {
         "rte_eth_(allmulticast|promiscuous)_enable",
         "rte_eth_dev_(adjust_nb_rx_tx_desc|close|configure|get_mtu|set_mtu|info_get|start|stop)",
         "rte_eth_dev_(is_removed|rss_reta_update)",
-        "rte_eth_dev_rx_intr_(ctl_q|disable|enable)",
+        "rte_eth_dev_rx_intr_(disable|enable)",
         "rte_eth_dev_(get_name_by_port|get_port_by_name)",
         "rte_eth_find_next",
         "rte_eth_from_rings",
@@ -53,7 +53,6 @@ mod dpdk {
     const CONSTANTS: &[&str] = &[
         "NTY_.*",
         "RING_F_S[PC]_.*",
-        "RTE_INTR_EVENT_ADD",
         "RTE_ETH_NAME_MAX_LEN",
         "RTE_ETH_RETA_GROUP_SIZE",
         "RTE_MAX_ETHPORTS",
@@ -70,6 +69,9 @@ mod dpdk {
     /// driver's own API.
     const LIBRARIES: &[&str] =
         &["rte_eal", "rte_ethdev", "rte_mbuf", "rte_mempool", "rte_ring", "rte_net_ring"];
+
+    /// The release since which logging is a library of its own.
+    const OWN_LOG: (u32, u32) = (24, 3);
 
     pub(super) fn build() -> Result<(), String> {
         for name in ["PKG_CONFIG", "PKG_CONFIG_PATH", "PKG_CONFIG_LIBDIR", "PKG_CONFIG_SYSROOT_DIR"] {
@@ -101,6 +103,8 @@ mod dpdk {
     /// What pkg-config says of DPDK.
     struct Installed {
         version: String,
+        /// Year and month of that.
+        release: (u32, u32),
         /// All of the flags. The pkg-config crate would drop `-include rte_config.h` and `-march`, without
         /// which the headers do not compile or, worse, lay out structures otherwise than the library does.
         flags: Vec<String>,
@@ -119,7 +123,7 @@ mod dpdk {
             }
             let flags = pkg_config("--cflags")?.split_whitespace().map(str::to_owned).collect();
             let includes = pkg_config("--variable=includedir")?;
-            Ok(Installed { version, flags, includes, libraries: pkg_config("--variable=libdir")? })
+            Ok(Installed { version, release, flags, includes, libraries: pkg_config("--variable=libdir")? })
         }
 
         /// Links the shared libraries, and tells dependents where they are: as
@@ -127,7 +131,8 @@ mod dpdk {
         /// its dependencies.
         fn link(&self) {
             println!("cargo::rustc-link-search=native={}", self.libraries);
-            for library in LIBRARIES {
+            let log = (self.release >= OWN_LOG).then_some("rte_log");
+            for library in LIBRARIES.iter().copied().chain(log) {
                 println!("cargo::rustc-link-lib=dylib={library}");
             }
             println!("cargo::metadata=VERSION={}", self.version);

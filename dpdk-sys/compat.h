@@ -103,6 +103,25 @@ static inline int nty_has_lcore(void)
 	return rte_lcore_id() != LCORE_ID_ANY;
 }
 
+/*
+ * Puts the interrupt of a receive queue into an epoll, or takes it out. That a port has none is an answer,
+ * which ethdev would log as an error.
+ */
+static inline int nty_rx_intr(uint16_t port, uint16_t queue, int epoll, int add)
+{
+	int op = add ? RTE_INTR_EVENT_ADD : RTE_INTR_EVENT_DEL;
+	int ethdev = rte_log_register("lib.ethdev");
+	int level = ethdev < 0 ? -1 : rte_log_get_level(ethdev);
+	int status;
+
+	if (level >= 0)
+		rte_log_set_level(ethdev, RTE_LOG_EMERG);
+	status = rte_eth_dev_rx_intr_ctl_q(port, queue, epoll, op, NULL);
+	if (level >= 0)
+		rte_log_set_level(ethdev, level);
+	return status;
+}
+
 /* The link without waiting for it: 0 and *up, *mbps (UINT32_MAX: unknown), or a negative errno. */
 static inline int nty_eth_link(uint16_t port, int *up, uint32_t *mbps)
 {

@@ -10,7 +10,8 @@ use crate::raw;
 pub struct Errno(pub i32);
 
 impl Errno {
-    pub(crate) const ENOMEM: Errno = Errno(12);
+    /// There is not enough memory.
+    pub const ENOMEM: Errno = Errno(12);
     pub(crate) const EACCES: Errno = Errno(13);
     pub(crate) const ENODEV: Errno = Errno(19);
     pub(crate) const EINVAL: Errno = Errno(22);

@@ -105,13 +105,17 @@ impl Default for PortConfig {
 pub struct PortInfo {
     /// The driver, such as `net_ixgbe`.
     pub driver: String,
+    /// The number of the kernel's interface on which the port works, if it does on one.
+    pub interface: Option<u32>,
     /// Queues of each kind at most.
     pub max_queues: u16,
     /// What it can do to received packets.
     pub rx_offloads: RxOffloads,
     /// What it can do to packets that it sends.
     pub tx_offloads: TxOffloads,
-    /// The largest IP packet in bytes, as far as it says.
+    /// The largest IP packet in bytes as it is.
+    pub mtu: u16,
+    /// The largest that it can be, as far as it says.
     pub max_mtu: u16,
     /// Entries of the table that maps hashes to queues, 0 if there is none.
     pub rss_table: u16,
@@ -126,7 +130,7 @@ impl PortInfo {
     /// [`DpdkError::NoPort`], or [`DpdkError::Call`] with the driver's reason.
     pub fn of(_: Eal, name: &str) -> Result<PortInfo, DpdkError> {
         let id = super::find(name)?.ok_or_else(|| super::no_port(name))?;
-        Ok(PortInfo::from_raw(&ask(id, name)?))
+        PortInfo::ask(id, name)
     }
 
     /// What the settings ask for that the driver cannot.
@@ -145,22 +149,30 @@ impl PortInfo {
         }
     }
 
-    pub(super) fn from_raw(info: &raw::rte_eth_dev_info) -> PortInfo {
+    /// The same by its number.
+    pub(super) fn ask(id: u16, name: &str) -> Result<PortInfo, DpdkError> {
+        let info = ask(id, name)?;
+        let mut mtu = 0;
+        // SAFETY: EAL runs in every caller; any number will do; mtu is a local.
+        let known = unsafe { raw::rte_eth_dev_get_mtu(id, &mut mtu) } == 0;
         let driver = if info.driver_name.is_null() {
             String::new()
         } else {
             // SAFETY: not null, so a constant string of the driver's.
             unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned()
         };
-        PortInfo {
+        Ok(PortInfo {
             driver,
+            // What Ethernet carries, and DPDK sets for a driver that says nothing.
+            mtu: if known && mtu > 0 { mtu } else { 1_500 },
+            interface: (info.if_index > 0).then_some(info.if_index),
             max_queues: info.max_rx_queues.min(info.max_tx_queues),
             rx_offloads: RxOffloads::from_bits_truncate(info.rx_offload_capa),
             tx_offloads: TxOffloads::from_bits_truncate(info.tx_offload_capa),
             max_mtu: info.max_mtu,
             rss_table: info.reta_size,
             rss_key: info.hash_key_size,
-        }
+        })
     }
 }
 

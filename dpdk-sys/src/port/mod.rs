@@ -81,7 +81,7 @@ impl Port {
     pub fn open(_: Eal, name: &str, pools: &[Mempool], config: &PortConfig) -> Result<Vec<Queue>, DpdkError> {
         let id = find(name)?.ok_or_else(|| no_port(name))?;
         let claim = Claim::new(id, name)?;
-        let info = PortInfo::from_raw(&config::ask(id, name)?);
+        let info = PortInfo::ask(id, name)?;
         info.check(name, config)?;
         let mut port = Port {
             name: name.to_owned(),
@@ -150,11 +150,7 @@ impl Port {
         let (id, name) = (self.id(), self.name.as_str());
         // SAFETY: all zeros is what C's `= {0}` makes, and DPDK's default for every member.
         let mut conf: raw::rte_eth_conf = unsafe { MaybeUninit::zeroed().assume_init() };
-        let mut mtu = 0;
-        // SAFETY: here and below as in `start`; the port is stopped.
-        let known = unsafe { raw::rte_eth_dev_get_mtu(id, &mut mtu) } == 0;
-        let mtu = config.mtu.or_else(|| Some(mtu).filter(|mtu| known && *mtu > 0));
-        conf.rxmode.mtu = mtu.map_or(0, u32::from);
+        conf.rxmode.mtu = config.mtu.unwrap_or(self.info.mtu).into();
         conf.rxmode.offloads = self.rx_offloads.bits();
         conf.txmode.offloads = self.tx_offloads.bits();
         conf.intr_conf.set_rxq(u32::from(interrupts == Interrupts::On));
@@ -177,7 +173,7 @@ impl Port {
                 (hash.rss_key, hash.rss_key_len) = (key.as_mut_ptr(), len);
             }
         }
-        // SAFETY: as above; the key lives until it returns, and is copied.
+        // SAFETY: here and below as in `start`; the key lives until it returns, and is copied.
         let status = unsafe { raw::rte_eth_dev_configure(id, config.queues, config.queues, &conf) };
         check("rte_eth_dev_configure", name, status)?;
         if let Some(mtu) = config.mtu {
@@ -325,6 +321,12 @@ pub(crate) fn find(name: &str) -> Result<Option<u16>, DpdkError> {
 /// The names of all ports.
 pub(crate) fn names() -> Vec<String> {
     ids().filter_map(name_of).collect()
+}
+
+/// The names of the ports that are not open.
+pub(crate) fn free_names() -> Vec<String> {
+    let is_open = |id: u16| OPEN.get(usize::from(id)).is_some_and(|open| open.load(Ordering::Relaxed));
+    ids().filter(|id| !is_open(*id)).filter_map(name_of).collect()
 }
 
 /// The numbers of all ports.

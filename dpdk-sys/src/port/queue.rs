@@ -1,7 +1,6 @@
 //! One receive and one transmit queue of a port.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ptr;
 use std::sync::Arc;
 
 use super::Port;
@@ -92,6 +91,16 @@ impl Queue {
     }
 }
 
+impl Drop for Queue {
+    fn drop(&mut self) {
+        if let Some(epoll) = &self.interrupt {
+            // Drivers close their descriptors first and find no more what to take out.
+            // SAFETY: the port runs.
+            unsafe { raw::nty_rx_intr(self.port.id(), self.index, epoll.as_raw_fd(), 0) };
+        }
+    }
+}
+
 /// An epoll with the interrupt of the queue, if it has one.
 fn epoll(port: &Port, queue: u16) -> Option<OwnedFd> {
     // SAFETY: no pointer, and the descriptor is new.
@@ -99,8 +108,7 @@ fn epoll(port: &Port, queue: u16) -> Option<OwnedFd> {
         let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
         (fd >= 0).then(|| OwnedFd::from_raw_fd(fd))
     }?;
-    let (fd, add) = (epoll.as_raw_fd(), raw::RTE_INTR_EVENT_ADD as i32);
-    // SAFETY: the port runs; null is data that nobody looks at. The registration ends with the descriptor.
-    let status = unsafe { raw::rte_eth_dev_rx_intr_ctl_q(port.id(), queue, fd, add, ptr::null_mut()) };
+    // SAFETY: the port runs.
+    let status = unsafe { raw::nty_rx_intr(port.id(), queue, epoll.as_raw_fd(), 1) };
     (status == 0).then_some(epoll)
 }

@@ -14,6 +14,8 @@
 //!
 //! Devices know nothing of the stack: they name neither addresses nor sockets.
 
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod fault;
 mod forward;
 pub mod mem;

@@ -1,6 +1,7 @@
 //! Namespaces, the host at the other end of the link, and what every device that reaches the kernel must be able to do.
 #![allow(clippy::unwrap_used)] // A failed step is a failed test, in helpers too.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::process::Command;
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ntytcp::device::sys::{PollFd, poll};
-use ntytcp::device::{Device, Gso, GsoKind, RxChecksum, RxMeta, TxChecksum, TxMeta, Verdict};
+use ntytcp::device::{Device, Gso, GsoKind, RxChecksum, RxFrame, RxMeta, TxChecksum, TxMeta, Verdict};
 use ntytcp::time::Instant;
 
 pub(crate) const INSIDE: &str = "NTYTCP_DEVICE_TEST_INSIDE";
@@ -75,28 +76,48 @@ pub(crate) fn kernel_rx_packets(name: &str) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// Receives until `done` says so, asleep where the device has a descriptor. Fails after five seconds of silence.
+pub(crate) fn receive_until(
+    device: &mut dyn Device,
+    mut sink: impl FnMut(&mut [RxFrame<'_>]),
+    done: impl Fn() -> bool,
+) {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let (start, mut heard) = (std::time::Instant::now(), std::time::Instant::now());
+    while !done() {
+        device.set_now(Instant::from_nanos(start.elapsed().as_nanos() as u64));
+        let received = device.rx_burst(&mut sink).unwrap();
+        device.flush().unwrap();
+        match device.poll_fd() {
+            _ if received > 0 => heard = std::time::Instant::now(),
+            Some(fd) => {
+                let woken = poll(&mut [PollFd::readable(fd)], Some(PATIENCE)).unwrap();
+                assert_eq!(woken, 1, "the other end fell silent");
+            }
+            None => {
+                assert!(heard.elapsed() < PATIENCE, "the other end fell silent");
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
 /// Answers ARP and hands every other frame to `handle` until that says it is done. Fails after five seconds of silence.
 pub(crate) fn serve(device: &mut dyn Device, mut handle: impl FnMut(&mut [u8], RxMeta) -> (bool, Verdict)) {
-    let mut done = false;
-    while !done {
-        let mut fds = [PollFd::readable(device.poll_fd().unwrap())];
-        assert_eq!(poll(&mut fds, Some(Duration::from_secs(5))).unwrap(), 1, "the kernel fell silent");
-        device
-            .rx_burst(&mut |burst| {
-                for frame in burst {
-                    let meta = frame.meta;
-                    if let Some(verdict) = answer_arp(frame.bytes_mut()) {
-                        frame.verdict = verdict;
-                    } else {
-                        let (last, verdict) = handle(frame.bytes_mut(), meta);
-                        frame.verdict = verdict;
-                        done |= last;
-                    }
-                }
-            })
-            .unwrap();
-        device.flush().unwrap();
-    }
+    let done = Cell::new(false);
+    let sink = |burst: &mut [RxFrame<'_>]| {
+        for frame in burst {
+            let meta = frame.meta;
+            if let Some(verdict) = answer_arp(frame.bytes_mut()) {
+                frame.verdict = verdict;
+            } else {
+                let (last, verdict) = handle(frame.bytes_mut(), meta);
+                frame.verdict = verdict;
+                done.set(done.get() || last);
+            }
+        }
+    };
+    receive_until(device, sink, || done.get());
 }
 
 /// Rewrites an ARP request for our address into its reply.
@@ -261,8 +282,8 @@ fn payload(frame: &[u8]) -> &[u8] {
     &frame[34 + usize::from(frame[46] >> 4) * 4..14 + len]
 }
 
-/// Takes in `len` bytes of the pattern that the host sends over TCP; the length of the longest train.
-fn receive_stream(device: &mut dyn Device, peer: &mut Peer, len: usize) -> usize {
+/// Takes in `len` bytes of the pattern that the host sends over TCP, in frames with this checksum; the length of the longest train.
+fn receive_stream(device: &mut dyn Device, peer: &mut Peer, (len, checksum): (usize, RxChecksum)) -> usize {
     let (mut got, mut longest) = (0, 0);
     while got < len {
         let mut frames = Vec::new();
@@ -274,7 +295,7 @@ fn receive_stream(device: &mut dyn Device, peer: &mut Peer, len: usize) -> usize
             (tcp, Verdict::Done)
         });
         for (frame, meta) in frames {
-            assert_eq!(meta.checksum, RxChecksum::Partial { start: 34, offset: 16 });
+            assert_eq!(meta.checksum, checksum);
             if frame[47] & 2 != 0 {
                 peer.accept(device, &frame);
                 continue;
@@ -294,6 +315,23 @@ fn receive_stream(device: &mut dyn Device, peer: &mut Peer, len: usize) -> usize
     longest
 }
 
+/// A train that we send reaches the host's socket; what that sends arrives with `checksum`.
+pub(crate) fn sends_a_train(device: &mut dyn Device, checksum: RxChecksum) {
+    let client = std::thread::spawn(|| {
+        let mut stream = TcpStream::connect("10.9.8.2:80").unwrap();
+        let mut got = vec![0; 60_000];
+        stream.write_all(&[0; 1]).unwrap();
+        stream.read_exact(&mut got).unwrap();
+        got
+    });
+    let mut peer = Peer { host_mac: [0; 6], ports: [0; 4], seq: 1000, ack: 0 };
+    receive_stream(device, &mut peer, (1, checksum));
+    let data: Vec<u8> = (0..60_000).map(|i| (i % 241) as u8).collect();
+    let gso = Gso { kind: GsoKind::TcpV4, size: 1460, header_len: 54 };
+    peer.send(device, 0x18, &[], &data, Some(gso));
+    assert_eq!(client.join().unwrap(), data);
+}
+
 /// TCP trains of 64 KB cross in both directions.
 pub(crate) fn passes_trains_of_64_kilobytes(device: &mut dyn Device, end: &str) {
     const SENT: usize = 4 << 20;
@@ -307,7 +345,8 @@ pub(crate) fn passes_trains_of_64_kilobytes(device: &mut dyn Device, end: &str) 
         got
     });
     let mut peer = Peer { host_mac: [0; 6], ports: [0; 4], seq: 1000, ack: 0 };
-    let longest = receive_stream(device, &mut peer, SENT);
+    let partial = RxChecksum::Partial { start: 34, offset: 16 };
+    let longest = receive_stream(device, &mut peer, (SENT, partial));
     assert!(longest > 60_000, "the longest train had {longest} bytes");
 
     let data: Vec<u8> = (0..60_000).map(|i| (i % 241) as u8).collect();

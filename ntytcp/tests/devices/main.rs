@@ -4,6 +4,8 @@
 //! namespaces the tests say so and pass.
 #![cfg(all(feature = "devices", target_os = "linux"))]
 
+#[cfg(feature = "dpdk")]
+mod dpdk;
 mod kit;
 mod packet;
 mod tap;

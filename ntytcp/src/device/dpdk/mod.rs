@@ -1,0 +1,527 @@
+//! DPDK: a network card past the kernel, or one of DPDK's virtual devices.
+//!
+//! ```text
+//!   rte_eth_rx_burst -> mbufs -> RxFrames in them -> stack -> Done: freed in bulk
+//!                                                          -> Reply: the same mbuf --+
+//!   reserve/commit: a fresh mbuf, written by the stack ------------------------------+-> unsent -> rte_eth_tx_burst
+//! ```
+//!
+//! A frame lies in one buffer, in which it is read and answered. A frame of several buffers (trains of segments that a driver merged)
+//! is copied into a long one; a train that is to be cut by the driver is written into a long one at once. What a driver does not
+//! accept stays, in order, for the next flush.
+//!
+//! EAL, DPDK's own start, exists once per process and stays until it ends: the first device starts it, each further one gets another
+//! port of it ([`start`]). The port is the device's alone: it is stopped and closed when its last queue is dropped, and a
+//! card then has to be bound to the kernel's driver again by who wants it there.
+//!
+//! A shard may sleep where the driver has interrupts for received frames. They are armed when somebody wants to sleep
+//! ([`Device::poll_fd`]) and nothing arrives meanwhile, and disarmed at the next frame, so that a busy device makes no system call.
+
+mod eal;
+mod meta;
+pub mod pci;
+mod pools;
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrayvec::ArrayVec;
+use dpdk_sys::{Burst, DpdkError, Mbuf, Port, PortConfig, Queue, Rss, RxOffloads, TxOffloads};
+
+pub use self::eal::start;
+use self::pools::Lease;
+use super::offload::complete_checksum;
+pub use super::xdp::RxChecksumPolicy;
+use super::{
+    BURST, Caps, Device, DeviceError, MAX_L2_HEADER, RETRY, RxChecksum, RxFrame, TxChecksum, TxMeta, TxQueue,
+    Verdict, netdev,
+};
+use crate::steering::Steering;
+use crate::time::{Duration, Instant};
+
+/// What a DPDK device is opened with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct DpdkConfig {
+    /// A PCI address (`0000:03:00.0`), a virtual device (`net_tap0,iface=nty0`) or a port that exists, then options of EAL; or only
+    /// options of EAL, which bring up the device: `-l 2 --vdev net_tap0,iface=nty0`. Separated by spaces.
+    pub argument: String,
+    /// The largest IP packet, at most 65,000. Default the port's.
+    pub mtu: Option<usize>,
+    /// Checksums, segmentation and merging of segments by the driver, where it can. Default on.
+    pub offload: bool,
+    /// Which flow goes to which queue, and so how many queues there are. Default one queue.
+    pub steering: Option<Arc<Steering>>,
+    /// VLAN tags are taken out of received frames, and put back into answers. Default off: they stay in the frames.
+    pub vlan_strip: bool,
+    /// Whether received checksums are verified that the driver does not verify. Default by the kernel's driver, where the port is on one
+    /// of its interfaces.
+    pub rx_checksum: RxChecksumPolicy,
+    /// Receive what is for any station, as the stack's own is not the card's. Default on.
+    pub promiscuous: bool,
+    /// Frames that may wait in a receive queue, and in a transmit queue. Default 1,024.
+    pub ring: u16,
+}
+
+impl DpdkConfig {
+    /// The default for what `argument` names.
+    pub fn new(argument: impl Into<String>) -> Self {
+        Self {
+            argument: argument.into(),
+            mtu: None,
+            offload: true,
+            steering: None,
+            vlan_strip: false,
+            rx_checksum: RxChecksumPolicy::default(),
+            promiscuous: true,
+            ring: 1_024,
+        }
+    }
+}
+
+/// Frames that wait at most because the driver does not take them: a burst of the stack's own and replies.
+const UNSENT: usize = 512;
+
+/// Buffers that are taken from the pool at a time.
+const REFILL: usize = 32;
+
+/// How often the link is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What the driver does to received frames, if `offload` is wanted.
+const RX_OFFLOADS: RxOffloads = RxOffloads::IPV4_CHECKSUM
+    .union(RxOffloads::UDP_CHECKSUM)
+    .union(RxOffloads::TCP_CHECKSUM)
+    .union(RxOffloads::LRO)
+    .union(RxOffloads::SCATTER)
+    .union(RxOffloads::RSS_HASH);
+
+/// What it does to sent ones.
+const TX_OFFLOADS: TxOffloads = TxOffloads::IPV4_CHECKSUM
+    .union(TxOffloads::UDP_CHECKSUM)
+    .union(TxOffloads::TCP_CHECKSUM)
+    .union(TxOffloads::TSO)
+    .union(TxOffloads::MULTI_SEGMENT);
+
+/// One queue pair of a port. See the module documentation.
+#[derive(Debug)]
+pub struct DpdkDevice {
+    /// Before the pools: ended before they may be another device's.
+    queue: Queue,
+    received: Box<Burst<BURST>>,
+    unsent: Box<Burst<UNSENT>>,
+    /// How many of the unsent are fit for the driver.
+    prepared: usize,
+    /// The driver is to do something with one of the unsent.
+    offloaded: bool,
+    /// Empty buffers for what the stack sends.
+    fresh: Burst<REFILL>,
+    /// The reservation.
+    open: Option<Mbuf>,
+    pool: Lease,
+    /// Of buffers for frames beyond those that fit the others.
+    long_pool: Option<Lease>,
+    caps: Caps,
+    tx_offloads: TxOffloads,
+    /// What is thought of checksums that the driver does not verify.
+    unverified: RxChecksum,
+    counters: Vec<&'static str>,
+    stats: Stats,
+    now: Instant,
+    look_at: Instant,
+    link_up: bool,
+    /// Somebody asked for a descriptor to sleep on.
+    sleepy: Cell<bool>,
+    /// The driver will tell of the next frame.
+    armed: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Stats {
+    tx_refused: u64,
+    tx_full: u64,
+    rx_too_long: u64,
+    rx_no_buffer: u64,
+}
+
+impl DpdkDevice {
+    /// Starts EAL, if it does not run yet, brings up the device and opens its port with a queue pair for each shard of the steering, or
+    /// with as many as the driver has.
+    ///
+    /// # Errors
+    /// One line that names the device and the remedy: no hugepages, no permission, no such device, one that the kernel still has, a
+    /// port that is open already, an MTU that the driver does not take.
+    pub fn open(config: &DpdkConfig) -> Result<Vec<Self>, DeviceError> {
+        let failed = |error: DpdkError| eal::explain(&config.argument, &error);
+        let mtu = config.mtu.map(|mtu| mtu_of(&config.argument, mtu)).transpose()?;
+        let (eal, name) = eal::port(&config.argument)?;
+        let info = dpdk_sys::PortInfo::of(eal, &name).map_err(failed)?;
+        let wanted = config.steering.as_ref().map_or(1, |steering| steering.shards());
+        let queues = u16::try_from(wanted).unwrap_or(u16::MAX).min(info.max_queues).max(1);
+
+        let mut port = PortConfig::default();
+        (port.queues, port.mtu, port.promiscuous, port.all_multicast) =
+            (queues, mtu, config.promiscuous, true);
+        (port.rx_descriptors, port.tx_descriptors) = (config.ring, config.ring);
+        port.rx_interrupts = true;
+        if config.offload {
+            (port.rx_offloads, port.tx_offloads) = (RX_OFFLOADS, TX_OFFLOADS);
+        }
+        if config.vlan_strip {
+            port.rx_offloads |= RxOffloads::VLAN_STRIP;
+            port.tx_offloads |= TxOffloads::VLAN_INSERT;
+        }
+        if let Some(steering) = &config.steering {
+            port.rss = Some(Rss { key: steering.key().to_vec(), table: steering.table().to_vec() });
+        }
+        let frame = usize::from(mtu.unwrap_or(info.mtu)) + MAX_L2_HEADER;
+        let frames = 2 * u32::from(config.ring) + (UNSENT + 2 * BURST) as u32;
+        let lease = || Lease::of_frames(eal, frame, frames).map_err(failed);
+        let pools = (0..queues).map(|_| lease()).collect::<Result<Vec<_>, _>>()?;
+        let raw_pools: Vec<_> = pools.iter().map(Lease::pool).collect();
+        let opened = Port::open(eal, &name, &raw_pools, &port).map_err(failed)?;
+        let trusted = match config.rx_checksum {
+            RxChecksumPolicy::ByDriver => info.interface.is_some_and(netdev::is_veth),
+            RxChecksumPolicy::Verify => false,
+            RxChecksumPolicy::Trust => true,
+        };
+        let unverified = if trusted { RxChecksum::Verified } else { RxChecksum::Unknown };
+        let new = |(queue, pool)| Self::new(eal, (queue, pool), unverified);
+        let devices = opened.into_iter().zip(pools).map(new);
+        let devices = devices.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        if let Some(device) = devices.first() {
+            let port = device.queue.port();
+            let (rx, tx) = (port.rx_offloads(), port.tx_offloads());
+            tracing::info!(port = %name, driver = %port.info().driver, ?rx, ?tx, queues, caps = ?device.caps, "DPDK port");
+        }
+        Ok(devices)
+    }
+
+    fn new(
+        eal: dpdk_sys::Eal,
+        (queue, pool): (Queue, Lease),
+        unverified: RxChecksum,
+    ) -> Result<Self, DpdkError> {
+        let port = queue.port();
+        let (rx, tx) = (port.rx_offloads(), port.tx_offloads());
+        let tx_checksum = tx.contains(TxOffloads::TCP_CHECKSUM | TxOffloads::UDP_CHECKSUM);
+        let tso = tx_checksum && tx.contains(TxOffloads::TSO);
+        let long_pool = if tso || rx.contains(RxOffloads::LRO) { Some(Lease::of_trains(eal)?) } else { None };
+        let tso_max = if tso { pools::LONGEST - MAX_L2_HEADER } else { 0 };
+        let mtu = usize::from(port.mtu()?).min(pool.room().saturating_sub(MAX_L2_HEADER));
+        // What the driver counts is the port's: it is told once.
+        let counters = if queue.index() == 0 {
+            port.counters().iter().map(|name| intern(name)).collect()
+        } else {
+            vec![]
+        };
+        let link_up = port.link().is_ok_and(|link| link.up);
+        Ok(Self {
+            queue,
+            received: Box::default(),
+            unsent: Box::default(),
+            prepared: 0,
+            offloaded: false,
+            fresh: Burst::default(),
+            open: None,
+            pool,
+            long_pool,
+            caps: Caps { mtu, tx_checksum, tso_max },
+            tx_offloads: tx,
+            unverified,
+            counters,
+            stats: Stats::default(),
+            now: Instant::ZERO,
+            look_at: Instant::ZERO,
+            link_up,
+            sleepy: Cell::new(false),
+            armed: false,
+        })
+    }
+
+    /// The port, for what its driver can do and counts.
+    pub fn port(&self) -> &Port {
+        self.queue.port()
+    }
+
+    /// Gives the driver what waits. What it does not accept goes on waiting.
+    fn send(&mut self) {
+        while self.offloaded && self.prepared < self.unsent.len() {
+            self.prepared = self.queue.tx_prepare(&mut self.unsent, self.prepared);
+            if self.prepared < self.unsent.len() {
+                let mut refused = Burst::<1>::default();
+                let at = self.prepared;
+                self.unsent.move_to(&mut refused, |index, _| index == at);
+                self.stats.tx_refused += 1;
+            }
+        }
+        if !self.unsent.is_empty() {
+            self.queue.tx_burst(&mut self.unsent);
+            self.prepared = if self.offloaded { self.unsent.len() } else { 0 };
+            self.offloaded &= !self.unsent.is_empty();
+        }
+    }
+
+    /// An empty buffer for a frame of `len` bytes.
+    fn buffer(&mut self, len: usize) -> Option<Mbuf> {
+        if len > self.pool.room() {
+            return self.long_pool.as_ref().filter(|pool| len <= pool.room())?.pool().alloc_one();
+        }
+        if self.fresh.is_empty() {
+            let pool = self.pool.pool();
+            if pool.alloc(&mut self.fresh, REFILL) == 0 {
+                return pool.alloc_one();
+            }
+        }
+        self.fresh.pop()
+    }
+
+    /// Puts frames that lie in several buffers into one each. One that cannot be is lost.
+    #[cold]
+    fn gather(&mut self) {
+        for mbuf in self.received.packets_mut().iter_mut().filter(|mbuf| mbuf.segment_count() > 1) {
+            let long = self.long_pool.as_ref().filter(|pool| mbuf.packet_len() <= pool.room());
+            let Some(long) = long else {
+                self.stats.rx_too_long += 1;
+                continue;
+            };
+            let Some(mut whole) = long.pool().alloc_one() else {
+                self.stats.rx_no_buffer += 1;
+                continue;
+            };
+            if mbuf.gather_into(&mut whole).is_ok() {
+                *mbuf = whole;
+            }
+        }
+        let mut lost = Burst::<BURST>::default();
+        self.received.move_to(&mut lost, |_, mbuf| mbuf.segment_count() > 1);
+    }
+
+    /// Looks after a link from which nothing arrives.
+    #[cold]
+    fn look(&mut self) -> Result<(), DeviceError> {
+        self.look_at = self.now + LOOK_EVERY;
+        let port = self.queue.port();
+        if port.is_removed() {
+            return Err(DeviceError::Gone(format!("dpdk:{}", port.name())));
+        }
+        let up = port.link().is_ok_and(|link| link.up);
+        match (self.link_up, up) {
+            (false, true) => tracing::info!(port = %port.name(), "the link is up"),
+            (true, false) => {
+                tracing::warn!(port = %port.name(), "the link is down: nothing is sent or received")
+            }
+            _ => {}
+        }
+        self.link_up = up;
+        Ok(())
+    }
+
+    /// Nothing has arrived: if somebody wants to sleep, has the driver tell of the next frame. Returns what arrived meanwhile.
+    fn idle(&mut self) -> Result<usize, DeviceError> {
+        if self.now >= self.look_at {
+            self.look()?;
+        }
+        if !self.sleepy.get() || self.armed || self.queue.interrupt().is_none() {
+            return Ok(0);
+        }
+        self.armed = self.queue.arm();
+        Ok(self.queue.rx_burst(&mut self.received))
+    }
+
+    fn awake(&mut self) {
+        self.sleepy.set(false);
+        if std::mem::take(&mut self.armed) {
+            self.queue.disarm();
+        }
+    }
+}
+
+/// The MTU that was asked for, if a buffer can have it.
+fn mtu_of(argument: &str, mtu: usize) -> Result<u16, DeviceError> {
+    const MOST: u16 = 65_000;
+    u16::try_from(mtu).ok().filter(|mtu| *mtu <= MOST).ok_or_else(|| {
+        DeviceError::Config(format!("dpdk:{argument}: an MTU of {mtu} is too large: give at most {MOST}"))
+    })
+}
+
+/// The name under which a count of the driver's is told. There are as many as drivers have names, and each is kept once.
+fn intern(name: &str) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    let name = format!("dpdk-{}", name.replace('_', "-"));
+    if let Some(known) = names.get(name.as_str()) {
+        return known;
+    }
+    let name: &'static str = name.leak();
+    names.insert(name);
+    name
+}
+
+/// What the driver is to do with a frame that is sent, or else it is done here. Whether the driver has to do something. `None` for
+/// what neither can do.
+fn prepare(mbuf: &mut Mbuf, meta: TxMeta, (offloads, vlan): (TxOffloads, Option<u16>)) -> Option<bool> {
+    let ip_checksum = offloads.contains(TxOffloads::IPV4_CHECKSUM);
+    let able = offloads.contains(TxOffloads::TCP_CHECKSUM | TxOffloads::UDP_CHECKSUM);
+    let asked = if able { meta::for_driver(mbuf.data(), meta, ip_checksum) } else { None };
+    if let (None, TxChecksum::Partial { start, offset }) = (asked, meta.checksum) {
+        complete_checksum(mbuf.data_mut(), start, offset);
+    }
+    if asked.is_none_or(|offload| offload.segments.is_none()) && meta.gso.is_some() {
+        return None;
+    }
+    mbuf.set_tx_offload(asked, vlan);
+    Some(asked.is_some() || vlan.is_some())
+}
+
+/// Puts a tag that was taken out of a frame back into its answer. `false`, and no change, without room for it.
+fn insert_vlan(mbuf: &mut Mbuf, tci: u16) -> bool {
+    let (buffer, place) = mbuf.buffer_mut();
+    let (Some(start), len) = (place.start.checked_sub(4), place.len() + 4) else { return false };
+    if place.len() < 12 {
+        return false;
+    }
+    buffer.copy_within(place.start..place.start + 12, start);
+    let [a, b] = tci.to_be_bytes();
+    if let Some(tag) = buffer.get_mut(start + 12..start + 16) {
+        tag.copy_from_slice(&[0x81, 0x00, a, b]);
+    }
+    mbuf.set_extent(start, len).is_ok()
+}
+
+impl TxQueue for DpdkDevice {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn reserve(&mut self, len: usize) -> Option<&mut [u8]> {
+        if let Some(unused) = self.open.take() {
+            // One of several buffers for a train is simply given back.
+            drop(self.fresh.push(unused).err());
+        }
+        if self.unsent.len() >= BURST {
+            self.send();
+        }
+        if len > self.caps.mtu.max(self.caps.tso_max) + MAX_L2_HEADER || self.unsent.len() >= BURST {
+            return None;
+        }
+        let mut mbuf = self.buffer(len)?;
+        mbuf.set_len(len).ok()?;
+        Some(self.open.insert(mbuf).data_mut())
+    }
+
+    fn commit(&mut self, meta: TxMeta) {
+        let Some(mut mbuf) = self.open.take() else { return };
+        match prepare(&mut mbuf, meta, (self.tx_offloads, None)) {
+            Some(for_driver) => self.offloaded |= for_driver,
+            None => {
+                self.stats.tx_refused += 1;
+                return;
+            }
+        }
+        // There was room when it was reserved.
+        self.stats.tx_full += u64::from(self.unsent.push(mbuf).is_err());
+    }
+}
+
+/// The answer that a frame became, and the tag that was taken out of it.
+struct Answer {
+    start: usize,
+    len: usize,
+    meta: TxMeta,
+    vlan: Option<u16>,
+}
+
+impl Device for DpdkDevice {
+    fn rx_burst(&mut self, sink: &mut dyn FnMut(&mut [RxFrame<'_>])) -> Result<usize, DeviceError> {
+        eal::know_this_thread();
+        if self.queue.rx_burst(&mut self.received) == 0 && self.idle()? == 0 {
+            return Ok(0);
+        }
+        self.awake();
+        if self.received.packets().iter().any(|mbuf| mbuf.segment_count() > 1) {
+            self.gather();
+        }
+        let count = self.received.len();
+        let mut frames = ArrayVec::<RxFrame<'_>, BURST>::new();
+        for mbuf in self.received.packets_mut() {
+            let meta = meta::of_received(mbuf, self.unverified);
+            let (buffer, place) = mbuf.buffer_mut();
+            frames.push(RxFrame::new(buffer, place.start, place.len(), meta));
+        }
+        sink(&mut frames);
+        let mut answers = ArrayVec::<Option<Answer>, BURST>::new();
+        for frame in &frames {
+            answers.push(match frame.verdict {
+                Verdict::Reply(meta) => {
+                    Some(Answer { start: frame.start(), len: frame.len(), meta, vlan: frame.meta.vlan })
+                }
+                Verdict::Done | Verdict::Punt | Verdict::Drop(_) => None,
+            });
+        }
+        drop(frames);
+        let (offloads, mut offloaded, mut refused) = (self.tx_offloads, false, 0);
+        let without_room = self.received.move_to(&mut self.unsent, |index, mbuf| {
+            let Some(Some(answer)) = answers.get(index) else { return false };
+            let ready = answered(mbuf, answer, offloads);
+            offloaded |= ready == Some(true);
+            refused += u64::from(ready.is_none());
+            ready.is_some()
+        });
+        self.offloaded |= offloaded;
+        self.stats.tx_refused += refused;
+        self.stats.tx_full += without_room as u64;
+        self.received.clear();
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> Result<(), DeviceError> {
+        self.send();
+        Ok(())
+    }
+
+    fn poll_fd(&self) -> Option<i32> {
+        self.sleepy.set(true);
+        self.queue.interrupt().filter(|_| self.armed).map(|fd| fd.as_raw_fd())
+    }
+
+    fn set_now(&mut self, now: Instant) {
+        self.now = now;
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        Some(if self.unsent.is_empty() { self.look_at } else { self.look_at.min(self.now + RETRY) })
+    }
+
+    fn stats(&self) -> Vec<(&'static str, u64)> {
+        let Stats { tx_refused, tx_full, rx_too_long, rx_no_buffer } = self.stats;
+        let mut stats = vec![
+            ("dpdk-tx-refused", tx_refused),
+            ("dpdk-tx-full", tx_full),
+            ("dpdk-rx-too-long", rx_too_long),
+            ("dpdk-rx-no-buffer", rx_no_buffer),
+        ];
+        if !self.counters.is_empty() {
+            stats.extend(self.counters.iter().copied().zip(self.queue.port().counts()));
+        }
+        stats
+    }
+}
+
+/// Makes a received frame its answer. As [`prepare`].
+fn answered(mbuf: &mut Mbuf, answer: &Answer, offloads: TxOffloads) -> Option<bool> {
+    let Answer { start, len, mut meta, vlan } = *answer;
+    mbuf.set_extent(start, len).ok()?;
+    let by_driver = vlan.filter(|_| offloads.contains(TxOffloads::VLAN_INSERT));
+    if let Some(tci) = vlan.filter(|_| by_driver.is_none()) {
+        if !insert_vlan(mbuf, tci) {
+            return None;
+        }
+        if let TxChecksum::Partial { start, .. } = &mut meta.checksum {
+            *start += 4;
+        }
+    }
+    prepare(mbuf, meta, (offloads, by_driver))
+}
