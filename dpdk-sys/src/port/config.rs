@@ -6,6 +6,9 @@ use std::mem::MaybeUninit;
 use crate::error::check;
 use crate::{DpdkError, Eal, raw};
 
+/// Bytes of an Ethernet header and of the checksum behind a frame.
+const FRAMING: u32 = 18;
+
 bitflags::bitflags! {
     /// What a driver does to received packets.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -169,7 +172,8 @@ impl PortInfo {
             max_queues: info.max_rx_queues.min(info.max_tx_queues),
             rx_offloads: RxOffloads::from_bits_truncate(info.rx_offload_capa),
             tx_offloads: TxOffloads::from_bits_truncate(info.tx_offload_capa),
-            max_mtu: info.max_mtu,
+            max_mtu: u16::try_from(info.max_rx_pktlen.saturating_sub(FRAMING))
+                .map_or(info.max_mtu, |most| most.min(info.max_mtu)),
             rss_table: info.reta_size,
             rss_key: info.hash_key_size,
         })

@@ -65,8 +65,6 @@ pub struct Port {
     info: PortInfo,
     rx_offloads: RxOffloads,
     tx_offloads: TxOffloads,
-    /// Names of what the driver counts, by their number.
-    counters: Vec<String>,
     running: bool,
 }
 
@@ -89,14 +87,12 @@ impl Port {
             rx_offloads: config.rx_offloads & info.rx_offloads,
             tx_offloads: config.tx_offloads & info.tx_offloads,
             info,
-            counters: Vec::new(),
             running: false,
         };
         let interrupts = config.rx_interrupts && port.start(pools, config, Interrupts::On).is_ok();
         if !interrupts {
             port.start(pools, config, Interrupts::Off)?;
         }
-        port.counters = stats::names(id);
         let port = Arc::new(port);
         let queue = |index| Queue::new(port.clone(), index, interrupts);
         Ok((0..config.queues).map(queue).collect())

@@ -51,35 +51,48 @@ impl Port {
         })
     }
 
-    /// The names of all that the driver counts, in its own words, such as `rx_q0_errors`. Allocated once.
-    pub fn counters(&self) -> &[String] {
-        &self.counters
+    /// All that the driver counts, in its own words, such as `rx_q0_errors`; where it does not tell, what
+    /// [`Port::stats`] has, in the same words. Allocates.
+    pub fn counters(&self) -> Vec<(String, u64)> {
+        let names = names(self.id());
+        let mut values = vec![raw::rte_eth_xstat { id: 0, value: 0 }; names.len()];
+        // SAFETY: the port exists; the array has as many entries as is said.
+        let got = unsafe { raw::rte_eth_xstats_get(self.id(), values.as_mut_ptr(), values.len() as u32) };
+        // More than there is room for: they have changed meanwhile.
+        values.truncate(usize::try_from(got).ok().filter(|got| *got <= names.len()).unwrap_or(0));
+        let name = |id: u64| names.get(usize::try_from(id).ok()?).cloned();
+        let told: Vec<_> = values.iter().filter_map(|raw| Some((name(raw.id)?, raw.value))).collect();
+        if told.is_empty() { self.basic_counters() } else { told }
     }
 
-    /// The values of [`Port::counters`], in their order; none when the driver does not tell. Allocates.
-    pub fn counts(&self) -> Vec<u64> {
-        let (mut values, none) = (vec![0; self.counters.len()], raw::rte_eth_xstat { id: 0, value: 0 });
-        let mut raws = vec![none; self.counters.len()];
-        // SAFETY: the port exists; the array has as many entries as is said.
-        let got = unsafe { raw::rte_eth_xstats_get(self.id(), raws.as_mut_ptr(), raws.len() as u32) };
-        for raw::rte_eth_xstat { id, value } in raws.iter().take(usize::try_from(got).unwrap_or(0)) {
-            if let Some(to) = usize::try_from(*id).ok().and_then(|id| values.get_mut(id)) {
-                *to = *value;
-            }
-        }
-        values
+    fn basic_counters(&self) -> Vec<(String, u64)> {
+        let stats = self.stats().unwrap_or_default();
+        let named = [
+            ("rx_good_packets", stats.rx_frames),
+            ("tx_good_packets", stats.tx_frames),
+            ("rx_good_bytes", stats.rx_bytes),
+            ("tx_good_bytes", stats.tx_bytes),
+            ("rx_missed_errors", stats.rx_missed),
+            ("rx_errors", stats.rx_errors),
+            ("tx_errors", stats.tx_errors),
+            ("rx_mbuf_allocation_errors", stats.rx_no_buffer),
+        ];
+        named.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
 
 /// The names of what the driver counts.
-pub(super) fn names(port: u16) -> Vec<String> {
+fn names(port: u16) -> Vec<String> {
     // SAFETY: EAL runs and the port exists in every caller; without room for a name it returns their number.
     let count = unsafe { raw::rte_eth_xstats_get_names(port, std::ptr::null_mut(), 0) };
     let none = raw::rte_eth_xstat_name { name: [0; 64] };
     let mut names = vec![none; usize::try_from(count).unwrap_or(0)];
     // SAFETY: as above; the array has as many entries as is said.
     let got = unsafe { raw::rte_eth_xstats_get_names(port, names.as_mut_ptr(), names.len() as u32) };
-    names.truncate(usize::try_from(got).unwrap_or(0));
+    if got != count {
+        // An error, or they have changed meanwhile.
+        return Vec::new();
+    }
     let text = |raw: &raw::rte_eth_xstat_name| {
         // SAFETY: the driver wrote a NUL-terminated string, or the zeros are there.
         unsafe { CStr::from_ptr(raw.name.as_ptr()) }.to_string_lossy().into_owned()

@@ -6,6 +6,8 @@
 
 #[cfg(feature = "dpdk")]
 mod dpdk;
+#[cfg(feature = "dpdk")]
+mod dpdk_links;
 mod kit;
 mod packet;
 mod tap;

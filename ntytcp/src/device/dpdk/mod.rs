@@ -21,6 +21,7 @@ mod eal;
 mod meta;
 pub mod pci;
 mod pools;
+mod sending;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -32,11 +33,11 @@ use dpdk_sys::{Burst, DpdkError, Mbuf, Port, PortConfig, Queue, Rss, RxOffloads,
 
 pub use self::eal::start;
 use self::pools::Lease;
-use super::offload::complete_checksum;
+use self::sending::{Able, Answer, Trains, answered, prepare};
 pub use super::xdp::RxChecksumPolicy;
 use super::{
-    BURST, Caps, Device, DeviceError, MAX_L2_HEADER, RETRY, RxChecksum, RxFrame, TxChecksum, TxMeta, TxQueue,
-    Verdict, netdev,
+    BURST, Caps, Device, DeviceError, MAX_L2_HEADER, RETRY, RxChecksum, RxFrame, TxMeta, TxQueue, Verdict,
+    netdev,
 };
 use crate::steering::Steering;
 use crate::time::{Duration, Instant};
@@ -124,10 +125,9 @@ pub struct DpdkDevice {
     /// Of buffers for frames beyond those that fit the others.
     long_pool: Option<Lease>,
     caps: Caps,
-    tx_offloads: TxOffloads,
+    able: Able,
     /// What is thought of checksums that the driver does not verify.
     unverified: RxChecksum,
-    counters: Vec<&'static str>,
     stats: Stats,
     now: Instant,
     look_at: Instant,
@@ -188,7 +188,8 @@ impl DpdkDevice {
             RxChecksumPolicy::Trust => true,
         };
         let unverified = if trusted { RxChecksum::Verified } else { RxChecksum::Unknown };
-        let new = |(queue, pool)| Self::new(eal, (queue, pool), unverified);
+        let trains = if config.offload { Trains::of(&info.driver, &config.argument) } else { Trains::None };
+        let new = |(queue, pool)| Self::new(eal, (queue, pool), (unverified, trains));
         let devices = opened.into_iter().zip(pools).map(new);
         let devices = devices.collect::<Result<Vec<_>, _>>().map_err(failed)?;
         if let Some(device) = devices.first() {
@@ -202,21 +203,20 @@ impl DpdkDevice {
     fn new(
         eal: dpdk_sys::Eal,
         (queue, pool): (Queue, Lease),
-        unverified: RxChecksum,
+        (unverified, trains): (RxChecksum, Trains),
     ) -> Result<Self, DpdkError> {
         let port = queue.port();
-        let (rx, tx) = (port.rx_offloads(), port.tx_offloads());
+        let tx = port.tx_offloads();
         let tx_checksum = tx.contains(TxOffloads::TCP_CHECKSUM | TxOffloads::UDP_CHECKSUM);
-        let tso = tx_checksum && tx.contains(TxOffloads::TSO);
-        let long_pool = if tso || rx.contains(RxOffloads::LRO) { Some(Lease::of_trains(eal)?) } else { None };
+        let tso = tx_checksum
+            && match trains {
+                Trains::None | Trains::ReceivedOnly => false,
+                Trains::AsOffered => tx.contains(TxOffloads::TSO),
+                Trains::Always => true,
+            };
+        let long_pool = if trains == Trains::None { None } else { Some(Lease::of_trains(eal)?) };
         let tso_max = if tso { pools::LONGEST - MAX_L2_HEADER } else { 0 };
         let mtu = usize::from(port.mtu()?).min(pool.room().saturating_sub(MAX_L2_HEADER));
-        // What the driver counts is the port's: it is told once.
-        let counters = if queue.index() == 0 {
-            port.counters().iter().map(|name| intern(name)).collect()
-        } else {
-            vec![]
-        };
         let link_up = port.link().is_ok_and(|link| link.up);
         Ok(Self {
             queue,
@@ -229,9 +229,8 @@ impl DpdkDevice {
             pool,
             long_pool,
             caps: Caps { mtu, tx_checksum, tso_max },
-            tx_offloads: tx,
+            able: Able { offloads: tx, tso },
             unverified,
-            counters,
             stats: Stats::default(),
             now: Instant::ZERO,
             look_at: Instant::ZERO,
@@ -360,37 +359,6 @@ fn intern(name: &str) -> &'static str {
     name
 }
 
-/// What the driver is to do with a frame that is sent, or else it is done here. Whether the driver has to do something. `None` for
-/// what neither can do.
-fn prepare(mbuf: &mut Mbuf, meta: TxMeta, (offloads, vlan): (TxOffloads, Option<u16>)) -> Option<bool> {
-    let ip_checksum = offloads.contains(TxOffloads::IPV4_CHECKSUM);
-    let able = offloads.contains(TxOffloads::TCP_CHECKSUM | TxOffloads::UDP_CHECKSUM);
-    let asked = if able { meta::for_driver(mbuf.data(), meta, ip_checksum) } else { None };
-    if let (None, TxChecksum::Partial { start, offset }) = (asked, meta.checksum) {
-        complete_checksum(mbuf.data_mut(), start, offset);
-    }
-    if asked.is_none_or(|offload| offload.segments.is_none()) && meta.gso.is_some() {
-        return None;
-    }
-    mbuf.set_tx_offload(asked, vlan);
-    Some(asked.is_some() || vlan.is_some())
-}
-
-/// Puts a tag that was taken out of a frame back into its answer. `false`, and no change, without room for it.
-fn insert_vlan(mbuf: &mut Mbuf, tci: u16) -> bool {
-    let (buffer, place) = mbuf.buffer_mut();
-    let (Some(start), len) = (place.start.checked_sub(4), place.len() + 4) else { return false };
-    if place.len() < 12 {
-        return false;
-    }
-    buffer.copy_within(place.start..place.start + 12, start);
-    let [a, b] = tci.to_be_bytes();
-    if let Some(tag) = buffer.get_mut(start + 12..start + 16) {
-        tag.copy_from_slice(&[0x81, 0x00, a, b]);
-    }
-    mbuf.set_extent(start, len).is_ok()
-}
-
 impl TxQueue for DpdkDevice {
     fn caps(&self) -> &Caps {
         &self.caps
@@ -414,7 +382,7 @@ impl TxQueue for DpdkDevice {
 
     fn commit(&mut self, meta: TxMeta) {
         let Some(mut mbuf) = self.open.take() else { return };
-        match prepare(&mut mbuf, meta, (self.tx_offloads, None)) {
+        match prepare(&mut mbuf, meta, self.able, None) {
             Some(for_driver) => self.offloaded |= for_driver,
             None => {
                 self.stats.tx_refused += 1;
@@ -424,14 +392,6 @@ impl TxQueue for DpdkDevice {
         // There was room when it was reserved.
         self.stats.tx_full += u64::from(self.unsent.push(mbuf).is_err());
     }
-}
-
-/// The answer that a frame became, and the tag that was taken out of it.
-struct Answer {
-    start: usize,
-    len: usize,
-    meta: TxMeta,
-    vlan: Option<u16>,
 }
 
 impl Device for DpdkDevice {
@@ -462,10 +422,10 @@ impl Device for DpdkDevice {
             });
         }
         drop(frames);
-        let (offloads, mut offloaded, mut refused) = (self.tx_offloads, false, 0);
+        let (able, mut offloaded, mut refused) = (self.able, false, 0);
         let without_room = self.received.move_to(&mut self.unsent, |index, mbuf| {
             let Some(Some(answer)) = answers.get(index) else { return false };
-            let ready = answered(mbuf, answer, offloads);
+            let ready = answered(mbuf, answer, able);
             offloaded |= ready == Some(true);
             refused += u64::from(ready.is_none());
             ready.is_some()
@@ -503,25 +463,11 @@ impl Device for DpdkDevice {
             ("dpdk-rx-too-long", rx_too_long),
             ("dpdk-rx-no-buffer", rx_no_buffer),
         ];
-        if !self.counters.is_empty() {
-            stats.extend(self.counters.iter().copied().zip(self.queue.port().counts()));
+        // What the driver counts is the port's: it is told once.
+        if self.queue.index() == 0 {
+            let counters = self.queue.port().counters();
+            stats.extend(counters.iter().map(|(name, value)| (intern(name), *value)));
         }
         stats
     }
-}
-
-/// Makes a received frame its answer. As [`prepare`].
-fn answered(mbuf: &mut Mbuf, answer: &Answer, offloads: TxOffloads) -> Option<bool> {
-    let Answer { start, len, mut meta, vlan } = *answer;
-    mbuf.set_extent(start, len).ok()?;
-    let by_driver = vlan.filter(|_| offloads.contains(TxOffloads::VLAN_INSERT));
-    if let Some(tci) = vlan.filter(|_| by_driver.is_none()) {
-        if !insert_vlan(mbuf, tci) {
-            return None;
-        }
-        if let TxChecksum::Partial { start, .. } = &mut meta.checksum {
-            *start += 4;
-        }
-    }
-    prepare(mbuf, meta, (offloads, by_driver))
 }
