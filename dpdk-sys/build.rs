@@ -40,7 +40,8 @@ mod dpdk {
         "rte_eth_xstats_(get|get_names|reset)",
         "rte_mempool_(avail_count|free)",
         "rte_pktmbuf_(alloc_bulk|free_bulk|pool_create)",
-        "rte_ring_(create|free)",
+        "rte_ring_(create|free|get_memsize_elem|init)",
+        "rte_ring_(dequeue|enqueue)_burst_elem",
         "rte_strerror",
         "rte_thread_(register|unregister)",
         "rte_version",
@@ -52,7 +53,7 @@ mod dpdk {
     /// Macros that are plain numbers.
     const CONSTANTS: &[&str] = &[
         "NTY_.*",
-        "RING_F_S[PC]_.*",
+        "RING_F_(EXACT_SZ|S[PC]_.*)",
         "RTE_ETH_NAME_MAX_LEN",
         "RTE_ETH_RETA_GROUP_SIZE",
         "RTE_MAX_ETHPORTS",
@@ -71,7 +72,7 @@ mod dpdk {
         &["rte_eal", "rte_ethdev", "rte_mbuf", "rte_mempool", "rte_ring", "rte_net_ring"];
 
     /// The release since which logging is a library of its own.
-    const OWN_LOG: (u32, u32) = (24, 3);
+    const OWN_LOG: (u32, u32) = (23, 11);
 
     pub(super) fn build() -> Result<(), String> {
         for name in ["PKG_CONFIG", "PKG_CONFIG_PATH", "PKG_CONFIG_LIBDIR", "PKG_CONFIG_SYSROOT_DIR"] {

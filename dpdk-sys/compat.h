@@ -7,7 +7,8 @@
  *    therefore sees rte_mbuf as opaque bytes and reads a field at the offset that the C compiler gives here;
  *    a link is read by a function;
  *  - macros and thread-local variables such as rte_errno, which are no symbols. They become functions.
- * A name that was renamed or removed gets its RTE_VERSION check in this file too.
+ * A name that was renamed or removed gets its RTE_VERSION check in this file too. Up to 26.07 there is none
+ * among those that are bound; that logging is a library of its own since 23.11 is for build.rs, which links.
  */
 #ifndef NTY_DPDK_COMPAT_H
 #define NTY_DPDK_COMPAT_H

@@ -46,6 +46,7 @@ mod error;
 mod mbuf;
 mod mempool;
 mod port;
+mod ring;
 
 pub use burst::{BURST, Burst};
 pub use eal::{Eal, RegisteredThread};
@@ -53,6 +54,7 @@ pub use error::{DpdkError, Errno};
 pub use mbuf::{L4, L4Checksum, Mbuf, RxInfo, Segments, TxOffload};
 pub use mempool::Mempool;
 pub use port::{Link, Port, PortConfig, PortInfo, PortStats, Queue, Rss, RxOffloads, TxOffloads, wire};
+pub use ring::{Ring, RingReceiver, RingSender, channel};
 
 /// The C declarations as they are. Their documentation is DPDK's.
 #[allow(
