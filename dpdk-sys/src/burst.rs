@@ -30,17 +30,20 @@ impl Burst {
 
 impl<const N: usize> Burst<N> {
     /// How many packets may be added.
+    #[inline]
     pub const fn room(&self) -> usize {
         N - self.len
     }
 
     /// The packets.
+    #[inline]
     pub fn packets(&self) -> &[Mbuf] {
         // SAFETY: Mbuf is a transparent non-null pointer, and the first `len` are owned live mbufs.
         unsafe { slice::from_raw_parts(self.mbufs.as_ptr().cast::<Mbuf>(), self.len) }
     }
 
     /// The packets, to be changed in place. Swapping them is fine.
+    #[inline]
     pub fn packets_mut(&mut self) -> &mut [Mbuf] {
         // SAFETY: as above, and self is borrowed mutably. An Mbuf put in place of another is an owned one
         // too.
@@ -61,6 +64,7 @@ impl<const N: usize> Burst<N> {
     ///
     /// # Errors
     /// The packet.
+    #[inline]
     pub fn push(&mut self, mbuf: Mbuf) -> Result<(), Mbuf> {
         match self.mbufs.get_mut(self.len) {
             Some(slot) => {
@@ -73,6 +77,7 @@ impl<const N: usize> Burst<N> {
     }
 
     /// Takes the packet at the end.
+    #[inline]
     pub fn pop(&mut self) -> Option<Mbuf> {
         self.len = self.len.checked_sub(1)?;
         // SAFETY: it was the last of the owned ones, and the burst has just given it up.
@@ -89,6 +94,7 @@ impl<const N: usize> Burst<N> {
 
     /// Moves packets to the end of `to`, in order: those that `choose` wants there, which gets the place of
     /// each and the packet, as far as there is room. The others stay. Returns how many had no room.
+    #[inline]
     pub fn move_to<const M: usize>(
         &mut self,
         to: &mut Burst<M>,
@@ -144,6 +150,7 @@ impl<const N: usize> Burst<N> {
     ///
     /// # Safety
     /// `write` has put as many live mbufs there as it says, and nobody else owns them.
+    #[inline]
     pub(crate) unsafe fn extend(
         &mut self,
         most: usize,
@@ -174,6 +181,7 @@ impl<const N: usize> Burst<N> {
     ///
     /// # Safety
     /// `take` owns as many of the first mbufs as it says, and none of the others.
+    #[inline]
     pub(crate) unsafe fn take_front(&mut self, take: impl FnOnce(*mut *mut rte_mbuf, u16) -> usize) -> usize {
         let taken = take(self.mbufs.as_mut_ptr(), self.len as u16).min(self.len);
         if taken < self.len {

@@ -29,6 +29,7 @@ const TX_OFFLOAD: Field<u64> = Field(raw::NTY_MBUF_TX_OFFLOAD, PhantomData);
 impl<T: Copy> Field<T> {
     /// # Safety
     /// `mbuf` points to a live mbuf that nobody writes.
+    #[inline]
     unsafe fn get(&self, mbuf: *const rte_mbuf) -> T {
         // SAFETY: by the caller; the offset and the type are the C compiler's, so it is inside and aligned.
         unsafe { mbuf.byte_add(self.0 as usize).cast::<T>().read() }
@@ -36,6 +37,7 @@ impl<T: Copy> Field<T> {
 
     /// # Safety
     /// `mbuf` points to a live mbuf that nobody else uses.
+    #[inline]
     unsafe fn set(&self, mbuf: *mut rte_mbuf, value: T) {
         // SAFETY: as above.
         unsafe { mbuf.byte_add(self.0 as usize).cast::<T>().write(value) }
@@ -118,11 +120,13 @@ impl Mbuf {
     /// # Safety
     /// The buffer is a live one from a pktmbuf pool, well-formed, with a reference count of 1 in each
     /// segment, and nobody else owns it.
+    #[inline]
     pub unsafe fn from_raw(mbuf: *mut rte_mbuf) -> Option<Mbuf> {
         NonNull::new(mbuf).map(Mbuf)
     }
 
     /// Hands the buffer to a call into `raw`, which frees it.
+    #[inline]
     pub fn into_raw(self) -> *mut rte_mbuf {
         let mbuf = self.0.as_ptr();
         std::mem::forget(self);
@@ -130,12 +134,14 @@ impl Mbuf {
     }
 
     /// The bytes of the first segment: all of the packet, unless [`Mbuf::segment_count`] is more than 1.
+    #[inline]
     pub fn data(&self) -> &[u8] {
         // SAFETY: self owns the buffer.
         unsafe { segment(self.0.as_ptr()) }
     }
 
     /// The bytes of the first segment, to be changed in place.
+    #[inline]
     pub fn data_mut(&mut self) -> &mut [u8] {
         // SAFETY: self owns the buffer and is borrowed mutably; the extent is inside the buffer, which EAL
         // has mapped.
@@ -159,6 +165,7 @@ impl Mbuf {
     }
 
     /// How many segments there are: at least 1.
+    #[inline]
     pub fn segment_count(&self) -> usize {
         // SAFETY: self owns the buffer.
         usize::from(unsafe { NB_SEGS.get(self.0.as_ptr()) })
@@ -171,6 +178,7 @@ impl Mbuf {
     }
 
     /// How many bytes a packet may have that starts where this one does and stays in the first segment.
+    #[inline]
     pub fn room(&self) -> usize {
         let mbuf = self.0.as_ptr();
         // SAFETY: self owns the buffer.
@@ -184,29 +192,16 @@ impl Mbuf {
     /// # Errors
     /// [`DpdkError::TooLong`] when there is not enough room; [`DpdkError::Call`] when there is more than one
     /// segment.
+    #[inline]
     pub fn set_len(&mut self, len: usize) -> Result<(), DpdkError> {
-        let room = self.room();
-        let data_len =
-            u16::try_from(len).ok().filter(|_| len <= room).ok_or(DpdkError::TooLong { len, room })?;
-        if self.segment_count() != 1 {
-            let errno = Errno::EINVAL;
-            return Err(DpdkError::Call {
-                call: "set_len",
-                object: "an mbuf of several segments".into(),
-                errno,
-            });
-        }
-        let mbuf = self.0.as_ptr();
-        // SAFETY: self owns the buffer and is borrowed mutably; the data ends inside of it.
-        unsafe {
-            DATA_LEN.set(mbuf, data_len);
-            PKT_LEN.set(mbuf, u32::from(data_len));
-        }
-        Ok(())
+        // SAFETY: self owns the buffer.
+        let start = usize::from(unsafe { DATA_OFF.get(self.0.as_ptr()) });
+        self.set_extent(start, len)
     }
 
     /// The whole buffer of the first segment, with the headroom and what is behind the data, and where in it
     /// the data is.
+    #[inline]
     pub fn buffer_mut(&mut self) -> (&mut [u8], Range<usize>) {
         let mbuf = self.0.as_ptr();
         // SAFETY: self owns the buffer and is borrowed mutably; buf_addr and buf_len are its extent, which EAL
@@ -221,23 +216,42 @@ impl Mbuf {
         }
     }
 
-    /// Makes the packet the bytes of its buffer at this place; what it may say beside them is forgotten.
+    /// Makes the packet the bytes of its buffer at this place.
     ///
     /// # Errors
     /// As [`Mbuf::set_len`].
+    #[inline]
     pub fn set_extent(&mut self, start: usize, len: usize) -> Result<(), DpdkError> {
         let mbuf = self.0.as_ptr();
         // SAFETY: self owns the buffer.
-        let (size, old) = unsafe { (BUF_LEN.get(mbuf), DATA_OFF.get(mbuf)) };
-        let within = u16::try_from(start).ok().filter(|start| *start <= size);
-        let start = within.ok_or(DpdkError::TooLong { len: start, room: usize::from(size) })?;
-        // SAFETY: as above, borrowed mutably; the data starts inside of the buffer.
-        unsafe { DATA_OFF.set(mbuf, start) };
-        // SAFETY: as above.
-        self.set_len(len).inspect_err(|_| unsafe { DATA_OFF.set(mbuf, old) })
+        let (size, segments) = unsafe { (usize::from(BUF_LEN.get(mbuf)), NB_SEGS.get(mbuf)) };
+        if start > size || len > size - start || segments != 1 {
+            return Err(self.misfit(start, len));
+        }
+        // SAFETY: as above, borrowed mutably; the data is inside of the buffer, whose size fits 16 bits.
+        unsafe {
+            DATA_OFF.set(mbuf, start as u16);
+            DATA_LEN.set(mbuf, len as u16);
+            PKT_LEN.set(mbuf, len as u32);
+        }
+        Ok(())
+    }
+
+    /// Why the packet cannot be so many bytes from there on.
+    #[cold]
+    fn misfit(&self, start: usize, len: usize) -> DpdkError {
+        if self.segment_count() != 1 {
+            let errno = Errno::EINVAL;
+            return DpdkError::Call { call: "set_len", object: "an mbuf of several segments".into(), errno };
+        }
+        // SAFETY: self owns the buffer.
+        let size = usize::from(unsafe { BUF_LEN.get(self.0.as_ptr()) });
+        let (len, room) = if start > size { (start, size) } else { (len, size - start) };
+        DpdkError::TooLong { len, room }
     }
 
     /// What the driver said of the packet when it was received.
+    #[inline]
     pub fn rx_info(&self) -> RxInfo {
         const SAYS: u64 =
             raw::NTY_RX_L4_CKSUM_MASK | raw::NTY_RX_RSS_HASH | raw::NTY_RX_VLAN_STRIPPED | raw::NTY_RX_LRO;
@@ -264,6 +278,7 @@ impl Mbuf {
     }
 
     /// What the driver is to do when it sends the packet: nothing for `None`. `vlan` is the tag to put into it.
+    #[inline]
     pub fn set_tx_offload(&mut self, offload: Option<TxOffload>, vlan: Option<u16>) {
         let mbuf = self.0.as_ptr();
         let mut flags = vlan.map_or(0, |_| raw::NTY_TX_VLAN);
@@ -336,6 +351,7 @@ impl Mbuf {
 ///
 /// # Safety
 /// `mbuf` points to a live mbuf that nobody writes.
+#[inline]
 unsafe fn extent(mbuf: *const rte_mbuf) -> (*mut u8, usize) {
     // SAFETY: by the caller; data_off is inside the buffer by DPDK's rules.
     unsafe {
@@ -348,6 +364,7 @@ unsafe fn extent(mbuf: *const rte_mbuf) -> (*mut u8, usize) {
 
 /// # Safety
 /// `mbuf` points to a live mbuf that nobody writes for the lifetime.
+#[inline]
 unsafe fn segment<'a>(mbuf: *const rte_mbuf) -> &'a [u8] {
     // SAFETY: by the caller; the extent is inside the buffer, which EAL has mapped.
     unsafe {

@@ -10,13 +10,25 @@ use std::process::{Command, Stdio};
 /// Our end of the pair, and the kernel's.
 const WIRE: [&str; 2] = ["ntywire", "ntyhost"];
 
-/// Echo, DNS and HTTP on one stack over a device of this kind, and the kernel's programs as their clients.
-fn serves(kind: &str, mtu: &str) {
+/// All programs over a device that works on our end of a pair with this MTU.
+fn serves(device: &str, mtu: &str) {
     run("ip", &["link", "add", WIRE[0], "type", "veth", "peer", "name", WIRE[1]]);
     run("ip", &["addr", "add", HOST_NET, "dev", WIRE[1]]);
     for end in WIRE {
         run("ip", &["link", "set", end, "mtu", mtu, "up"]);
     }
+    let nty = serve_kernel(device, || ());
+    if device.starts_with("dpdk:") {
+        nty.end();
+    } else {
+        nty.stop();
+    }
+    run("ip", &["link", "del", WIRE[0]]);
+}
+
+/// Echo, DNS and HTTP on one stack over this device, and the kernel's programs as their clients, once `prepare` has been done to the
+/// kernel's side.
+fn serve_kernel(device: &str, prepare: impl FnOnce()) -> Nty {
     let (site, zone) = (Site::new(), Zone::new(10));
     site.add("big", &noise(1, BIG));
     let config = site.path("nty.toml");
@@ -26,39 +38,72 @@ fn serves(kind: &str, mtu: &str) {
         site.root(),
     );
     fs::write(&config, apps).unwrap();
-    let device = format!("{kind}:{}", WIRE[0]);
     let mut command = Command::new(NTY);
-    command.arg("run").arg(&config).args(["--device", &device, "--addr", OURS_NET]);
+    command.arg("run").arg(&config).args(["--device", device, "--addr", OURS_NET]);
     command.stdin(Stdio::null());
     let nty = Nty::start(command);
+    prepare();
     for size in ["0", "56", "1472", "20000"] {
         run("ping", &["-q", "-c", "2", "-i", "0.05", "-W", "5", "-s", size, "10.0.0.2"]);
     }
     dig_over_udp_and_tcp();
     curl_both_ways(&site);
     echo_in_parallel(&nty);
-    nty.stop();
-    run("ip", &["link", "del", WIRE[0]]);
+    nty
 }
 
 #[test]
 fn everything_works_over_a_packet_socket() {
-    in_namespace(|| serves("packet", "1500"));
+    in_namespace(|| serves("packet:ntywire", "1500"));
 }
 
 #[test]
 fn everything_works_over_a_packet_socket_at_mtu_9000() {
-    in_namespace(|| serves("packet", "9000"));
+    in_namespace(|| serves("packet:ntywire", "9000"));
 }
 
 #[test]
 fn everything_works_over_xdp() {
-    in_namespace(|| serves("xdp", "1500"));
+    in_namespace(|| serves("xdp:ntywire", "1500"));
 }
 
 #[test]
 fn everything_works_over_xdp_at_mtu_9000() {
-    in_namespace(|| serves("xdp", "9000"));
+    in_namespace(|| serves("xdp:ntywire", "9000"));
+}
+
+#[cfg(feature = "dpdk")]
+mod dpdk {
+    use super::*;
+    use crate::world::interfaces;
+
+    const NO_HUGE: &str = "--no-huge -m 512 --iova-mode=va";
+
+    #[test]
+    fn everything_works_over_dpdk_on_xdp() {
+        in_namespace(|| serves(&format!("dpdk:net_af_xdp0,iface=ntywire {NO_HUGE}"), "1500"));
+    }
+
+    #[test]
+    fn everything_works_over_dpdk_on_a_tap_and_a_killed_program_leaves_nothing() {
+        in_namespace(|| {
+            let device = format!("dpdk:net_tap0,iface=ntytap {NO_HUGE}");
+            let address = || {
+                run("ip", &["addr", "add", HOST_NET, "dev", "ntytap"]);
+            };
+            for killed in [false, true] {
+                let nty = serve_kernel(&device, address);
+                let files = || fs::read_dir("/var/run/dpdk/rte").into_iter().flatten().count();
+                assert_eq!(files(), 0, "EAL keeps no file");
+                if killed {
+                    nty.kill()
+                } else {
+                    drop(nty.stop())
+                }
+                assert_eq!(interfaces(), ["lo"]);
+            }
+        });
+    }
 }
 
 #[test]

@@ -235,16 +235,22 @@ impl Nty {
     }
 
     /// Ends it as Ctrl-C does: it must do so at once, with status 0, its counters, and without a complaint.
-    pub(crate) fn stop(mut self) -> Counters {
+    pub(crate) fn stop(self) -> Counters {
+        let (counters, complaints) = self.end();
+        assert_eq!(complaints, "", "nty complained");
+        counters
+    }
+
+    /// The same for one under which others may complain, such as drivers; what was said.
+    pub(crate) fn end(mut self) -> (Counters, String) {
         run("sh", &["-c", &format!("kill -INT {}", self.pid())]);
         let mut text = String::new();
         self.stdout.borrow_mut().read_to_string(&mut text).unwrap();
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}: {text}{}", self.stderr());
-        assert_eq!(self.stderr(), "", "nty complained");
         let counters = Counters::parse(&text);
         assert!(counters.get("rx-frames") > 0, "no counters at the end: {text}");
-        counters
+        (counters, self.stderr())
     }
 
     /// `kill -9`.

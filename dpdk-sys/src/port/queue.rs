@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use super::Port;
-use crate::{Burst, raw};
+use crate::{Burst, Errno, raw};
 
 /// A receive queue and the transmit queue of the same number, which nobody else uses.
 #[derive(Debug)]
@@ -69,11 +69,15 @@ impl Queue {
     /// Has the driver tell of the next packet. Whether it will; packets that have arrived it may not tell of,
     /// so receive once more before sleeping. One that cannot is not asked again.
     pub fn arm(&mut self) -> bool {
+        if self.interrupt.is_none() {
+            return false;
+        }
         // SAFETY: the port runs, and self is the only user of its queue.
-        let armed = self.interrupt.is_some()
-            && unsafe { raw::rte_eth_dev_rx_intr_enable(self.port.id(), self.index) } == 0;
+        let status = unsafe { raw::rte_eth_dev_rx_intr_enable(self.port.id(), self.index) };
+        // A driver that has a descriptor and nothing to arm always tells.
+        let armed = status == 0 || Errno(-status) == Errno::ENOTSUP;
         if !armed {
-            self.interrupt = None;
+            self.forget_interrupt();
         }
         armed
     }
@@ -89,15 +93,20 @@ impl Queue {
             raw::rte_epoll_wait(epoll.as_raw_fd(), event.as_mut_ptr(), 1, 0);
         }
     }
+
+    /// Takes the interrupt out of its epoll. Drivers that end close their descriptors first, and would not find
+    /// what to take out.
+    fn forget_interrupt(&mut self) {
+        if let Some(epoll) = self.interrupt.take() {
+            // SAFETY: the port runs.
+            unsafe { raw::nty_rx_intr(self.port.id(), self.index, epoll.as_raw_fd(), 0) };
+        }
+    }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        if let Some(epoll) = &self.interrupt {
-            // Drivers close their descriptors first and find no more what to take out.
-            // SAFETY: the port runs.
-            unsafe { raw::nty_rx_intr(self.port.id(), self.index, epoll.as_raw_fd(), 0) };
-        }
+        self.forget_interrupt();
     }
 }
 

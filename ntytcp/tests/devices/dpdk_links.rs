@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use super::dpdk::{NO_HUGE, count, open, open_one};
 use super::kit::*;
 use ntytcp::device::dpdk::{DpdkConfig, DpdkDevice};
-use ntytcp::device::{Gso, GsoKind, RxChecksum, TxChecksum, TxMeta, TxQueue, Verdict};
+use ntytcp::device::{Device, Gso, GsoKind, RxChecksum, TxChecksum, TxMeta, TxQueue, Verdict};
 use ntytcp::shard::Shard;
 use ntytcp::stack::{SocketError, SocketKind};
 use ntytcp::steering::Steering;
@@ -23,6 +23,15 @@ fn tap(options: &str) -> (DpdkDevice, String) {
     let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{host}/disable_ipv6"), "1");
     ip(&["link", "set", &host, "up"]);
     (device, host)
+}
+
+/// Whether the device gives a descriptor to sleep on, once it was asked for one and found nothing.
+fn sleeps(device: &mut DpdkDevice) -> bool {
+    let _ = device.poll_fd();
+    while device.rx_burst(&mut |_| {}).unwrap() > 0 {
+        let _ = device.poll_fd();
+    }
+    device.poll_fd().is_some()
 }
 
 #[test]
@@ -40,6 +49,7 @@ fn tap_finishes_checksums_for_us_and_is_gone_with_the_device() {
     let (mut device, host) = tap("");
     assert_eq!((device.caps().tx_checksum, device.caps().tso_max), (true, 0));
     assert_eq!(exchange_datagrams(&mut device).1.checksum, RxChecksum::Verified);
+    assert!(sleeps(&mut device), "its driver has interrupts");
     assert_eq!(device.port().mtu().unwrap(), 1500);
     drop(device);
     assert_eq!(kernel_rx_packets(&host), None, "the interface is gone with the device");
@@ -66,6 +76,7 @@ fn packet_socket_answers_pings_and_trusts_a_veth() {
         let mut device = open(&format!("net_af_packet0,iface={}", link().0));
         answers_pings_in_place(&mut device);
         assert_eq!(exchange_datagrams(&mut device).1.checksum, RxChecksum::Verified);
+        assert!(!sleeps(&mut device), "its driver has no interrupts");
     }
 }
 
@@ -101,13 +112,18 @@ fn with_peer(test: &'static str) -> JoinHandle<()> {
     std::thread::spawn(move || run_copy(&mut Command::new("env"), test, "peer"))
 }
 
-/// The device of this process: the first has one end, the second the other.
-fn end_of(socket: &PathBuf, first: &str, second: &str) -> DpdkDevice {
+/// The settings of this process's device: the first has one end, the second the other.
+fn config_of(socket: &PathBuf, (first, second): (&str, &str)) -> DpdkConfig {
     let end = if is_peer() { second } else { first };
     if !is_peer() {
         let _ = std::fs::remove_file(socket);
     }
-    open_one(&DpdkConfig::new(format!("{} {NO_HUGE}", end.replace("PATH", &socket.display().to_string()))))
+    DpdkConfig::new(format!("{} {NO_HUGE}", end.replace("PATH", &socket.display().to_string())))
+}
+
+/// The device.
+fn end_of(socket: &PathBuf, ends: (&str, &str)) -> DpdkDevice {
+    open_one(&config_of(socket, ends))
 }
 
 const VHOST: (&str, &str) = ("net_vhost0,iface=PATH,tso=1", "net_virtio_user0,path=PATH,mrg_rxbuf=1");
@@ -123,7 +139,7 @@ fn virtio_carries_trains_whole_and_unfinished() {
         return;
     }
     let socket = meeting_point(TEST);
-    let mut device = end_of(&socket, VHOST.0, VHOST.1);
+    let mut device = end_of(&socket, VHOST);
     let caps = *device.caps();
     assert!(caps.tx_checksum && caps.tso_max > 65_000, "{caps:?}");
     let data: Vec<u8> = (0..60_000).map(|i| (i % 241) as u8).collect();
@@ -149,6 +165,36 @@ fn virtio_carries_trains_whole_and_unfinished() {
     assert_eq!(checksum, TxChecksum::Partial { start: 34, offset: 16 });
     assert_eq!(seen, [(60_054, Some(1460), partial, true)]);
     assert_eq!((count(&device, "dpdk-tx-good-packets"), count(&device, "dpdk-rx-good-packets")), (1, 1));
+}
+
+#[test]
+fn vlan_tags_are_taken_out_and_put_back_into_answers() {
+    const TEST: &str = "dpdk_links::vlan_tags_are_taken_out_and_put_back_into_answers";
+    if !inside(TEST) {
+        return;
+    }
+    let mut config = config_of(&meeting_point(TEST), VHOST);
+    config.vlan_strip = !is_peer();
+    let mut device = open_one(&config);
+    let (stations, tag, packet) = ([2; 12], [0x81, 0, 0x20, 7], [&[8, 0][..], &[5; 60]].concat());
+    let (tagged, plain) = ([&stations[..], &tag, &packet].concat(), [&stations[..], &packet].concat());
+    let mut seen = Vec::new();
+    if is_peer() {
+        send(&mut device, &tagged, TxMeta::default());
+        serve(&mut device, |frame, rx| {
+            seen.push((frame.to_vec(), rx.vlan));
+            (true, Verdict::Done)
+        });
+        assert_eq!(seen, [(tagged, None)]);
+    } else {
+        let peer = with_peer(TEST);
+        serve(&mut device, |frame, rx| {
+            seen.push((frame.to_vec(), rx.vlan));
+            (true, Verdict::Reply(TxMeta::default()))
+        });
+        peer.join().unwrap();
+        assert_eq!(seen, [(plain, Some(0x2007))]);
+    }
 }
 
 /// What a stack sends to another and gets back.
@@ -234,7 +280,7 @@ fn stacks_in_two_processes_talk_in_trains_over_virtio() {
     if !inside(TEST) {
         return;
     }
-    let stats = converse(TEST, end_of(&meeting_point(TEST), VHOST.0, VHOST.1));
+    let stats = converse(TEST, end_of(&meeting_point(TEST), VHOST));
     let per_frame = value(&stats, "dpdk-tx-good-bytes") / value(&stats, "dpdk-tx-good-packets");
     assert!(per_frame > 4_000, "{per_frame} bytes per frame: {stats:?}");
     assert_eq!(value(&stats, "dpdk-tx-refused"), 0);
@@ -246,7 +292,7 @@ fn stacks_in_two_processes_talk_over_memif() {
     if !inside(TEST) {
         return;
     }
-    let stats = converse(TEST, end_of(&meeting_point(TEST), MEMIF.0, MEMIF.1));
+    let stats = converse(TEST, end_of(&meeting_point(TEST), MEMIF));
     assert!(value(&stats, "dpdk-rx-good-packets") > 1_000, "{stats:?}");
     assert_eq!(value(&stats, "dpdk-tx-full"), 0);
 }

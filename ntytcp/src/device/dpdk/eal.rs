@@ -126,7 +126,7 @@ impl Request {
             add(&["--log-level=error"]);
         }
         let any_pci = self.devices.iter().any(|device| matches!(device, Wanted::Pci(_)));
-        if !any_pci && !self.devices.is_empty() && !self.gives(&["-b", "--block", "--no-pci"]) {
+        if !any_pci && !self.gives(&["-b", "--block", "--no-pci"]) {
             // One that is no network card is allowed, and so no other; a later device may still name one.
             add(&["-a", "0000:00:00.0"]);
         }
@@ -288,7 +288,7 @@ mod tests {
             "--in-memory --vdev net_null0 -l3 --no-telemetry --log-level *:debug --no-pci"
         );
         assert!(!arguments("03:00.0").contains("0000:00:00.0"));
-        assert!(!arguments("-l 1").contains("-a "), "all cards that are bound for it");
+        assert!(arguments("-l 1").contains("-a 0000:00:00.0"), "nobody named a card");
     }
 
     #[test]

@@ -208,14 +208,13 @@ impl DpdkDevice {
         let port = queue.port();
         let tx = port.tx_offloads();
         let tx_checksum = tx.contains(TxOffloads::TCP_CHECKSUM | TxOffloads::UDP_CHECKSUM);
-        let tso = tx_checksum
-            && match trains {
-                Trains::None | Trains::ReceivedOnly => false,
-                Trains::AsOffered => tx.contains(TxOffloads::TSO),
-                Trains::Always => true,
-            };
+        let longest_train = match trains {
+            Trains::AsOffered(longest) if tx_checksum && tx.contains(TxOffloads::TSO) => longest,
+            Trains::Always if tx_checksum => pools::LONGEST,
+            Trains::None | Trains::ReceivedOnly | Trains::AsOffered(_) | Trains::Always => 0,
+        };
         let long_pool = if trains == Trains::None { None } else { Some(Lease::of_trains(eal)?) };
-        let tso_max = if tso { pools::LONGEST - MAX_L2_HEADER } else { 0 };
+        let tso_max = longest_train.saturating_sub(MAX_L2_HEADER);
         let mtu = usize::from(port.mtu()?).min(pool.room().saturating_sub(MAX_L2_HEADER));
         let link_up = port.link().is_ok_and(|link| link.up);
         Ok(Self {
@@ -229,7 +228,7 @@ impl DpdkDevice {
             pool,
             long_pool,
             caps: Caps { mtu, tx_checksum, tso_max },
-            able: Able { offloads: tx, tso },
+            able: Able { offloads: tx, tso: tso_max > 0 },
             unverified,
             stats: Stats::default(),
             now: Instant::ZERO,
@@ -415,9 +414,12 @@ impl Device for DpdkDevice {
         let mut answers = ArrayVec::<Option<Answer>, BURST>::new();
         for frame in &frames {
             answers.push(match frame.verdict {
-                Verdict::Reply(meta) => {
-                    Some(Answer { start: frame.start(), len: frame.len(), meta, vlan: frame.meta.vlan })
-                }
+                Verdict::Reply(meta) => Some(Answer {
+                    start: frame.start() as u16,
+                    len: frame.len() as u16,
+                    meta,
+                    vlan: frame.meta.vlan,
+                }),
                 Verdict::Done | Verdict::Punt | Verdict::Drop(_) => None,
             });
         }

@@ -3,6 +3,7 @@
 use dpdk_sys::{Mbuf, TxOffloads};
 
 use super::meta;
+use super::pools::LONGEST;
 use crate::device::offload::complete_checksum;
 use crate::device::{TxChecksum, TxMeta};
 
@@ -13,8 +14,8 @@ pub(super) enum Trains {
     None,
     /// It may merge segments, and is given none to cut.
     ReceivedOnly,
-    /// It cuts them if it says so.
-    AsOffered,
+    /// It cuts them if it says so, of at most so many bytes, Ethernet header included.
+    AsOffered(usize),
     /// It passes them on whole, and does not say so.
     Always,
 }
@@ -23,10 +24,16 @@ impl Trains {
     /// What is known of a driver beyond what it says. `net_tap` counts the Ethernet header against the MTU, and never takes a train of full
     /// segments. `net_vhost` hands trains to a guest that takes them; that this one does is promised by `tso=1`.
     pub(super) fn of(driver: &str, argument: &str) -> Self {
+        /// What a descriptor of any card can name; some drivers put a buffer into one, however long it is.
+        const DESCRIPTOR: usize = 15 << 10;
         match driver {
             "net_tap" => Self::ReceivedOnly,
             "net_vhost" if argument.contains("tso=1") => Self::Always,
-            _ => Self::AsOffered,
+            // They use several descriptors for a long buffer, or have no limit.
+            "net_i40e" | "net_iavf" | "net_ice" | "mlx5_pci" | "net_virtio" | "net_virtio_user" => {
+                Self::AsOffered(LONGEST)
+            }
+            _ => Self::AsOffered(DESCRIPTOR),
         }
     }
 }
@@ -41,7 +48,12 @@ pub(super) struct Able {
 
 /// What the driver is to do with a frame that is sent, or else it is done here. Whether the driver has to do something. `None` for
 /// what neither can do.
+#[inline]
 pub(super) fn prepare(mbuf: &mut Mbuf, meta: TxMeta, able: Able, vlan: Option<u16>) -> Option<bool> {
+    if meta == TxMeta::default() && vlan.is_none() {
+        mbuf.set_tx_offload(None, None);
+        return Some(false);
+    }
     let Able { offloads, tso } = able;
     let ip_checksum = offloads.contains(TxOffloads::IPV4_CHECKSUM);
     let checksums = offloads.contains(TxOffloads::TCP_CHECKSUM | TxOffloads::UDP_CHECKSUM);
@@ -74,18 +86,19 @@ fn insert_vlan(mbuf: &mut Mbuf, tci: u16) -> bool {
     mbuf.set_extent(start, len).is_ok()
 }
 
-/// The answer that a frame became, and the tag that was taken out of it.
+/// The answer that a frame became, and the tag that was taken out of it. A buffer's length fits 16 bits.
 pub(super) struct Answer {
-    pub start: usize,
-    pub len: usize,
+    pub start: u16,
+    pub len: u16,
     pub meta: TxMeta,
     pub vlan: Option<u16>,
 }
 
 /// Makes a received frame its answer. As [`prepare`].
+#[inline]
 pub(super) fn answered(mbuf: &mut Mbuf, answer: &Answer, able: Able) -> Option<bool> {
     let Answer { start, len, mut meta, vlan } = *answer;
-    mbuf.set_extent(start, len).ok()?;
+    mbuf.set_extent(start.into(), len.into()).ok()?;
     let by_driver = vlan.filter(|_| able.offloads.contains(TxOffloads::VLAN_INSERT));
     if let Some(tci) = vlan.filter(|_| by_driver.is_none()) {
         if !insert_vlan(mbuf, tci) {
