@@ -23,30 +23,42 @@ mod dpdk {
     /// src/lib.rs.
     const FUNCTIONS: &[&str] = &[
         "nty_.*",
-        "rte_dev_probe",
+        "rte_dev_(probe|remove)",
+        "rte_epoll_wait",
         "rte_eal_(cleanup|get_runtime_dir|init)",
+        "rte_eth_(allmulticast|promiscuous)_enable",
         "rte_eth_dev_(adjust_nb_rx_tx_desc|close|configure|get_mtu|set_mtu|info_get|start|stop)",
+        "rte_eth_dev_(is_removed|rss_reta_update)",
+        "rte_eth_dev_rx_intr_(disable|enable)",
         "rte_eth_dev_(get_name_by_port|get_port_by_name)",
         "rte_eth_find_next",
         "rte_eth_from_rings",
         "rte_eth_macaddr_get",
-        "rte_eth_promiscuous_enable",
         "rte_eth_[rt]x_(burst|queue_setup)",
         "rte_eth_stats_(get|reset)",
+        "rte_eth_tx_prepare",
+        "rte_eth_xstats_(get|get_names|reset)",
         "rte_mempool_(avail_count|free)",
         "rte_pktmbuf_(alloc_bulk|free_bulk|pool_create)",
-        "rte_ring_(create|free)",
+        "rte_ring_(create|free|get_memsize_elem|init)",
+        "rte_ring_(dequeue|enqueue)_burst_elem",
         "rte_strerror",
         "rte_thread_(register|unregister)",
         "rte_version",
     ];
 
     /// Types beyond those that the functions name.
-    const TYPES: &[&str] = &["nty_mbuf_offset"];
+    const TYPES: &[&str] = &["nty_mbuf_offset", "nty_tx_offload_bit"];
 
     /// Macros that are plain numbers.
-    const CONSTANTS: &[&str] =
-        &["RING_F_S[PC]_.*", "RTE_ETH_NAME_MAX_LEN", "RTE_MAX_ETHPORTS", "RTE_PKTMBUF_HEADROOM"];
+    const CONSTANTS: &[&str] = &[
+        "NTY_.*",
+        "RING_F_(EXACT_SZ|S[PC]_.*)",
+        "RTE_ETH_NAME_MAX_LEN",
+        "RTE_ETH_RETA_GROUP_SIZE",
+        "RTE_MAX_ETHPORTS",
+        "RTE_PKTMBUF_HEADROOM",
+    ];
 
     /// Types of which Rust holds pointers only; rte_mbuf is read by compat.h's offsets.
     const OPAQUE: &[&str] = &["rte_mbuf", "rte_mempool", "rte_ring", "rte_device"];
@@ -58,6 +70,9 @@ mod dpdk {
     /// driver's own API.
     const LIBRARIES: &[&str] =
         &["rte_eal", "rte_ethdev", "rte_mbuf", "rte_mempool", "rte_ring", "rte_net_ring"];
+
+    /// The release since which logging is a library of its own.
+    const OWN_LOG: (u32, u32) = (23, 11);
 
     pub(super) fn build() -> Result<(), String> {
         for name in ["PKG_CONFIG", "PKG_CONFIG_PATH", "PKG_CONFIG_LIBDIR", "PKG_CONFIG_SYSROOT_DIR"] {
@@ -89,6 +104,8 @@ mod dpdk {
     /// What pkg-config says of DPDK.
     struct Installed {
         version: String,
+        /// Year and month of that.
+        release: (u32, u32),
         /// All of the flags. The pkg-config crate would drop `-include rte_config.h` and `-march`, without
         /// which the headers do not compile or, worse, lay out structures otherwise than the library does.
         flags: Vec<String>,
@@ -107,7 +124,7 @@ mod dpdk {
             }
             let flags = pkg_config("--cflags")?.split_whitespace().map(str::to_owned).collect();
             let includes = pkg_config("--variable=includedir")?;
-            Ok(Installed { version, flags, includes, libraries: pkg_config("--variable=libdir")? })
+            Ok(Installed { version, release, flags, includes, libraries: pkg_config("--variable=libdir")? })
         }
 
         /// Links the shared libraries, and tells dependents where they are: as
@@ -115,7 +132,8 @@ mod dpdk {
         /// its dependencies.
         fn link(&self) {
             println!("cargo::rustc-link-search=native={}", self.libraries);
-            for library in LIBRARIES {
+            let log = (self.release >= OWN_LOG).then_some("rte_log");
+            for library in LIBRARIES.iter().copied().chain(log) {
                 println!("cargo::rustc-link-lib=dylib={library}");
             }
             println!("cargo::metadata=VERSION={}", self.version);

@@ -19,7 +19,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 #[command(next_help_heading = "Stack")]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct StackArgs {
-    /// Device: tap:NAME, packet:IFACE, xdp:IFACE, mem:, pcap:IN or pcap:IN,OUT; after the last frame of IN nothing more is received, which the log
+    /// Device: tap:NAME, packet:IFACE, xdp:IFACE, dpdk:ARGS, mem:, pcap:IN or pcap:IN,OUT; after the last frame of IN nothing more is received, which the log
     /// says, and a server goes on until a signal
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,

@@ -14,6 +14,10 @@ pub(crate) fn list() -> String {
             describe(&mut text, &interface, &facts);
         }
     }
+    #[cfg(feature = "dpdk")]
+    for card in ntytcp::device::dpdk::pci::cards().iter().filter(|card| card.is_usable()) {
+        text.push_str(&for_dpdk(&card.address, &card.driver, &card.id));
+    }
     if text.is_empty() {
         text.push_str("no interface: `ip link add` makes one, and --device tap:NAME needs none\n");
     }
@@ -49,6 +53,19 @@ fn describe(text: &mut String, interface: &NetworkInterface, facts: &Facts) {
     }
 }
 
+/// A card that DPDK can have: the kernel has no interface for it, or one beside which DPDK works.
+#[cfg(feature = "dpdk")]
+fn for_dpdk(address: &str, driver: &str, id: &str) -> String {
+    let flag = format!("dpdk:{address}");
+    format!(
+        "{address}: for DPDK, vendor and device {id}\n    {:<10} {driver}{}\n    {:<10} --device {flag:<22} past the kernel; it takes \
+         root or a /dev/vfio that is yours\n",
+        "driver",
+        place(address),
+        "use"
+    )
+}
+
 /// Where an interface is plugged in, with the NUMA node that is near.
 fn place(bus: &str) -> String {
     let node = fs::read_to_string(format!("/sys/bus/pci/devices/{bus}/numa_node"));
@@ -70,12 +87,37 @@ fn ways(name: &str, facts: &Facts) -> Vec<(String, &'static str)> {
         "beside the kernel, which keeps its addresses; it takes CAP_NET_RAW",
     ));
     ways.push((format!("xdp:{name}"), "past the kernel; it takes root"));
+    if cfg!(feature = "dpdk") && is_kernels_card(facts) {
+        ways.push((
+            format!("dpdk:{}", facts.bus),
+            "past the kernel, after `scripts/bind-nic` with the same address",
+        ));
+    }
     ways
+}
+
+/// Whether it is a card that DPDK can have only when the kernel has it no longer.
+fn is_kernels_card(facts: &Facts) -> bool {
+    let on_pci = facts.bus.matches(':').count() == 2 && facts.bus.contains('.');
+    on_pci && !facts.driver.starts_with("mlx")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "dpdk")]
+    #[test]
+    fn a_card_for_dpdk_is_shown_with_the_flag_to_type() {
+        let text = for_dpdk("fffe:03:00.0", "vfio-pci", "8086:1572");
+        assert!(
+            text.starts_with(
+                "fffe:03:00.0: for DPDK, vendor and device 8086:1572\n    driver     vfio-pci\n"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("use        --device dpdk:fffe:03:00.0 ") && text.ends_with('\n'), "{text}");
+    }
 
     #[test]
     fn interfaces_are_listed_with_the_flag_to_type() {

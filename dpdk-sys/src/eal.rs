@@ -114,6 +114,11 @@ impl Eal {
         port::names()
     }
 
+    /// The names of the ports that are not open.
+    pub fn free_ports(self) -> Vec<String> {
+        port::free_names()
+    }
+
     /// Makes the calling thread known to DPDK until the guard is dropped. It is not pinned or changed
     /// otherwise, but gets a cache of its own in every pool: without it each burst goes to the pool's shared
     /// ring, which is correct and slower.

@@ -10,10 +10,13 @@ use crate::raw;
 pub struct Errno(pub i32);
 
 impl Errno {
-    pub(crate) const ENOMEM: Errno = Errno(12);
+    /// There is not enough memory.
+    pub const ENOMEM: Errno = Errno(12);
     pub(crate) const EACCES: Errno = Errno(13);
     pub(crate) const ENODEV: Errno = Errno(19);
     pub(crate) const EINVAL: Errno = Errno(22);
+    pub(crate) const ENOSYS: Errno = Errno(38);
+    pub(crate) const ENOTSUP: Errno = Errno(95);
     pub(crate) const EALREADY: Errno = Errno(114);
 
     /// `rte_errno` of this thread: why a function that returned -1 or a null pointer failed.
@@ -103,6 +106,14 @@ pub enum DpdkError {
     /// The port is open already: its queues have one user.
     #[error("the DPDK port {0:?} is open already in this process")]
     PortInUse(String),
+    /// The driver cannot do what the settings of the port ask for.
+    #[error("the DPDK port {port:?}: {what}")]
+    Setting {
+        /// The port.
+        port: String,
+        /// What it cannot, and what it can.
+        what: String,
+    },
     /// A frame does not fit an mbuf of this pool.
     #[error("a frame of {len} bytes does not fit the {room} bytes of an mbuf: make the pool with more room")]
     TooLong {

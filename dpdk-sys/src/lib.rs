@@ -7,13 +7,13 @@
 //!
 //! # What is bound
 //! The `raw` module is what bindgen makes of `wrapper.h`, cut down to the allow-lists in `build.rs`: the
-//! start and end of EAL, hotplug, one Ethernet port's life, pktmbuf pools, bursts in and out, rings and the
-//! ring driver. To add a symbol:
+//! start and end of EAL, hotplug, an Ethernet port's life, its offloads, counters and interrupts, pktmbuf pools,
+//! bursts in and out, rings and the ring driver. To add a symbol:
 //!
 //! 1. include its header in `wrapper.h` (if it is a new one) and name it in the allow-list of `build.rs`; an
 //!    inline function gets its C wrapper by itself, and a new library is named in `LIBRARIES`;
-//! 2. a macro or a thread-local becomes a `static inline` function `nty_*` in `compat.h`, and so does
-//!    whatever is called or nested differently in another release of DPDK: `compat.h` is the one file that
+//! 2. a thread-local or a macro that is no plain number becomes a `static inline` function `nty_*` or a
+//!    constant `NTY_*` in `compat.h`, and so does whatever is called or nested differently in another release of DPDK: `compat.h` is the one file that
 //!    knows about releases;
 //! 3. if it stays unsafe to call, it stays in `raw`; a safe function in this crate says in its `SAFETY`
 //!    comment who keeps the invariant.
@@ -29,7 +29,7 @@
 //! # Who owns what
 //! ```text
 //! Eal (once per process) --> Mempool (until the process ends) --> Mbuf, in a Burst or alone
-//!                      \---> Port (exclusive; one rx and one tx queue) <-- rx_burst / tx_burst -->
+//!                      \---> Port, shared by its Queues (each exclusive) <-- rx_burst / tx_burst -->
 //! ```
 //! An [`Mbuf`] is owned by exactly one of: a pool, a [`Burst`], a variable, a port. `tx_burst` moves what the
 //! port accepts out of the burst and leaves the rest in it; dropping a burst or an mbuf gives it back to its
@@ -46,13 +46,15 @@ mod error;
 mod mbuf;
 mod mempool;
 mod port;
+mod ring;
 
 pub use burst::{BURST, Burst};
 pub use eal::{Eal, RegisteredThread};
 pub use error::{DpdkError, Errno};
-pub use mbuf::Mbuf;
+pub use mbuf::{L4, L4Checksum, Mbuf, RxInfo, Segments, TxOffload};
 pub use mempool::Mempool;
-pub use port::{Link, Port, PortConfig, PortStats, wire};
+pub use port::{Link, Port, PortConfig, PortInfo, PortStats, Queue, Rss, RxOffloads, TxOffloads, wire};
+pub use ring::{Ring, RingReceiver, RingSender, channel};
 
 /// The C declarations as they are. Their documentation is DPDK's.
 #[allow(

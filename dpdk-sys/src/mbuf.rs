@@ -3,6 +3,7 @@
 use std::fmt;
 use std::iter;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::slice;
 
@@ -20,10 +21,15 @@ const PKT_LEN: Field<u32> = Field(raw::NTY_MBUF_PKT_LEN, PhantomData);
 const DATA_LEN: Field<u16> = Field(raw::NTY_MBUF_DATA_LEN, PhantomData);
 const BUF_LEN: Field<u16> = Field(raw::NTY_MBUF_BUF_LEN, PhantomData);
 const NEXT: Field<*mut rte_mbuf> = Field(raw::NTY_MBUF_NEXT, PhantomData);
+const OL_FLAGS: Field<u64> = Field(raw::NTY_MBUF_OL_FLAGS, PhantomData);
+const VLAN_TCI: Field<u16> = Field(raw::NTY_MBUF_VLAN_TCI, PhantomData);
+const RSS_HASH: Field<u32> = Field(raw::NTY_MBUF_RSS_HASH, PhantomData);
+const TX_OFFLOAD: Field<u64> = Field(raw::NTY_MBUF_TX_OFFLOAD, PhantomData);
 
 impl<T: Copy> Field<T> {
     /// # Safety
     /// `mbuf` points to a live mbuf that nobody writes.
+    #[inline]
     unsafe fn get(&self, mbuf: *const rte_mbuf) -> T {
         // SAFETY: by the caller; the offset and the type are the C compiler's, so it is inside and aligned.
         unsafe { mbuf.byte_add(self.0 as usize).cast::<T>().read() }
@@ -31,10 +37,73 @@ impl<T: Copy> Field<T> {
 
     /// # Safety
     /// `mbuf` points to a live mbuf that nobody else uses.
+    #[inline]
     unsafe fn set(&self, mbuf: *mut rte_mbuf, value: T) {
         // SAFETY: as above.
         unsafe { mbuf.byte_add(self.0 as usize).cast::<T>().write(value) }
     }
+}
+
+/// What a driver says about the layer-4 checksum of a received packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum L4Checksum {
+    /// It is wrong, or the driver did not look.
+    #[default]
+    Unverified,
+    /// It is right.
+    Good,
+    /// The field holds the sum of the pseudo header only, and the data is right: the packet never was on a
+    /// wire.
+    Unfinished,
+}
+
+/// What a driver says of a received packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RxInfo {
+    /// Its layer-4 checksum.
+    pub checksum: L4Checksum,
+    /// The hash of its flow.
+    pub rss_hash: Option<u32>,
+    /// The tag control information of the VLAN tag that was taken out of it.
+    pub vlan: Option<u16>,
+    /// Payload bytes of each segment of a train that was merged.
+    pub segment_size: Option<u16>,
+}
+
+/// The protocol whose checksum a driver is to finish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum L4 {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// What a driver is to do with a packet: finish the layer-4 checksum, whose field holds the sum of the pseudo
+/// header, and perhaps more. Only for a port with the offloads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TxOffload {
+    /// The protocol.
+    pub l4: L4,
+    /// It is in an IPv6 packet, not an IPv4 one.
+    pub ipv6: bool,
+    /// Bytes of the Ethernet header, tags included: at most 127.
+    pub l2_len: u8,
+    /// Bytes of the IP header: at most 511.
+    pub l3_len: u16,
+    /// The train to cut the packet into, if it is TCP.
+    pub segments: Option<Segments>,
+}
+
+/// How a packet is cut into segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segments {
+    /// Payload bytes of each but the last.
+    pub size: u16,
+    /// Bytes of the TCP header.
+    pub l4_len: u8,
+    /// The driver makes the checksum of the IPv4 headers too.
+    pub ip_checksum: bool,
 }
 
 /// A packet buffer, owned. Dropped, it goes back to its pool; in bulk that is cheaper, so keep them in a
@@ -51,11 +120,13 @@ impl Mbuf {
     /// # Safety
     /// The buffer is a live one from a pktmbuf pool, well-formed, with a reference count of 1 in each
     /// segment, and nobody else owns it.
+    #[inline]
     pub unsafe fn from_raw(mbuf: *mut rte_mbuf) -> Option<Mbuf> {
         NonNull::new(mbuf).map(Mbuf)
     }
 
     /// Hands the buffer to a call into `raw`, which frees it.
+    #[inline]
     pub fn into_raw(self) -> *mut rte_mbuf {
         let mbuf = self.0.as_ptr();
         std::mem::forget(self);
@@ -63,12 +134,14 @@ impl Mbuf {
     }
 
     /// The bytes of the first segment: all of the packet, unless [`Mbuf::segment_count`] is more than 1.
+    #[inline]
     pub fn data(&self) -> &[u8] {
         // SAFETY: self owns the buffer.
         unsafe { segment(self.0.as_ptr()) }
     }
 
     /// The bytes of the first segment, to be changed in place.
+    #[inline]
     pub fn data_mut(&mut self) -> &mut [u8] {
         // SAFETY: self owns the buffer and is borrowed mutably; the extent is inside the buffer, which EAL
         // has mapped.
@@ -92,6 +165,7 @@ impl Mbuf {
     }
 
     /// How many segments there are: at least 1.
+    #[inline]
     pub fn segment_count(&self) -> usize {
         // SAFETY: self owns the buffer.
         usize::from(unsafe { NB_SEGS.get(self.0.as_ptr()) })
@@ -104,6 +178,7 @@ impl Mbuf {
     }
 
     /// How many bytes a packet may have that starts where this one does and stays in the first segment.
+    #[inline]
     pub fn room(&self) -> usize {
         let mbuf = self.0.as_ptr();
         // SAFETY: self owns the buffer.
@@ -117,23 +192,146 @@ impl Mbuf {
     /// # Errors
     /// [`DpdkError::TooLong`] when there is not enough room; [`DpdkError::Call`] when there is more than one
     /// segment.
+    #[inline]
     pub fn set_len(&mut self, len: usize) -> Result<(), DpdkError> {
-        let room = self.room();
-        let data_len =
-            u16::try_from(len).ok().filter(|_| len <= room).ok_or(DpdkError::TooLong { len, room })?;
+        // SAFETY: self owns the buffer.
+        let start = usize::from(unsafe { DATA_OFF.get(self.0.as_ptr()) });
+        self.set_extent(start, len)
+    }
+
+    /// The whole buffer of the first segment, with the headroom and what is behind the data, and where in it
+    /// the data is.
+    #[inline]
+    pub fn buffer_mut(&mut self) -> (&mut [u8], Range<usize>) {
+        let mbuf = self.0.as_ptr();
+        // SAFETY: self owns the buffer and is borrowed mutably; buf_addr and buf_len are its extent, which EAL
+        // has mapped.
+        unsafe {
+            let size = BUF_LEN.get(mbuf);
+            let start = DATA_OFF.get(mbuf).min(size);
+            // net_null says more than there is if it is told a size beyond the pool's.
+            let len = DATA_LEN.get(mbuf).min(size - start);
+            let buffer = slice::from_raw_parts_mut(BUF_ADDR.get(mbuf), usize::from(size));
+            (buffer, usize::from(start)..usize::from(start + len))
+        }
+    }
+
+    /// Makes the packet the bytes of its buffer at this place.
+    ///
+    /// # Errors
+    /// As [`Mbuf::set_len`].
+    #[inline]
+    pub fn set_extent(&mut self, start: usize, len: usize) -> Result<(), DpdkError> {
+        let mbuf = self.0.as_ptr();
+        // SAFETY: self owns the buffer.
+        let (size, segments) = unsafe { (usize::from(BUF_LEN.get(mbuf)), NB_SEGS.get(mbuf)) };
+        if start > size || len > size - start || segments != 1 {
+            return Err(self.misfit(start, len));
+        }
+        // SAFETY: as above, borrowed mutably; the data is inside of the buffer, whose size fits 16 bits.
+        unsafe {
+            DATA_OFF.set(mbuf, start as u16);
+            DATA_LEN.set(mbuf, len as u16);
+            PKT_LEN.set(mbuf, len as u32);
+        }
+        Ok(())
+    }
+
+    /// Why the packet cannot be so many bytes from there on.
+    #[cold]
+    fn misfit(&self, start: usize, len: usize) -> DpdkError {
         if self.segment_count() != 1 {
             let errno = Errno::EINVAL;
-            return Err(DpdkError::Call {
-                call: "set_len",
-                object: "an mbuf of several segments".into(),
-                errno,
-            });
+            return DpdkError::Call { call: "set_len", object: "an mbuf of several segments".into(), errno };
         }
+        // SAFETY: self owns the buffer.
+        let size = usize::from(unsafe { BUF_LEN.get(self.0.as_ptr()) });
+        let (len, room) = if start > size { (start, size) } else { (len, size - start) };
+        DpdkError::TooLong { len, room }
+    }
+
+    /// What the driver said of the packet when it was received.
+    #[inline]
+    pub fn rx_info(&self) -> RxInfo {
+        const SAYS: u64 =
+            raw::NTY_RX_L4_CKSUM_MASK | raw::NTY_RX_RSS_HASH | raw::NTY_RX_VLAN_STRIPPED | raw::NTY_RX_LRO;
         let mbuf = self.0.as_ptr();
-        // SAFETY: self owns the buffer and is borrowed mutably; the data ends inside of it.
+        // SAFETY: self owns the buffer.
+        let flags = unsafe { OL_FLAGS.get(mbuf) };
+        if flags & SAYS == 0 {
+            return RxInfo::default();
+        }
+        let said = |flag| flags & flag != 0;
+        // SAFETY: as above, for all three.
+        let (hash, tci, offload) = unsafe { (RSS_HASH.get(mbuf), VLAN_TCI.get(mbuf), TX_OFFLOAD.get(mbuf)) };
+        RxInfo {
+            checksum: match flags & raw::NTY_RX_L4_CKSUM_MASK {
+                raw::NTY_RX_L4_CKSUM_GOOD => L4Checksum::Good,
+                raw::NTY_RX_L4_CKSUM_NONE => L4Checksum::Unfinished,
+                _ => L4Checksum::Unverified,
+            },
+            rss_hash: said(raw::NTY_RX_RSS_HASH).then_some(hash),
+            vlan: said(raw::NTY_RX_VLAN_STRIPPED).then_some(tci),
+            // The 16 bits from there on.
+            segment_size: said(raw::NTY_RX_LRO).then_some((offload >> raw::NTY_TX_TSO_SEGSZ_BIT) as u16),
+        }
+    }
+
+    /// What the driver is to do when it sends the packet: nothing for `None`. `vlan` is the tag to put into it.
+    #[inline]
+    pub fn set_tx_offload(&mut self, offload: Option<TxOffload>, vlan: Option<u16>) {
+        let mbuf = self.0.as_ptr();
+        let mut flags = vlan.map_or(0, |_| raw::NTY_TX_VLAN);
+        let mut lengths = 0;
+        if let Some(TxOffload { l4, ipv6, l2_len, l3_len, segments }) = offload {
+            flags |= match l4 {
+                L4::Tcp => raw::NTY_TX_TCP_CKSUM,
+                L4::Udp => raw::NTY_TX_UDP_CKSUM,
+            };
+            flags |= if ipv6 { raw::NTY_TX_IPV6 } else { raw::NTY_TX_IPV4 };
+            lengths |= u64::from(l2_len & 0x7f) << raw::NTY_TX_L2_LEN_BIT;
+            lengths |= u64::from(l3_len & 0x1ff) << raw::NTY_TX_L3_LEN_BIT;
+            if let Some(Segments { size, l4_len, ip_checksum }) = segments {
+                flags |= raw::NTY_TX_TCP_SEG;
+                flags |= if ip_checksum && !ipv6 { raw::NTY_TX_IP_CKSUM } else { 0 };
+                lengths |= u64::from(l4_len) << raw::NTY_TX_L4_LEN_BIT;
+                lengths |= u64::from(size) << raw::NTY_TX_TSO_SEGSZ_BIT;
+            }
+        }
+        // SAFETY: self owns the buffer and is borrowed mutably. What the flags say of the buffer stays.
         unsafe {
-            DATA_LEN.set(mbuf, data_len);
-            PKT_LEN.set(mbuf, u32::from(data_len));
+            OL_FLAGS.set(mbuf, OL_FLAGS.get(mbuf) & raw::NTY_BUFFER_FLAGS | flags);
+            if offload.is_some() {
+                TX_OFFLOAD.set(mbuf, lengths);
+            }
+            if let Some(tci) = vlan {
+                VLAN_TCI.set(mbuf, tci);
+            }
+        }
+    }
+
+    /// Copies the packet, all of its segments and what the driver said of it, into one that has room for it
+    /// in one segment.
+    ///
+    /// # Errors
+    /// As [`Mbuf::set_len`] of that one, which then is as it was.
+    pub fn gather_into(&self, whole: &mut Mbuf) -> Result<(), DpdkError> {
+        whole.set_len(self.packet_len())?;
+        let mut rest = whole.data_mut();
+        for segment in self.segments() {
+            let Some((to, behind)) = rest.split_at_mut_checked(segment.len()) else { break };
+            to.copy_from_slice(segment);
+            rest = behind;
+        }
+        let (from, to) = (self.0.as_ptr(), whole.0.as_ptr());
+        // SAFETY: both are owned, and `whole` is borrowed mutably. What the flags say of a buffer is not
+        // copied.
+        unsafe {
+            let kept = OL_FLAGS.get(to) & raw::NTY_BUFFER_FLAGS;
+            OL_FLAGS.set(to, OL_FLAGS.get(from) & !raw::NTY_BUFFER_FLAGS | kept);
+            VLAN_TCI.set(to, VLAN_TCI.get(from));
+            RSS_HASH.set(to, RSS_HASH.get(from));
+            TX_OFFLOAD.set(to, TX_OFFLOAD.get(from));
         }
         Ok(())
     }
@@ -153,6 +351,7 @@ impl Mbuf {
 ///
 /// # Safety
 /// `mbuf` points to a live mbuf that nobody writes.
+#[inline]
 unsafe fn extent(mbuf: *const rte_mbuf) -> (*mut u8, usize) {
     // SAFETY: by the caller; data_off is inside the buffer by DPDK's rules.
     unsafe {
@@ -165,6 +364,7 @@ unsafe fn extent(mbuf: *const rte_mbuf) -> (*mut u8, usize) {
 
 /// # Safety
 /// `mbuf` points to a live mbuf that nobody writes for the lifetime.
+#[inline]
 unsafe fn segment<'a>(mbuf: *const rte_mbuf) -> &'a [u8] {
     // SAFETY: by the caller; the extent is inside the buffer, which EAL has mapped.
     unsafe {

@@ -1,10 +1,10 @@
 //! Where packet buffers come from and go back to.
 
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
 use crate::error::c_string;
 use crate::raw::{self, rte_mempool};
-use crate::{Burst, DpdkError, Eal};
+use crate::{Burst, DpdkError, Eal, Mbuf};
 
 /// The most buffers that a registered thread keeps for itself.
 const CACHE: u32 = 256;
@@ -49,13 +49,25 @@ impl Mempool {
 
     /// Adds `count` empty packets to the burst, or as many as it has room for; none at all when the pool has
     /// fewer left. Returns how many.
-    pub fn alloc(&self, burst: &mut Burst, count: usize) -> usize {
+    pub fn alloc<const N: usize>(&self, burst: &mut Burst<N>, count: usize) -> usize {
         // SAFETY: the place has room for `room` pointers; on 0 all of them are fresh mbufs, otherwise none.
         unsafe {
             burst.extend(count, |place, room| {
                 let status = raw::rte_pktmbuf_alloc_bulk(self.0.as_ptr(), place, u32::from(room));
                 if status == 0 { usize::from(room) } else { 0 }
             })
+        }
+    }
+
+    /// One empty packet, unless the pool has none left.
+    pub fn alloc_one(&self) -> Option<Mbuf> {
+        let mut mbuf = ptr::null_mut();
+        // SAFETY: the place is a local; on 0 it holds a fresh mbuf.
+        unsafe {
+            match raw::rte_pktmbuf_alloc_bulk(self.0.as_ptr(), &mut mbuf, 1) {
+                0 => Mbuf::from_raw(mbuf),
+                _ => None,
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::ffi::c_int;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
-use dpdk_sys::{BURST, Burst, DpdkError, Eal, Mbuf, Mempool, Port, PortConfig, wire};
+use dpdk_sys::{BURST, Burst, DpdkError, Eal, Mbuf, Mempool, Port, PortConfig, Queue, wire};
 
 static EAL: OnceLock<Eal> = OnceLock::new();
 
@@ -57,8 +57,13 @@ fn burst_of(pool: &Mempool, numbers: std::ops::Range<usize>) -> Burst {
     burst
 }
 
+/// The only queue of the port of this name, which receives into buffers of the pool.
+fn open(eal: Eal, name: &str, pool: &Mempool) -> Queue {
+    Port::open(eal, name, &[*pool], &PortConfig::default()).unwrap().pop().unwrap()
+}
+
 /// All that a port has, in order.
-fn receive_all(port: &mut Port) -> Vec<Vec<u8>> {
+fn receive_all(port: &mut Queue) -> Vec<Vec<u8>> {
     let mut received = Vec::new();
     loop {
         let mut burst = Burst::new();
@@ -74,7 +79,7 @@ fn null_device_gives_full_bursts_and_takes_them() {
     let (eal, _turn) = eal();
     let pool = Mempool::new(eal, "null", 255, 2048).unwrap();
     let all = pool.available();
-    let mut port = Port::open(eal, "net_null0", &pool, &PortConfig::default()).unwrap();
+    let mut port = open(eal, "net_null0", &pool);
     for _ in 0..100 {
         let mut burst = Burst::new();
         assert_eq!(port.rx_burst(&mut burst), BURST);
@@ -82,9 +87,9 @@ fn null_device_gives_full_bursts_and_takes_them() {
         assert_eq!(port.tx_burst(&mut burst), BURST);
         assert!(burst.is_empty());
     }
-    let stats = port.stats().unwrap();
+    let stats = port.port().stats().unwrap();
     assert_eq!((stats.rx_frames, stats.tx_frames), (100 * BURST as u64, 100 * BURST as u64));
-    assert!(port.link().unwrap().up);
+    assert!(port.port().link().unwrap().up);
     drop(port);
     assert_eq!(pool.available(), all);
 }
@@ -95,9 +100,9 @@ fn wire_delivers_both_ways_byte_exact_and_in_order() {
     let pool = Mempool::new(eal, "wire", 1023, 2048).unwrap();
     let all = pool.available();
     let (left, right) = wire(eal, "wire", 256).unwrap();
-    let mut left = Port::open(eal, &left, &pool, &PortConfig::default()).unwrap();
-    let mut right = Port::open(eal, &right, &pool, &PortConfig::default()).unwrap();
-    assert_ne!(left.id(), right.id());
+    let mut left = open(eal, &left, &pool);
+    let mut right = open(eal, &right, &pool);
+    assert_ne!(left.port().id(), right.port().id());
     for round in 0..3 {
         let first = round * 1000;
         assert_eq!(left.tx_burst(&mut burst_of(&pool, first..first + BURST)), BURST);
@@ -105,10 +110,8 @@ fn wire_delivers_both_ways_byte_exact_and_in_order() {
         assert_eq!(receive_all(&mut right), (first..first + BURST).map(frame).collect::<Vec<_>>());
         assert_eq!(receive_all(&mut left), (first + 500..first + 507).map(frame).collect::<Vec<_>>());
     }
-    assert_eq!(left.stats().unwrap().tx_frames, 3 * BURST as u64);
+    assert_eq!(left.port().stats().unwrap().tx_frames, 3 * BURST as u64);
     assert_eq!(pool.available(), all);
-    left.close().unwrap();
-    right.close().unwrap();
 }
 
 #[test]
@@ -116,8 +119,8 @@ fn full_queue_leaves_the_rest_in_the_burst_in_order() {
     let (eal, _turn) = eal();
     let pool = Mempool::new(eal, "full", 255, 2048).unwrap();
     let (left, right) = wire(eal, "full", 64).unwrap();
-    let mut left = Port::open(eal, &left, &pool, &PortConfig::default()).unwrap();
-    let mut right = Port::open(eal, &right, &pool, &PortConfig::default()).unwrap();
+    let mut left = open(eal, &left, &pool);
+    let mut right = open(eal, &right, &pool);
     // 63 fit: two bursts of 31, one frame of the third.
     assert_eq!(left.tx_burst(&mut burst_of(&pool, 0..31)), 31);
     assert_eq!(left.tx_burst(&mut burst_of(&pool, 31..62)), 31);
@@ -129,8 +132,6 @@ fn full_queue_leaves_the_rest_in_the_burst_in_order() {
     assert_eq!(left.tx_burst(&mut third), 9);
     received.extend(receive_all(&mut right));
     assert_eq!(received, (0..72).map(frame).collect::<Vec<_>>());
-    left.close().unwrap();
-    right.close().unwrap();
 }
 
 #[test]
@@ -138,8 +139,8 @@ fn received_frame_is_answered_in_its_own_buffer() {
     let (eal, _turn) = eal();
     let pool = Mempool::new(eal, "answer", 255, 2048).unwrap();
     let (left, right) = wire(eal, "answer", 64).unwrap();
-    let mut left = Port::open(eal, &left, &pool, &PortConfig::default()).unwrap();
-    let mut right = Port::open(eal, &right, &pool, &PortConfig::default()).unwrap();
+    let mut left = open(eal, &left, &pool);
+    let mut right = open(eal, &right, &pool);
     left.tx_burst(&mut burst_of(&pool, 0..3));
     let (mut received, mut answers) = (Burst::new(), Burst::new());
     assert_eq!(right.rx_burst(&mut received), 3);
@@ -158,8 +159,6 @@ fn received_frame_is_answered_in_its_own_buffer() {
     assert_eq!(answers[0][0], !frame(1)[0]);
     assert_eq!(answers[0][1..], frame(1)[1..61]);
     assert_eq!(answers[1][1..frame(2).len()], frame(2)[1..]);
-    left.close().unwrap();
-    right.close().unwrap();
 }
 
 #[test]
@@ -216,11 +215,91 @@ fn frame_beyond_the_room_is_refused() {
 fn port_is_open_once_and_again_after_it_is_dropped() {
     let (eal, _turn) = eal();
     let pool = Mempool::new(eal, "once", 255, 2048).unwrap();
-    let port = Port::open(eal, "net_null0", &pool, &PortConfig::default()).unwrap();
-    let again = Port::open(eal, "net_null0", &pool, &PortConfig::default());
-    assert_eq!(again.unwrap_err(), DpdkError::PortInUse("net_null0".into()));
-    drop(port);
-    Port::open(eal, "net_null0", &pool, &PortConfig::default()).unwrap();
+    for _ in 0..3 {
+        eal.attach("net_null1").unwrap();
+        let port = open(eal, "net_null1", &pool);
+        let again = Port::open(eal, "net_null1", &[pool], &PortConfig::default());
+        assert_eq!(again.unwrap_err(), DpdkError::PortInUse("net_null1".into()));
+        drop(port);
+        assert!(!eal.ports().contains(&"net_null1".into()));
+    }
+}
+
+#[test]
+fn queues_of_a_port_are_apart_and_the_last_ends_it() {
+    let (eal, _turn) = eal();
+    let pool = Mempool::new(eal, "queues", 1023, 2048).unwrap();
+    eal.attach("net_null2").unwrap();
+    let mut config = PortConfig::default();
+    config.queues = 3;
+    let mut queues = Port::open(eal, "net_null2", &[pool], &config).unwrap();
+    assert_eq!(queues.iter().map(Queue::index).collect::<Vec<_>>(), [0, 1, 2]);
+    let mut burst = Burst::<5>::default();
+    for (queue, frames) in queues.iter_mut().zip([5, 10, 15]) {
+        for _ in 0..frames / 5 {
+            assert_eq!((queue.rx_burst(&mut burst), queue.tx_burst(&mut burst)), (5, 5));
+        }
+    }
+    let port = queues[0].port();
+    assert_eq!(port.stats().unwrap().rx_frames, 30);
+    let counters = port.counters();
+    assert!(counters.contains(&("tx_q2_packets".to_owned(), 15)), "{counters:?}");
+    queues.truncate(1);
+    assert!(eal.ports().contains(&"net_null2".into()));
+    drop(queues);
+    assert!(!eal.ports().contains(&"net_null2".into()));
+    assert_eq!(pool.available(), 1023);
+}
+
+#[test]
+fn settings_that_a_driver_cannot_are_refused_by_name() {
+    let (eal, _turn) = eal();
+    let pool = Mempool::new(eal, "settings", 63, 2048).unwrap();
+    let (left, _) = wire(eal, "settings", 64).unwrap();
+    let refusal = |change: fn(&mut PortConfig)| {
+        let mut config = PortConfig::default();
+        change(&mut config);
+        Port::open(eal, &left, &[pool], &config).unwrap_err().to_string()
+    };
+    for (message, expected) in [
+        (refusal(|config| config.queues = 0), "at least one queue"),
+        (refusal(|config| config.queues = 2), "2 queues are too many: its driver has 1"),
+    ] {
+        assert!(message.contains(&left) && message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn chosen_packets_move_and_the_others_stay_in_order() {
+    let (eal, _turn) = eal();
+    let pool = Mempool::new(eal, "choice", 63, 2048).unwrap();
+    let mut from = burst_of(&pool, 0..10);
+    let mut to = Burst::<4>::default();
+    let number = |mbuf: &Mbuf| (0..10).find(|&number| mbuf.data() == frame(number)).unwrap();
+    assert_eq!(from.move_to(&mut to, |place, mbuf| place == number(mbuf) && place % 3 == 1), 0);
+    assert_eq!(to.packets().iter().map(number).collect::<Vec<_>>(), [1, 4, 7]);
+    assert_eq!(from.packets().iter().map(number).collect::<Vec<_>>(), [0, 2, 3, 5, 6, 8, 9]);
+    assert_eq!(from.move_to(&mut to, |place, _| place > 3), 2, "there is room for one");
+    assert_eq!(to.packets().iter().map(number).collect::<Vec<_>>(), [1, 4, 7, 6]);
+    assert_eq!(from.packets().iter().map(number).collect::<Vec<_>>(), [0, 2, 3, 5, 8, 9]);
+    drop((from, to));
+    assert_eq!(pool.available(), 63);
+}
+
+#[test]
+fn frame_may_begin_anywhere_in_its_buffer() {
+    let (eal, _turn) = eal();
+    let pool = Mempool::new(eal, "extent", 63, 256).unwrap();
+    let mut burst = burst_of(&pool, 1..2);
+    let mbuf = &mut burst.packets_mut()[0];
+    let (buffer, place) = mbuf.buffer_mut();
+    assert_eq!((buffer.len(), place.clone()), (384, 128..128 + frame(1).len()));
+    buffer[place.start - 3..place.start].copy_from_slice(b"abc");
+    mbuf.set_extent(place.start - 3, 5).unwrap();
+    assert_eq!(mbuf.data(), [b"abc", &frame(1)[..2]].concat());
+    assert_eq!(mbuf.set_extent(380, 5), Err(DpdkError::TooLong { len: 5, room: 4 }));
+    assert_eq!(mbuf.set_extent(385, 0), Err(DpdkError::TooLong { len: 385, room: 384 }));
+    assert_eq!((mbuf.packet_len(), mbuf.buffer_mut().1), (5, 125..130));
 }
 
 #[test]
@@ -229,12 +308,12 @@ fn attached_device_is_a_port_until_it_is_closed() {
     let pool = Mempool::new(eal, "attach", 255, 2048).unwrap();
     eal.attach("net_null7,size=200").unwrap();
     assert!(eal.ports().contains(&"net_null7".into()));
-    let mut port = Port::open(eal, "net_null7", &pool, &PortConfig::default()).unwrap();
+    let mut port = open(eal, "net_null7", &pool);
     let mut burst = Burst::new();
     port.rx_burst(&mut burst);
     assert!(burst.packets().iter().all(|mbuf| mbuf.data().len() == 200));
     drop(burst);
-    port.close().unwrap();
+    drop(port);
     assert!(!eal.ports().contains(&"net_null7".into()));
 }
 
@@ -242,7 +321,7 @@ fn attached_device_is_a_port_until_it_is_closed() {
 fn errors_name_the_thing_and_the_remedy() {
     let (eal, _turn) = eal();
     let pool = Mempool::new(eal, "errors", 63, 2048).unwrap();
-    let missing = Port::open(eal, "net_nul0", &pool, &PortConfig::default()).unwrap_err().to_string();
+    let missing = Port::open(eal, "net_nul0", &[pool], &PortConfig::default()).unwrap_err().to_string();
     assert!(missing.contains("\"net_nul0\"") && missing.contains("net_null0"), "{missing}");
     let unknown = eal.attach("net_nonsense0").unwrap_err().to_string();
     assert!(unknown.contains("net_nonsense0") && unknown.contains("apt-get install librte"), "{unknown}");

@@ -1,10 +1,6 @@
-# Shared by the scripts: where the project is, and how what they need gets installed.
+# Shared by the scripts that build: how what they need gets installed.
 # shellcheck shell=bash
-
-cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
-
-say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
-die() { printf '%s\n' "$*" >&2; exit 1; }
+. "$(dirname "${BASH_SOURCE[0]}")/base.sh"
 
 # need COMMAND:PACKAGE ...: installs the packages whose command (or file pattern, when it starts with /) is missing.
 need() {

@@ -3,7 +3,7 @@
 use crate::dns::{Zone, dig_over_udp_and_tcp};
 use crate::files::{BIG, curl_both_ways};
 use crate::streams::echo_in_parallel;
-use crate::world::{Counters, HOST_NET, NTY, Nty, OURS_NET, Site, in_namespace, noise, run, try_run};
+use crate::world::{HOST_NET, NTY, Nty, OURS_NET, Site, in_namespace, noise, run, try_run};
 use std::fs;
 use std::process::{Command, Stdio};
 
@@ -19,8 +19,9 @@ fn veth(mtu: &str) {
     }
 }
 
-/// Echo, DNS and HTTP over a device given by these flags, and the kernel's programs as their clients. Gives what was counted.
-fn serves(flags: &[&str]) -> Counters {
+/// Echo, DNS and HTTP over a device given by these flags, and the kernel's programs as their clients, once `prepare` has been done to the
+/// kernel's side.
+fn serves(flags: &[&str], prepare: impl FnOnce()) -> Nty {
     let (site, zone) = (Site::new(), Zone::new(10));
     site.add("big", &noise(1, BIG));
     let config = site.path("nty.toml");
@@ -34,18 +35,19 @@ fn serves(flags: &[&str]) -> Counters {
     command.arg("run").arg(&config).args(["--addr", OURS_NET]).args(flags);
     command.stdin(Stdio::null());
     let nty = Nty::start(command);
+    prepare();
     for size in ["0", "56", "1472", "20000"] {
         run("ping", &["-q", "-c", "2", "-i", "0.05", "-W", "5", "-s", size, "10.0.0.2"]);
     }
     dig_over_udp_and_tcp();
     curl_both_ways(&site);
     echo_in_parallel(&nty);
-    nty.stop()
+    nty
 }
 
 fn serves_on_a_pair(kind: &str, mtu: &str) {
     veth(mtu);
-    serves(&["--device", &format!("{kind}:{}", WIRE[0])]);
+    serves(&["--device", &format!("{kind}:{}", WIRE[0])], || ()).stop();
     run("ip", &["link", "del", WIRE[0]]);
 }
 
@@ -71,7 +73,7 @@ fn everything_works_over_xdp_at_mtu_9000() {
 
 /// The same on three shards, of which each had its part.
 fn shares(flags: &[&str]) {
-    let counters = serves(&[flags, &["--shards", "3"]].concat());
+    let counters = serves(&[flags, &["--shards", "3"]].concat(), || ()).stop();
     for shard in 0..3 {
         let frames = counters.get(&format!("shard{shard}-rx-frames"));
         assert!(frames > 1_000, "shard {shard} received {frames} frames");
@@ -100,6 +102,46 @@ fn everything_works_on_three_shards_over_xdp() {
         shares(&["--device", "xdp:ntywire"]);
         run("ip", &["link", "del", WIRE[0]]);
     });
+}
+
+#[cfg(feature = "dpdk")]
+mod dpdk {
+    use super::*;
+    use crate::world::interfaces;
+
+    const NO_HUGE: &str = "--no-huge -m 512 --iova-mode=va";
+
+    #[test]
+    fn everything_works_over_dpdk_on_xdp() {
+        in_namespace(|| {
+            veth("1500");
+            serves(&["--device", &format!("dpdk:net_af_xdp0,iface=ntywire {NO_HUGE}")], || ()).end();
+            run("ip", &["link", "del", WIRE[0]]);
+        });
+    }
+
+    #[test]
+    fn everything_works_over_dpdk_on_a_tap_and_a_killed_program_leaves_nothing() {
+        in_namespace(|| {
+            let device = format!("dpdk:net_tap0,iface=ntytap {NO_HUGE}");
+            let address = || {
+                run("ip", &["addr", "add", HOST_NET, "dev", "ntytap"]);
+            };
+            for killed in [false, true] {
+                let nty = serves(&["--device", &device], address);
+                let maps = fs::read_to_string(format!("/proc/{}/maps", nty.pid())).unwrap();
+                for place in ["/run/dpdk", "/dev/hugepages"] {
+                    assert!(!maps.contains(place), "EAL keeps no file: {maps}");
+                }
+                if killed {
+                    nty.kill();
+                } else {
+                    nty.end();
+                }
+                assert_eq!(interfaces(), ["lo"]);
+            }
+        });
+    }
 }
 
 #[test]

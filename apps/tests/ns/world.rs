@@ -205,13 +205,19 @@ impl Program {
     }
 
     /// What it says until it ends, which must be with status 0 and without a complaint.
-    pub(crate) fn wait(mut self) -> String {
+    pub(crate) fn wait(self) -> String {
+        let (text, complaints) = self.finish();
+        assert_eq!(complaints, "", "nty complained");
+        text
+    }
+
+    /// What it says until it ends, which must be with status 0, and what it complained of.
+    fn finish(mut self) -> (String, String) {
         let mut text = String::new();
         self.stdout.borrow_mut().read_to_string(&mut text).unwrap();
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}: {text}{}", self.stderr());
-        assert_eq!(self.stderr(), "", "nty complained");
-        text
+        (text, self.stderr())
     }
 
     /// `kill -9`.
@@ -289,10 +295,18 @@ impl Nty {
 
     /// Ends it as Ctrl-C does: it must do so at once, with status 0, its counters, and without a complaint.
     pub(crate) fn stop(self) -> Counters {
-        let text = self.0.interrupt();
+        let (counters, complaints) = self.end();
+        assert_eq!(complaints, "", "nty complained");
+        counters
+    }
+
+    /// The same for one under which others may complain, such as drivers; what was said.
+    pub(crate) fn end(self) -> (Counters, String) {
+        run("sh", &["-c", &format!("kill -INT {}", self.pid())]);
+        let (text, complaints) = self.0.finish();
         let counters = Counters::parse(&text);
         assert!(counters.get("rx-frames") > 0, "no counters at the end: {text}");
-        counters
+        (counters, complaints)
     }
 
     /// `kill -9`.

@@ -299,7 +299,8 @@ impl Device for Lanes {
     }
 
     fn poll_fd(&self) -> Option<i32> {
-        self.sleep.as_ref().map(|fd| fd.as_raw_fd())
+        let must_poll = self.wire.as_ref().is_some_and(|wire| wire.poll_fd().is_none());
+        self.sleep.as_ref().filter(|_| !must_poll).map(|fd| fd.as_raw_fd())
     }
 
     fn is_exhausted(&self) -> bool {

@@ -16,6 +16,8 @@
 
 #[cfg(all(feature = "devices", target_os = "linux"))]
 mod bpf;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 #[cfg(all(feature = "devices", target_os = "linux"))]
 pub mod exception;
 pub mod fault;

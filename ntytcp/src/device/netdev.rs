@@ -61,6 +61,17 @@ pub fn facts(name: &str) -> io::Result<Facts> {
     })
 }
 
+/// Whether the interface of this number leads to another namespace: its frames may come with unfinished checksums.
+#[cfg(feature = "dpdk")]
+pub(super) fn is_veth(index: u32) -> bool {
+    let driver = || {
+        let control = Control::new().ok()?;
+        let name = control.name(index.try_into().ok()?).ok()??;
+        control.driver(name).ok()
+    };
+    driver().is_some_and(|(driver, _)| driver == "veth")
+}
+
 /// How often it is looked whether the interface still exists, while nothing arrives.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 

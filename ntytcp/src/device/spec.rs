@@ -5,6 +5,7 @@
 //! | `tap:NAME` | [`TapDevice`](super::tap::TapDevice): the kernel is at the other end. NAME is the whole name, without the kernel's `%d` |
 //! | `packet:IFACE` | [`PacketDevice`](super::packet::PacketDevice): a packet socket on an interface that exists |
 //! | `xdp:IFACE` | [`XdpDevice`](super::xdp::XdpDevice): the frames of an interface, past the kernel's stack |
+//! | `dpdk:ARGS` | a DPDK port: a PCI address, a virtual device or options of EAL, with the feature `dpdk` |
 //! | `pcap:IN[,OUT]` | [`PcapDevice`]: a capture is replayed, what is sent is written to another |
 //! | `mem:` | a [`mem`] link whose other end is not connected: a stack that runs and hears nothing, for measuring what it costs |
 //!
@@ -50,6 +51,8 @@ const KINDS: &[Kind] = &[
     Kind { name: "packet", argument: "IFACE", open: Opener::Several(open_packet) },
     #[cfg(target_os = "linux")]
     Kind { name: "xdp", argument: "IFACE", open: Opener::Several(open_xdp) },
+    #[cfg(feature = "dpdk")]
+    Kind { name: "dpdk", argument: "ARGS", open: Opener::Several(open_dpdk) },
     Kind { name: "pcap", argument: "IN[,OUT]", open: Opener::One(open_pcap) },
     Kind { name: "mem", argument: "", open: Opener::One(open_mem) },
 ];
@@ -185,6 +188,10 @@ impl fmt::Display for DeviceSpec {
 }
 
 fn unknown(text: &str) -> DeviceError {
+    if cfg!(not(feature = "dpdk")) && text.starts_with("dpdk:") {
+        let message = format!("device `{text}`: this build is without DPDK: build it with `--features dpdk`");
+        return DeviceError::Config(message);
+    }
     let known: Vec<_> = KINDS.iter().map(|k| format!("{}:{}", k.name, k.argument)).collect();
     DeviceError::Config(format!("unknown device `{text}`: this build has {}", known.join(", ")))
 }
@@ -233,6 +240,15 @@ fn open_xdp(interface: &str, options: &OpenOptions) -> Result<Vec<BoxedDevice>, 
     XdpDevice::open_queues(&config, shards).map(boxed)
 }
 
+#[cfg(feature = "dpdk")]
+fn open_dpdk(argument: &str, options: &OpenOptions) -> Result<Vec<BoxedDevice>, DeviceError> {
+    use super::dpdk::{DpdkConfig, DpdkDevice};
+    let OpenOptions { mtu, offload, steering, .. } = options.clone();
+    let config = DpdkConfig { mtu, offload, steering, ..DpdkConfig::new(argument) };
+    let queues = DpdkDevice::open(&config)?;
+    Ok(queues.into_iter().map(|queue| Box::new(queue) as BoxedDevice).collect())
+}
+
 fn open_pcap(files: &str, options: &OpenOptions) -> Result<BoxedDevice, DeviceError> {
     let (input, output) = match files.split_once(',') {
         Some((input, output)) => (input, Some(Path::new(output))),
@@ -255,13 +271,19 @@ mod tests {
 
     #[test]
     fn unknown_kind_lists_what_there_is() {
-        for spec in ["", "nope", "nope:x", "dpdk:--vdev=net_null0", "TAP:tap0"] {
+        for spec in ["", "nope", "nope:x", "TAP:tap0"] {
             let message = message(spec);
             assert!(
                 message.contains(&format!("`{spec}`")) && message.contains("pcap:IN[,OUT], mem:"),
                 "{message}"
             );
         }
+    }
+
+    #[cfg(not(feature = "dpdk"))]
+    #[test]
+    fn a_build_without_dpdk_says_so() {
+        assert!(message("dpdk:net_null0").ends_with("without DPDK: build it with `--features dpdk`"));
     }
 
     #[test]

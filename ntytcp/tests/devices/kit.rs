@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // One setsockopt that std does not have.
 #![allow(clippy::unwrap_used)] // A failed step is a failed test, in helpers too.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ntytcp::device::sys::{PollFd, poll};
-use ntytcp::device::{Device, Gso, GsoKind, RxChecksum, RxMeta, TxChecksum, TxMeta, Verdict};
+use ntytcp::device::{Device, Gso, GsoKind, RxChecksum, RxFrame, RxMeta, TxChecksum, TxMeta, Verdict};
 use ntytcp::time::Instant;
 
 pub(crate) const INSIDE: &str = "NTYTCP_DEVICE_TEST_INSIDE";
@@ -93,28 +94,48 @@ pub(crate) fn kernel_rx_packets(name: &str) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// Receives until `done` says so, asleep where the device has a descriptor. Fails after five seconds of silence.
+pub(crate) fn receive_until(
+    device: &mut dyn Device,
+    mut sink: impl FnMut(&mut [RxFrame<'_>]),
+    done: impl Fn() -> bool,
+) {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let (start, mut heard) = (std::time::Instant::now(), std::time::Instant::now());
+    while !done() {
+        device.set_now(Instant::from_nanos(start.elapsed().as_nanos() as u64));
+        let received = device.rx_burst(&mut sink).unwrap();
+        device.flush().unwrap();
+        match device.poll_fd() {
+            _ if received > 0 => heard = std::time::Instant::now(),
+            Some(fd) => {
+                let woken = poll(&mut [PollFd::readable(fd)], Some(PATIENCE)).unwrap();
+                assert_eq!(woken, 1, "the other end fell silent");
+            }
+            None => {
+                assert!(heard.elapsed() < PATIENCE, "the other end fell silent");
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
 /// Answers ARP and hands every other frame to `handle` until that says it is done. Fails after five seconds of silence.
 pub(crate) fn serve(device: &mut dyn Device, mut handle: impl FnMut(&mut [u8], RxMeta) -> (bool, Verdict)) {
-    let mut done = false;
-    while !done {
-        let mut fds = [PollFd::readable(device.poll_fd().unwrap())];
-        assert_eq!(poll(&mut fds, Some(Duration::from_secs(5))).unwrap(), 1, "the kernel fell silent");
-        device
-            .rx_burst(&mut |burst| {
-                for frame in burst {
-                    let meta = frame.meta;
-                    if let Some(verdict) = answer_arp(frame.bytes_mut()) {
-                        frame.verdict = verdict;
-                    } else {
-                        let (last, verdict) = handle(frame.bytes_mut(), meta);
-                        frame.verdict = verdict;
-                        done |= last;
-                    }
-                }
-            })
-            .unwrap();
-        device.flush().unwrap();
-    }
+    let done = Cell::new(false);
+    let sink = |burst: &mut [RxFrame<'_>]| {
+        for frame in burst {
+            let meta = frame.meta;
+            if let Some(verdict) = answer_arp(frame.bytes_mut()) {
+                frame.verdict = verdict;
+            } else {
+                let (last, verdict) = handle(frame.bytes_mut(), meta);
+                frame.verdict = verdict;
+                done.set(done.get() || last);
+            }
+        }
+    };
+    receive_until(device, sink, || done.get());
 }
 
 /// Rewrites an ARP request for our address into its reply.

@@ -5,6 +5,10 @@
 #![cfg(all(feature = "devices", target_os = "linux"))]
 
 mod crash;
+#[cfg(feature = "dpdk")]
+mod dpdk;
+#[cfg(feature = "dpdk")]
+mod dpdk_links;
 mod kit;
 mod packet;
 mod queues;
