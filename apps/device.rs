@@ -47,12 +47,15 @@ pub(crate) fn transmit(device: &mut BoxedDevice, frame: &[u8]) -> bool {
 
 /// Sleeps until a frame arrives at one of the devices or this time has passed, [`LONGEST_SLEEP`] at most; less than the system's timers
 /// can do is spun away.
-pub(crate) fn sleep<'a>(devices: impl IntoIterator<Item = &'a BoxedDevice>, time: Duration) {
+pub(crate) fn sleep<'a>(devices: impl IntoIterator<Item = &'a mut BoxedDevice>, time: Duration) {
     if time < Duration::from_micros(100) {
         return std::hint::spin_loop();
     }
     let (mut fds, mut time) = (Vec::new(), time.min(LONGEST_SLEEP));
     for device in devices {
+        if !device.arm() {
+            return;
+        }
         match device.poll_fd() {
             Some(fd) => fds.push(PollFd::readable(fd)),
             // It can only be polled.

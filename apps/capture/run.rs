@@ -112,7 +112,7 @@ impl Capture<'_> {
                 if device.is_exhausted() {
                     return Ok(());
                 }
-                sleep([&*device], left);
+                sleep([&mut *device], left);
             }
         }
     }

@@ -4,8 +4,8 @@ use super::sharing;
 use crate::run::fault;
 use crate::values::{Cidr, Claim, CpuList, Mac, Ports, Span, one_or_more, yes_or_no};
 use ntytcp::device::spec::DeviceSpec;
-use ntytcp::placement::MAX_SHARDS;
 use ntytcp::stack::route::InterfaceAddr;
+use ntytcp::steering::Steering;
 use std::net::IpAddr;
 use std::num::{NonZeroU8, NonZeroU32};
 use std::path::PathBuf;
@@ -307,8 +307,9 @@ impl StackArgs {
     fn check_shards(&self) -> Result<(usize, Vec<usize>), StackError> {
         let cpus = self.cpu.as_ref().map_or_else(Vec::new, |cpus| cpus.0.clone());
         let shards = self.shards.map_or(cpus.len().max(1), |shards| shards.get().into());
-        if shards > MAX_SHARDS {
-            let what = format!("{shards} shards are too many: give 1 to {MAX_SHARDS}");
+        const MOST: usize = Steering::MAX_SHARDS;
+        if shards > MOST {
+            let what = format!("{shards} shards are too many: give 1 to {MOST}");
             return Err(StackError { key: "shards", what });
         }
         if !cpus.is_empty() && cpus.len() != shards {

@@ -56,7 +56,7 @@ fn serve(options: &Options, forwarder: &mut Forwarder, stop: &Stop) -> Result<()
             busy_at = now;
         } else if !options.busy_poll && now.since(busy_at) >= SPIN {
             let deadline = forwarder.next_deadline().map_or(left, |at| at.since(now).min(left));
-            sleep(forwarder.ports.iter().map(|port| &port.device), deadline);
+            sleep(forwarder.ports.iter_mut().map(|port| &mut port.device), deadline);
         }
         tell(forwarder, now, &mut told);
     }

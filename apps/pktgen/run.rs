@@ -96,7 +96,7 @@ impl<'a, C: Clock> Generator<'a, C> {
             }
             let before = self.tracker.frames;
             if self.take_in(now)? == 0 {
-                sleep(&self.devices, left);
+                sleep(&mut self.devices, left);
             }
             self.tell(now);
             if self.tracker.frames > before {
@@ -158,7 +158,7 @@ impl<'a, C: Clock> Generator<'a, C> {
                     break;
                 }
                 if self.take_in(now)? == 0 {
-                    sleep(&self.devices, end.since(now));
+                    sleep(&mut self.devices, end.since(now));
                 }
             }
         }
@@ -183,7 +183,7 @@ impl<'a, C: Clock> Generator<'a, C> {
             self.tell(now);
             if sent == 0 && received == 0 {
                 let until_end = end.map_or(LONGEST_SLEEP, |end| end.since(now));
-                sleep(&self.devices, due.saturating_sub(now.since(begin)).min(until_end));
+                sleep(&mut self.devices, due.saturating_sub(now.since(begin)).min(until_end));
             }
         }
     }
@@ -231,7 +231,7 @@ impl<'a, C: Clock> Generator<'a, C> {
             }
             let before = self.tracker.frames;
             if self.take_in(now)? == 0 {
-                sleep(&self.devices, end.since(now));
+                sleep(&mut self.devices, end.since(now));
             }
             if self.tracker.frames > before {
                 last = now;

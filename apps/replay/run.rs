@@ -176,7 +176,7 @@ fn turn(
     device.set_now(clock.now());
     device.flush()?;
     if receive(options, capture, device, tally)? == 0 {
-        sleep([&*device], limit);
+        sleep([&mut *device], limit);
     }
     Ok(())
 }

@@ -102,10 +102,15 @@ pub fn run(plan: &Plan) -> Result<(), RunError> {
     // First, so that a signal before the addresses are claimed ends the program as any other does.
     let epoll = Epoll::new()?;
     let signals = Signals::open(&epoll)?;
+    let mut stack = plan.stack.clone();
+    if !plan.apps.iter().any(App::is_server) {
+        // Whoever asks by itself does so on the first shard: the others would have nothing to do.
+        stack.shards = 1;
+    }
     if let Some(&cpu) = plan.stack.cpus.first() {
         pin_to(cpu).map_err(|source| RunError::Shard(ShardError::Pin { shard: 0, source }))?;
     }
-    let (mut seats, mut sharing) = link::open(&plan.stack)?;
+    let (mut seats, mut sharing) = link::open(&stack)?;
     let others = seats.split_off(1);
     let mut runtime = seats.remove(0).take()?;
     sharing.begin(&mut runtime)?;
@@ -124,7 +129,9 @@ pub fn run(plan: &Plan) -> Result<(), RunError> {
         owner.siblings.drain();
         end = station.drain(plan.stack.drain, &mut owner);
     }
-    let others = owner.siblings.stop();
+    owner.siblings.stop();
+    station.carry(|| owner.siblings.have_ended());
+    let others = owner.siblings.join();
     let ended = station.close(end);
     let Ended { report, failed } = ended?;
     let reports: Vec<_> = core::iter::once(report).chain(others?).collect();
@@ -301,6 +308,15 @@ impl Station {
         self.draining = Some(Instant::now() + limit);
         self.programs.iter_mut().for_each(|program| program.drain());
         self.serve(overseer)
+    }
+
+    /// Goes on moving the frames of other shards until `done`, or they have had their time.
+    fn carry(&mut self, done: impl Fn() -> bool) {
+        let end = Instant::now() + 2 * GOODBYE;
+        // The device may be gone: the others find out, too.
+        while !done() && Instant::now() < end && self.runtime.turn().is_ok() {
+            let _ = self.runtime.shard().wait(Some(Duration::from_millis(1)), &[]);
+        }
     }
 
     /// Ends the programs as [`Station::serve`] has ended, and says goodbye to their peers.

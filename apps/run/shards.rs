@@ -3,7 +3,8 @@
 //! ```text
 //!   first shard (main thread)                       another shard (its thread)
 //!   Siblings::start ------------- Seat -----------> runtime, servers opened
-//!            <----------- ready, or why not ------- serve
+//!            <----------- ready, or why not -------
+//!            -- Command::Start, to all at once ---> serve
 //!   report() -- Command::Report, a byte ----------> counters
 //!   drain()  -- Command::Drain, a byte -----------> no new clients
 //!            <----------------- a byte ------------ all is done that was under way
@@ -22,14 +23,15 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::time::Duration;
-use tracing::error;
+use std::time::{Duration, Instant};
+use tracing::{error, warn};
 
-/// How long a shard may take to answer with its counters before it is left out.
+/// How long shards may take to answer with their counters before they are left out.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a shard is told.
 enum Command {
+    Start,
     Report(SyncSender<Report>),
     Drain,
     Stop,
@@ -87,6 +89,8 @@ impl Siblings {
         if is_ready.iter().take(count).count() < count {
             siblings.look()?;
         }
+        // Not before every port is open everywhere: what a flow's home is depends on that.
+        siblings.running.iter().for_each(|sibling| sibling.tell(Command::Start));
         Ok(siblings)
     }
 
@@ -112,16 +116,15 @@ impl Siblings {
 
     /// What the others have counted so far.
     pub(super) fn report(&self) -> Vec<Report> {
-        let asked: Vec<_> = self
-            .running
-            .iter()
-            .map(|sibling| {
-                let (answer, report) = sync_channel(1);
-                sibling.tell(Command::Report(answer));
-                report
-            })
-            .collect();
-        let answered = asked.iter().filter_map(|report| report.recv_timeout(PATIENCE).ok());
+        let ask = |sibling: &Sibling| {
+            let (answer, report) = sync_channel(1);
+            sibling.tell(Command::Report(answer));
+            report
+        };
+        let asked: Vec<_> = self.running.iter().map(ask).collect();
+        let end = Instant::now() + PATIENCE;
+        let left = || end.saturating_duration_since(Instant::now());
+        let answered = asked.iter().filter_map(|report| report.recv_timeout(left()).ok());
         self.ended.iter().cloned().chain(answered).collect()
     }
 
@@ -135,14 +138,28 @@ impl Siblings {
         self.running.iter().all(|sibling| sibling.is_drained)
     }
 
-    /// Ends them, and waits until they have said goodbye to their peers. Gives what they have counted.
+    /// Tells them to end.
+    pub(super) fn stop(&self) {
+        self.running.iter().for_each(|sibling| sibling.tell(Command::Stop));
+    }
+
+    /// Whether all have said goodbye to their peers, for which they may need the device of who asks.
+    pub(super) fn have_ended(&self) -> bool {
+        self.running.iter().all(|sibling| sibling.thread.is_finished())
+    }
+
+    /// Gives what those that have ended have counted. One that has not is left behind: the process ends.
     ///
     /// # Errors
     /// The first failure.
-    pub(super) fn stop(mut self) -> Result<Vec<Report>, RunError> {
-        self.running.iter().for_each(|sibling| sibling.tell(Command::Stop));
+    pub(super) fn join(mut self) -> Result<Vec<Report>, RunError> {
         let running = std::mem::take(&mut self.running);
-        let result = running.into_iter().map(|sibling| self.bury(sibling)).fold(Ok(()), Result::and);
+        let (ended, stuck): (Vec<_>, Vec<_>) =
+            running.into_iter().partition(|sibling| sibling.thread.is_finished());
+        for sibling in stuck {
+            warn!(target: "nty", shard = sibling.thread.shard(), "it does not end, and is left behind");
+        }
+        let result = ended.into_iter().map(|sibling| self.bury(sibling)).fold(Ok(()), Result::and);
         result.map(|()| std::mem::take(&mut self.ended))
     }
 }
@@ -193,7 +210,10 @@ impl Life {
         let mut station = Station::open(seat.take()?, epoll, &servers, has_gateway)?;
         let _ = ready.send(());
         drop(ready);
-        let mut end = station.serve(&mut orders);
+        let mut end = match orders.orders.recv() {
+            Ok(Command::Start) => station.serve(&mut orders),
+            _ => Ok(End::Signal),
+        };
         if matches!(end, Ok(End::Signal)) && !orders.is_hurried {
             end = station.drain(drain, &mut orders);
         }
@@ -220,6 +240,7 @@ impl Overseer for Orders {
         let mut end = self.is_hurried.then_some(End::Signal);
         for order in self.orders.try_iter() {
             match order {
+                Command::Start => {}
                 Command::Report(answer) => drop(answer.send(Report::of(runtime))),
                 Command::Drain => end = Some(End::Signal),
                 Command::Stop => (self.is_hurried, end) = (true, Some(End::Signal)),

@@ -85,9 +85,6 @@ pub enum Transport {
     Udp,
 }
 
-/// How many shards a host may have: one bit each.
-pub const MAX_SHARDS: usize = 64;
-
 /// The shards of a host, and which of them have opened which port. See the module documentation.
 #[derive(Debug)]
 pub struct Placement {
@@ -97,9 +94,9 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Flows go as `steering` says, of whose shards the first [`MAX_SHARDS`] are used; no port is open.
+    /// Flows go as `steering` says; no port is open.
     pub fn new(steering: Arc<Steering>) -> Self {
-        let shards = steering.shards().min(MAX_SHARDS);
+        let shards = steering.shards();
         Self { tcp: Ports::new(shards), udp: Ports::new(shards), steering }
     }
 
@@ -128,7 +125,8 @@ impl Placement {
     pub fn of_flow(&self, transport: Transport, local: (IpAddr, u16), remote: (IpAddr, u16)) -> usize {
         let owners = self.ports(transport).owners(local.1);
         let hash = self.steering.hash(remote.0, local.0, Some((remote.1, local.1)));
-        owners.map_or_else(|| self.steering.shard_of(hash), |owners| owners.pick(hash))
+        let home = self.steering.shard_of(hash);
+        owners.map_or(home, |owners| owners.pick(home, hash))
     }
 
     /// Where `frame`, which has just arrived, is to be handled. `steered`: the device has brought it to the shard that the steering says,
@@ -176,7 +174,8 @@ impl Placement {
         Fragment {
             datagram: u64::from(hash) << 32 | u64::from(part.ident),
             leads_to: if part.is_first { self.of_packet(packet) } else { None },
-            stray: self.steering.shard_of(hash),
+            // Whoever pings does so on the first shard.
+            stray: if packet.transport().is_some() { self.steering.shard_of(hash) } else { 0 },
         }
     }
 
@@ -283,8 +282,12 @@ impl Ports {
 struct Owners(u64);
 
 impl Owners {
-    /// The one among them for a flow of this hash.
-    fn pick(&self, hash: u32) -> usize {
+    /// The one among them for a flow of this hash whose home, if that has opened the port, is `home`: so no flow moves but those of a
+    /// shard that leaves.
+    fn pick(&self, home: usize, hash: u32) -> usize {
+        if self.0 >> home & 1 == 1 {
+            return home;
+        }
         let skip = hash % self.0.count_ones().max(1);
         let rest = (0..skip).fold(self.0, |open, _| open & open.wrapping_sub(1));
         rest.trailing_zeros() as usize

@@ -31,8 +31,10 @@ impl Steering {
     pub const KEY_LEN: usize = 40;
     /// Entries of the table, as devices want it.
     pub const TABLE_LEN: usize = 128;
+    /// How many shards a host may have.
+    pub const MAX_SHARDS: usize = 64;
 
-    /// Spreads flows evenly over `shards` shards (at least 1, at most 128), with a key that nobody can know.
+    /// Spreads flows evenly over `shards` shards (1 to [`Steering::MAX_SHARDS`]), with a key that nobody can know.
     pub fn new(shards: usize, rng: &mut Rng) -> Self {
         let mut key = [0; Self::KEY_LEN];
         for chunk in key.chunks_mut(4) {
@@ -43,7 +45,7 @@ impl Steering {
 
     /// As [`Steering::new`] with a given key: for a device whose key cannot be set.
     pub fn with_key(shards: usize, key: [u8; Self::KEY_LEN]) -> Self {
-        let shards = shards.clamp(1, Self::TABLE_LEN);
+        let shards = shards.clamp(1, Self::MAX_SHARDS);
         let window = |bit: usize| {
             let bytes =
                 key.iter().skip(bit / 8).take(5).fold(0_u64, |word, &byte| word << 8 | u64::from(byte));
@@ -175,7 +177,7 @@ mod tests {
             let fair = 50_000 / shards;
             assert!(count.values().all(|n| (fair / 2..fair * 2).contains(n)), "{count:?}");
         }
-        assert_eq!((steering(0).shards(), steering(1_000).shards()), (1, 128));
+        assert_eq!((steering(0).shards(), steering(1_000).shards()), (1, 64));
     }
 
     #[test]

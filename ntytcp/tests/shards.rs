@@ -107,8 +107,10 @@ impl<'a> Net<'a> {
     fn run(&mut self, rounds: usize) {
         for _ in 0..rounds {
             self.clock.0.set(self.clock.0.get() + 50);
-            self.host.iter_mut().for_each(|shard| assert!(shard.turn().is_ok()));
-            self.peer.turn().unwrap();
+            for shard in self.host.iter_mut().chain([&mut self.peer]) {
+                assert!(shard.turn().is_ok());
+                while shard.stack_mut().poll_event().is_some() {}
+            }
         }
     }
 
@@ -265,6 +267,43 @@ fn a_listener_of_one_shard_gets_all_connections_until_it_is_closed() {
     let refused = connect_to(&mut net.peer, at(HOST, 80));
     net.run(10);
     assert_eq!(net.peer.stack_mut().tcp_take_error(refused), Some(SocketError::ConnectionRefused));
+}
+
+#[test]
+fn connections_stay_where_they_are_when_shards_stop_listening_or_end() {
+    let clock = Virtual::default();
+    let mut net = Net::new(&clock, 3, 1, MemConfig::default());
+    let listeners: Vec<_> = net.host.iter_mut().map(|shard| listen(shard, 80)).collect();
+    let clients: Vec<_> = (0..60).map(|_| connect_to(&mut net.peer, at(HOST, 80))).collect();
+    net.run(40);
+    let mut served: Vec<Vec<_>> = Vec::new();
+    for (shard, &listener) in net.host.iter_mut().zip(&listeners) {
+        served.push(core::iter::from_fn(|| accept(shard, listener)).collect());
+    }
+    assert!(served.iter().all(|ids| ids.len() > 5));
+    // How many of all receive a byte that the peer sends to each.
+    let received = |net: &mut Net<'_>, served: &[Vec<SocketId>]| {
+        for &id in &clients {
+            let now = net.peer.now();
+            let _ = net.peer.stack_mut().tcp_send(now, id, b"x");
+        }
+        // Until the delayed ACKs have come.
+        net.run(1_000);
+        let mut count = 0;
+        for (shard, ids) in net.host.iter_mut().zip(served) {
+            let now = shard.now();
+            count +=
+                ids.iter().filter(|&&id| shard.stack_mut().tcp_recv(now, id, &mut [0; 8]) == Ok(1)).count();
+        }
+        count
+    };
+    assert_eq!(received(&mut net, &served), 60);
+    let now = net.host[0].now();
+    net.host[0].stack_mut().tcp_close(now, listeners[0]).unwrap();
+    assert_eq!(received(&mut net, &served), 60, "connections need no listener");
+    drop(net.host.pop());
+    let lost = served.pop().unwrap().len();
+    assert_eq!(received(&mut net, &served), 60 - lost, "only those of the shard that ended");
 }
 
 #[test]

@@ -273,8 +273,14 @@ impl<W: Device, K: Device> Device for Exception<W, K> {
         self.wire.sync()
     }
 
+    fn arm(&mut self) -> bool {
+        let wire = self.wire.arm();
+        self.kernel.arm() && wire
+    }
+
     fn poll_fd(&self) -> Option<i32> {
-        self.poll.as_ref().map(AsRawFd::as_raw_fd)
+        // Either may be one that can only be polled from now on.
+        self.wire.poll_fd().and(self.kernel.poll_fd()).and(self.poll.as_ref().map(AsRawFd::as_raw_fd))
     }
 
     fn set_now(&mut self, now: Instant) {

@@ -307,8 +307,8 @@ pub trait Device: TxQueue {
     }
 
     /// The shard is about to sleep on [`Device::poll_fd`]: the device sees to it that the descriptor becomes readable with the next frame,
-    /// for as long as nothing is received. `false` when frames wait already, which no descriptor might tell. Default `true`: the
-    /// descriptor always tells.
+    /// for as long as nothing is received. `false` when frames wait already, which no descriptor might tell. Afterwards `poll_fd` may be
+    /// `None`. Wrappers forward this. Default `true`: the descriptor always tells.
     fn arm(&mut self) -> bool {
         true
     }

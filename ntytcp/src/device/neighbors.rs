@@ -268,8 +268,13 @@ impl<D: Device> Device for KernelNeighbors<D> {
         self.inner.sync()
     }
 
+    fn arm(&mut self) -> bool {
+        self.inner.arm()
+    }
+
     fn poll_fd(&self) -> Option<i32> {
-        self.poll.as_ref().map(AsRawFd::as_raw_fd)
+        // The device may be one that can only be polled from now on.
+        self.inner.poll_fd().and(self.poll.as_ref().map(AsRawFd::as_raw_fd))
     }
 
     fn is_exhausted(&self) -> bool {

@@ -219,6 +219,8 @@ pub struct Stack {
     udp: UdpTable,
     echo: EchoTable,
     ports: PortAllocator,
+    /// Ports that listeners were closed on, and that other shards are still to leave to us.
+    unlistened: Vec<u16>,
     icmp_limiter: RateLimiter,
     reassembler: Reassembler,
     pool: PagePool,
@@ -244,6 +246,7 @@ impl Stack {
             udp: UdpTable::new(),
             echo: EchoTable::default(),
             ports: PortAllocator::new(config.ephemeral_ports, &mut rng),
+            unlistened: Vec::new(),
             icmp_limiter: RateLimiter::new(config.icmp_errors, &mut rng),
             reassembler: Reassembler::new(config.reassembly, &mut rng),
             pool,
@@ -471,6 +474,10 @@ impl Stack {
     /// A socket at which something happened, and what. Each socket is reported once for all that happened since the last time.
     #[inline]
     pub fn poll_event(&mut self) -> Option<Event> {
+        // Here, as the last connection may end in any of the other ways in.
+        if !self.unlistened.is_empty() {
+            self.close_unlistened();
+        }
         if self.events.is_empty() { None } else { self.next_event() }
     }
 
@@ -521,6 +528,27 @@ impl Stack {
     /// No socket of ours receives any more what comes for a port.
     fn close_port(&self, transport: Transport, port: u16) {
         self.config.place.iter().for_each(|place| place.close(transport, port));
+    }
+
+    /// Nobody listens on a port any more. It stays ours as long as there are connections, whose segments are to arrive here.
+    fn stop_listening_on(&mut self, port: u16) {
+        if self.config.place.is_some() && !self.unlistened.contains(&port) {
+            self.unlistened.push(port);
+        }
+        self.close_unlistened();
+    }
+
+    /// Gives up the ports that nobody listens on, once there are no connections left.
+    #[cold]
+    fn close_unlistened(&mut self) {
+        if self.tcp.population() != TcpPopulation::default() {
+            return;
+        }
+        for port in core::mem::take(&mut self.unlistened) {
+            if !self.tcp.is_listened(port) {
+                self.close_port(Transport::Tcp, port);
+            }
+        }
     }
 
     /// Whether `ip` is the broadcast address of one of our networks.

@@ -238,7 +238,7 @@ impl Stack {
         let (tcp, mut cx) = self.tcp_cx(now);
         tcp.close(&mut cx, id)?;
         if let Some(port) = listened.filter(|&port| !self.tcp.is_listened(port)) {
-            self.close_port(Transport::Tcp, port);
+            self.stop_listening_on(port);
         }
         Ok(())
     }

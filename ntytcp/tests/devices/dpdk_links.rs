@@ -25,11 +25,10 @@ fn tap(options: &str) -> (DpdkDevice, String) {
     (device, host)
 }
 
-/// Whether the device gives a descriptor to sleep on, once it was asked for one and found nothing.
+/// Whether the device gives a descriptor to sleep on, once nothing more arrives.
 fn sleeps(device: &mut DpdkDevice) -> bool {
-    let _ = device.poll_fd();
-    while device.rx_burst(&mut |_| {}).unwrap() > 0 {
-        let _ = device.poll_fd();
+    while !device.arm() {
+        device.rx_burst(&mut |_| {}).unwrap();
     }
     device.poll_fd().is_some()
 }

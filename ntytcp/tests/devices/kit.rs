@@ -106,8 +106,14 @@ pub(crate) fn receive_until(
         device.set_now(Instant::from_nanos(start.elapsed().as_nanos() as u64));
         let received = device.rx_burst(&mut sink).unwrap();
         device.flush().unwrap();
+        if received > 0 {
+            heard = std::time::Instant::now();
+            continue;
+        }
+        if !device.arm() {
+            continue;
+        }
         match device.poll_fd() {
-            _ if received > 0 => heard = std::time::Instant::now(),
             Some(fd) => {
                 let woken = poll(&mut [PollFd::readable(fd)], Some(PATIENCE)).unwrap();
                 assert_eq!(woken, 1, "the other end fell silent");

@@ -377,11 +377,13 @@ impl Device for DpdkDevice {
     fn rx_burst(&mut self, sink: &mut dyn FnMut(&mut [RxFrame<'_>])) -> Result<usize, DeviceError> {
         eal::know_this_thread();
         // Frames that came while the interrupt was armed are there already.
-        if self.received.is_empty() && self.queue.rx_burst(&mut self.received) == 0 {
-            return if self.now >= self.look_at { self.look().map(|()| 0) } else { Ok(0) };
-        }
+        let nothing = self.received.is_empty() && self.queue.rx_burst(&mut self.received) == 0;
+        // With nothing received as well: the descriptor may be readable for what came before.
         if std::mem::take(&mut self.is_armed) {
             self.queue.disarm();
+        }
+        if nothing {
+            return if self.now >= self.look_at { self.look().map(|()| 0) } else { Ok(0) };
         }
         if self.received.packets().iter().any(|mbuf| mbuf.segment_count() > 1) {
             self.gather();
