@@ -1,6 +1,6 @@
 //! When frames are sent, by those who send without a stack.
 
-use crate::values::Size;
+use crate::run::fault::bit_rate;
 use std::time::Duration;
 
 /// The flags of [`Pace`].
@@ -15,8 +15,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub pps: Option<u64>,
     /// So many bits of frames a second: 10M, 1G
-    #[arg(long, value_name = "BITS")]
-    pub rate: Option<Size>,
+    #[arg(long, value_name = "BITS", value_parser = bits)]
+    pub rate: Option<u64>,
     /// As fast as it goes
     #[arg(long)]
     pub fast: bool,
@@ -25,6 +25,10 @@ pub(crate) struct Options {
 fn factor(text: &str) -> Result<f64, String> {
     let factor: f64 = text.parse().map_err(|_| "no number".to_owned())?;
     if factor.is_finite() && factor > 0.0 { Ok(factor) } else { Err("give a number above 0".to_owned()) }
+}
+
+pub(crate) fn bits(text: &str) -> Result<u64, &'static str> {
+    bit_rate(text).ok_or("give a number above 0, in powers of ten with k, M or G, as 10M")
 }
 
 /// When a frame is due, from the first of all on.
@@ -45,8 +49,7 @@ impl From<Options> for Pace {
         match options {
             Options { fast: true, .. } => Self::Fast,
             Options { pps: Some(pps), .. } => Self::Frames(pps),
-            // No bits a second would be for ever.
-            Options { rate: Some(rate), .. } => Self::Bits(rate.bytes().max(1)),
+            Options { rate: Some(rate), .. } => Self::Bits(rate),
             Options { speed, .. } => Self::Captured(speed.unwrap_or(1.0)),
         }
     }
@@ -85,7 +88,7 @@ mod tests {
         assert_eq!(due(Options::default()), Duration::from_secs(3));
         assert_eq!(due(Options { speed: Some(1.5), ..Options::default() }), Duration::from_secs(2));
         assert_eq!(due(Options { pps: Some(100), ..Options::default() }), Duration::from_millis(100));
-        let rate = Some(Size::from_bytes(8_000));
+        let rate = Some(8_000);
         assert_eq!(due(Options { rate, ..Options::default() }), Duration::from_secs(1));
         assert_eq!(due(Options { fast: true, ..Options::default() }), Duration::ZERO);
     }

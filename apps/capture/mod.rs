@@ -13,6 +13,7 @@ pub use run::run;
 use crate::values::Span;
 use ntytcp::device::spec::DeviceSpec;
 use std::io::IsTerminal as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// What `nty capture` is asked to do.
@@ -58,7 +59,17 @@ impl Options {
                     .to_owned(),
             );
         }
+        if let Some(out) = self.out.as_deref().filter(|out| self.device.kind() == "pcap" && self.reads(out)) {
+            return Err(format!("{} would be read and written over: give another --out", out.display()));
+        }
         Ok(())
+    }
+
+    /// Whether `out` is one of the files of the device.
+    fn reads(&self, out: &Path) -> bool {
+        let identity = |path: &Path| path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
+        let ours = identity(out);
+        ours.is_some() && self.device.argument().split(',').any(|file| identity(Path::new(file)) == ours)
     }
 
     /// Whether the capture goes to standard output.

@@ -83,6 +83,7 @@ fn every_wrong_command_line_is_one_line() {
         ("nty capture --device packet:x --filter prt", "'--filter <EXPR>': column 1: \"prt\" stands where"),
         ("nty capture --device packet:x --snaplen 0", "--snaplen"),
         ("nty capture --device packet:x --count 0", "--count"),
+        ("nty pktgen --device mem: --src-ip 10.0.0.1 --dst-ip 10.0.0.2 --rate 0", "a number above 0"),
         ("nty pktgen --device mem: --src-ip 10.0.0.1", "--dst-ip"),
         ("nty pktgen --device mem: --src-ip 10.0.0.1 --dst-ip 10.0.0.2 --size 1", "too short"),
         ("nty fwd", "--device"),

@@ -20,7 +20,7 @@ mod track;
 pub use run::run;
 
 use crate::pace;
-use crate::values::{Size, Span};
+use crate::values::Span;
 use many::Many;
 use ntytcp::device::spec::DeviceSpec;
 use ntytcp::wire::MacAddr;
@@ -122,8 +122,8 @@ struct Pacing {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pps: Option<u64>,
     /// So many bits of frames a second: 10M, 1G
-    #[arg(long, value_name = "BITS")]
-    rate: Option<Size>,
+    #[arg(long, value_name = "BITS", value_parser = pace::bits)]
+    rate: Option<u64>,
     /// As fast as it goes
     #[arg(long)]
     fast: bool,

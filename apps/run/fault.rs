@@ -76,7 +76,7 @@ fn probability(text: &str) -> Option<f64> {
 }
 
 /// `100M`: bits per second with k, M or G for powers of ten; not 0.
-fn bit_rate(text: &str) -> Option<u64> {
+pub(crate) fn bit_rate(text: &str) -> Option<u64> {
     let (digits, factor) = match text.chars().last()? {
         'k' => (text.strip_suffix('k')?, 1_000),
         'M' => (text.strip_suffix('M')?, 1_000_000),

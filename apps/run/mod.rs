@@ -94,6 +94,9 @@ const KERNEL: u64 = u64::MAX - 3;
 /// How long connections that were closed may take to end in good order.
 const GOODBYE: Duration = Duration::from_millis(300);
 
+/// How often is looked whether the other shards have ended.
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// Runs until the programs are done or a signal comes.
 ///
 /// # Errors
@@ -313,9 +316,11 @@ impl Station {
     /// Goes on moving the frames of other shards until `done`, or they have had their time.
     fn carry(&mut self, done: impl Fn() -> bool) {
         let end = Instant::now() + 2 * GOODBYE;
-        // The device may be gone: the others find out, too.
-        while !done() && Instant::now() < end && self.runtime.turn().is_ok() {
-            let _ = self.runtime.shard().wait(Some(Duration::from_millis(1)), &[]);
+        while !done() && Instant::now() < end {
+            // The device may be gone: the others find out, too.
+            if self.runtime.turn().is_err() || self.runtime.shard().wait(Some(MOMENT), &[]).is_err() {
+                std::thread::sleep(MOMENT);
+            }
         }
     }
 

@@ -2,7 +2,9 @@
 
 use crate::errors::{FAILED, USAGE, complaint, contains, nty};
 use crate::wires::WIRE;
-use crate::world::{HOST_NET, NTY, Nty, OURS, OURS_NET, Program, Site, in_namespace, noise, run, wait_until};
+use crate::world::{
+    HOST_NET, NTY, Nty, OURS, OURS_NET, Program, Site, in_namespace, noise, run, try_run, wait_until,
+};
 use nty_apps::capture::Filter;
 use ntytcp::device::pcap::{CaptureReader, Direction, PcapWriter};
 use ntytcp::time::Instant;
@@ -299,5 +301,12 @@ fn filters_take_what_tcpdump_takes() {
         let said = run(NTY, &["capture", "--device", &format!("pcap:{}", file.display()), "--filter", "tcp"]);
         let theirs = tcpdump_takes(&file, "tcp", &out).len();
         contains(&said, &[&format!("600 frames seen, {theirs} matched, 0 written")]);
+        let before = fs::read(&file).unwrap();
+        let link = site.path("link.pcap");
+        fs::hard_link(&file, &link).unwrap();
+        let (device, out) = (format!("pcap:{}", file.display()), link.to_str().unwrap());
+        let refused = try_run(NTY, &["capture", "--device", &device, "--out", out]);
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+        assert!(fs::read(&file).unwrap() == before, "it is not written over");
     });
 }
