@@ -251,8 +251,13 @@ impl Ports {
         Self { open: (0..=u16::MAX).map(|_| AtomicU64::new(0)).collect(), shards }
     }
 
+    /// The bits of a port, for a shard that has one.
+    fn of(&self, port: u16, shard: usize) -> Option<&AtomicU64> {
+        self.open.get(usize::from(port)).filter(|_| shard < self.shards)
+    }
+
     fn open(&self, port: u16, shard: usize) {
-        if let (Some(open), true) = (self.open.get(usize::from(port)), shard < self.shards) {
+        if let Some(open) = self.of(port, shard) {
             open.fetch_or(1 << shard, Ordering::Relaxed);
         }
     }
@@ -260,11 +265,11 @@ impl Ports {
     fn claim(&self, port: u16, shard: usize) -> bool {
         let nobody =
             |open: &AtomicU64| open.compare_exchange(0, 1 << shard, Ordering::Relaxed, Ordering::Relaxed);
-        shard < self.shards && self.open.get(usize::from(port)).is_some_and(|open| nobody(open).is_ok())
+        self.of(port, shard).is_some_and(|open| nobody(open).is_ok())
     }
 
     fn close(&self, port: u16, shard: usize) {
-        if let (Some(open), true) = (self.open.get(usize::from(port)), shard < self.shards) {
+        if let Some(open) = self.of(port, shard) {
             open.fetch_and(!(1 << shard), Ordering::Relaxed);
         }
     }

@@ -166,24 +166,12 @@ impl Program {
         }
         asm.jump_when(When::Equal, Reg::R0, IpProtocol::IPV6_FRAGMENT.0.into(), fragment);
         asm.jump_when(When::Different, Reg::R0, IpProtocol::AH.0.into(), none);
-        // Next header and length, which is in units of four bytes, minus two.
-        asm.load_packet(Size::Half, Reg::R7, 0);
-        asm.register(Op::Move, Reg::R1, Reg::R0);
-        asm.constant(Op::And, Reg::R1, 255);
-        asm.constant(Op::ShiftLeft, Reg::R1, 2);
-        asm.constant(Op::Add, Reg::R7, 8);
-        asm.register(Op::Add, Reg::R7, Reg::R1);
-        asm.constant(Op::ShiftRight, Reg::R0, 8);
+        // The length is in units of four bytes, minus two.
+        skip_header(asm, 2);
         asm.jump(next);
-        // Next header and length, which is in units of eight bytes, minus one.
+        // The length is in units of eight bytes, minus one.
         asm.place(options);
-        asm.load_packet(Size::Half, Reg::R7, 0);
-        asm.register(Op::Move, Reg::R1, Reg::R0);
-        asm.constant(Op::And, Reg::R1, 255);
-        asm.constant(Op::ShiftLeft, Reg::R1, 3);
-        asm.constant(Op::Add, Reg::R7, 8);
-        asm.register(Op::Add, Reg::R7, Reg::R1);
-        asm.constant(Op::ShiftRight, Reg::R0, 8);
+        skip_header(asm, 3);
         asm.jump(next);
         // Next header, a reserved byte, and the offset with a bit that says that more follow: both zero if the packet is whole.
         asm.place(fragment);
@@ -223,6 +211,18 @@ impl Program {
         asm.load(Size::Byte, Reg::R0, Reg::R8, QUEUES as i16);
         asm.exit();
     }
+}
+
+/// Goes over an extension header that begins with the next header, which is left in `R0`, and its own length beyond eight bytes in units
+/// of `1 << shift`.
+fn skip_header(asm: &mut Assembler, shift: i32) {
+    asm.load_packet(Size::Half, Reg::R7, 0);
+    asm.register(Op::Move, Reg::R1, Reg::R0);
+    asm.constant(Op::And, Reg::R1, 255);
+    asm.constant(Op::ShiftLeft, Reg::R1, shift);
+    asm.constant(Op::Add, Reg::R7, 8);
+    asm.register(Op::Add, Reg::R7, Reg::R1);
+    asm.constant(Op::ShiftRight, Reg::R0, 8);
 }
 
 #[cfg(test)]
