@@ -22,14 +22,15 @@ inside() {
 # In the client's namespace, on its core.
 client() { nsenter --net="$client_net" taskset -c "$client_cpu" "$@"; }
 
-# make_wire: the client's namespace and the pair.
+# make_wire [QUEUES]: the client's namespace and the pair.
 make_wire() {
+    local queues=(numtxqueues "${1:-1}" numrxqueues "${1:-1}")
     unshare --net sleep infinity &
     local pid=$!
     client_net=/proc/$pid/ns/net
     for _ in $(seq 100); do [ "$(readlink "$client_net")" = "$(readlink /proc/self/ns/net)" ] || break; sleep 0.02; done
     ip link set lo up
-    ip link add srv type veth peer name cli netns "$pid"
+    ip link add srv "${queues[@]}" type veth peer name cli "${queues[@]}" netns "$pid"
     sysctl -qw net.ipv6.conf.all.disable_ipv6=1
     client sysctl -qw net.ipv6.conf.all.disable_ipv6=1
     ip link set srv up

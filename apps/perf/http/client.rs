@@ -146,9 +146,9 @@ impl Client {
         }
     }
 
-    /// When the time is over, if it runs.
+    /// When the time is over. It begins with the first connection, and runs from the start as long as there is none.
     fn end(&self) -> Option<Instant> {
-        Some(self.load.tally.started()? + self.time?)
+        Some(self.load.tally.started().unwrap_or(Instant::ZERO) + self.time?)
     }
 
     /// Whether there is nothing to do any more, or no sense in it.
@@ -191,7 +191,9 @@ impl Program for Client {
             self.drive(token);
         }
         self.ring();
-        self.connect(runtime)?;
+        if !self.is_over() {
+            self.connect(runtime)?;
+        }
         if self.is_over() || !self.go_on(now)? {
             self.stop();
         }
@@ -212,8 +214,12 @@ impl Program for Client {
         }
         // With a RST each, as this process is gone before so many servers' ends have said FIN.
         let open: Vec<u64> = self.hub.iter().map(|(token, _)| token).collect();
+        let unheard = self.load.tally.started().is_none();
         for connection in open.into_iter().filter_map(|token| self.hub.remove(token)) {
-            connection.abort();
+            let lost = connection.abort();
+            if unheard {
+                self.load.tally.failed(Failure::TimedOut, lost);
+            }
         }
         let report = self.load.tally.report(self.load.now);
         match serde_json::to_string(&report) {

@@ -336,6 +336,18 @@ fn host_that_does_not_answer_at_all_is_given_up() {
 }
 
 #[test]
+fn time_runs_though_nobody_answers() {
+    let time = Some("1s".parse().unwrap());
+    let mut load = Paced::new(Net::bare(), &Options { parallel: n16(3), requests: None, time, ..options(1) });
+    load.client.ready(&mut load.net.client, load.now).unwrap();
+    load.after(std::time::Duration::from_millis(999));
+    assert_eq!(load.client.outcome(), None);
+    load.after(std::time::Duration::from_millis(1));
+    assert_eq!(load.client.outcome(), Some(Outcome::Failed));
+    assert_eq!(summary(&load.report()), (0, 0, r#"{"timed_out":3}"#.into()));
+}
+
+#[test]
 fn thousands_of_connections_are_opened_a_few_hundred_at_a_time() {
     let mut net = hello();
     let (report, outcome) = load(&mut net, &Options { parallel: n16(3_000), ..options(12_000) });
