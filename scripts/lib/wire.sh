@@ -13,10 +13,14 @@ check_machine() {
     [ "$(nproc)" -ge 2 ] || die "server and client need a core each: this machine has one"
 }
 
-# inside SCRIPT: runs SCRIPT --inside as process 1 of namespaces of its own, so that whatever it starts ends with it.
-# $work is a directory for the time, $nty the command to measure; both exist inside.
+# inside SCRIPT: runs SCRIPT --inside as process 1 of namespaces of its own, so that whatever it starts ends with it, and it with us, even
+# when we are killed. $work is a directory for the time, $nty the command to measure; both exist inside.
 inside() {
-    WORK=$work NTY=$nty unshare --net --pid --fork --kill-child --mount --mount-proc "$1" --inside
+    WORK=$work NTY=$nty setpriv --pdeathsig KILL unshare --net --pid --fork --kill-child --mount --mount-proc "$1" --inside &
+    local pid=$!
+    # shellcheck disable=SC2064 # it is this process that is meant
+    trap "kill -KILL $pid; exit 130" INT TERM HUP
+    wait "$pid"
 }
 
 # In the client's namespace, on its core.
