@@ -25,7 +25,6 @@ function bulk(device, load) {
     return sprintf("%9.2f /%7.2f", rate[device, load] / 1e9, per_core(device, load))
 }
 function per_core(device, load) { return cpu[device, load] == "" ? "" : 1 / median(cpu[device, load]) }
-function over(one, other) { return one == "" || other + 0 == 0 ? "" : one / other }
 
 # Two ways to reach it: the better one counts.
 function bulk_goal(load,    core, ratio, best) {

@@ -10,6 +10,7 @@ function median(list,    n, v, i, j, t) {
     return n == 0 ? "" : v[int((n + 1) / 2)]
 }
 
+function over(one, other) { return one == "" || other + 0 == 0 ? "" : one / other }
 function cell(value, format) { return value == "" ? "-" : sprintf(format, value) }
 
 # One line: what was wanted, what it is, and whether that is enough (at least, or at most, the bound).

@@ -13,10 +13,14 @@ check_machine() {
     [ "$(nproc)" -ge 2 ] || die "server and client need a core each: this machine has one"
 }
 
-# inside SCRIPT: runs SCRIPT --inside as process 1 of namespaces of its own, so that whatever it starts ends with it.
-# $work is a directory for the time, $nty the command to measure; both exist inside.
+# inside SCRIPT: runs SCRIPT --inside as process 1 of namespaces of its own, so that whatever it starts ends with it, and it with us, even
+# when we are killed. $work is a directory for the time, $nty the command to measure; both exist inside.
 inside() {
-    WORK=$work NTY=$nty unshare --net --pid --fork --kill-child --mount --mount-proc "$1" --inside
+    WORK=$work NTY=$nty setpriv --pdeathsig KILL unshare --net --pid --fork --kill-child --mount --mount-proc "$1" --inside &
+    local pid=$!
+    # shellcheck disable=SC2064 # it is this process that is meant
+    trap "kill -KILL $pid; exit 130" INT TERM HUP
+    wait "$pid"
 }
 
 # In the client's namespace, on its core.
@@ -72,7 +76,19 @@ end_server() {
     wait "$server" 2>/dev/null || :
 }
 
-# Nanoseconds on a CPU, all threads of the server.
-server_nanos() { cat "/proc/$server"/task/*/schedstat | awk '{ n += $1 } END { printf "%.0f", n }'; }
-# The same of the whole machine, in ticks turned into nanoseconds: everything but idle, waiting for disks, and what runs nicely.
+# Nanoseconds on a CPU of each thread of the server.
+server_threads() { grep -H . "/proc/$server"/task/*/schedstat; }
+# Those of the whole machine, in ticks turned into nanoseconds: everything but idle, waiting for disks, and what runs nicely.
 machine_nanos() { awk -v hz="$(getconf CLK_TCK)" '/^cpu / { printf "%.0f", ($2 + $4 + $7 + $8) * 1e9 / hz; exit }' /proc/stat; }
+
+# start_clock ... stop_clock: $cpu nanoseconds of the server's threads, $all of the machine, in $seconds. Of threads that end in between,
+# as DPDK's do that help it to start, nothing is counted.
+start_clock() {
+    server_threads >"$work/threads"
+    all=$(machine_nanos) began=$EPOCHREALTIME
+}
+stop_clock() {
+    seconds=$(awk -v to="$EPOCHREALTIME" -v from="$began" 'BEGIN { printf "%.6f", to - from }')
+    cpu=$(server_threads | awk -F'[: ]' 'NR == FNR { before[$1] = $2; next } { n += $2 - before[$1] } END { printf "%.0f", n }' "$work/threads" -)
+    all=$(($(machine_nanos) - all))
+}
