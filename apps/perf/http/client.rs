@@ -17,6 +17,8 @@ pub(super) const NAME: &str = "perf http";
 
 /// How long the place of a connection that failed stays empty: a server that refuses is not asked without a pause.
 pub(super) const RETRY: Duration = Duration::from_millis(100);
+/// How long to wait at least for the first connection: two SYNs may be lost, and the third comes after 3 s.
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 /// Handshakes at the same time: fewer than servers let wait, so that opening thousands of connections loses no SYN.
 pub(super) const CONNECTING_MAX: usize = 500;
 /// Bytes that one read takes.
@@ -146,9 +148,10 @@ impl Client {
         }
     }
 
-    /// When the time is over. It begins with the first connection, and runs from the start as long as there is none.
+    /// When the time is over. It begins with the first connection, for which there is no less than [`PATIENCE`].
     fn end(&self) -> Option<Instant> {
-        Some(self.load.tally.started().unwrap_or(Instant::ZERO) + self.time?)
+        let time = self.time?;
+        Some(self.load.tally.started().map_or(Instant::ZERO + time.max(PATIENCE), |started| started + time))
     }
 
     /// Whether there is nothing to do any more, or no sense in it.

@@ -1,6 +1,6 @@
 //! The load and servers, good and bad, on two stacks.
 
-use super::client::{CONNECTING_MAX, Client, RETRY};
+use super::client::{CONNECTING_MAX, Client, PATIENCE, RETRY};
 use super::*;
 use crate::clients::Timeline;
 use crate::hub::{Connected, Hub};
@@ -340,7 +340,7 @@ fn time_runs_though_nobody_answers() {
     let time = Some("1s".parse().unwrap());
     let mut load = Paced::new(Net::bare(), &Options { parallel: n16(3), requests: None, time, ..options(1) });
     load.client.ready(&mut load.net.client, load.now).unwrap();
-    load.after(std::time::Duration::from_millis(999));
+    load.after(PATIENCE - std::time::Duration::from_millis(1));
     assert_eq!(load.client.outcome(), None);
     load.after(std::time::Duration::from_millis(1));
     assert_eq!(load.client.outcome(), Some(Outcome::Failed));
