@@ -169,15 +169,11 @@ fn trace_path(path: &Path, queue: usize) -> PathBuf {
 
 /// Beside the kernel on one interface, an address must not be the kernel's too: it answers before we do.
 fn check_addrs(spec: &DeviceSpec, config: &StackConfig) -> Result<(), RunError> {
-    if spec.kind() != "packet" {
-        return Ok(());
-    }
+    let Some(name) = sharing::beside_kernel(spec) else { return Ok(()) };
     let interfaces = pnet::datalink::interfaces();
-    let kernels = interfaces.iter().filter(|i| i.name == spec.argument()).flat_map(|i| &i.ips);
+    let kernels = interfaces.iter().filter(|i| i.name == name).flat_map(|i| &i.ips);
     match kernels.map(|network| network.ip()).find(|ip| config.addrs.iter().any(|a| a.addr == *ip)) {
-        Some(ip) => {
-            Err(RunError::Usage(format!("addr {ip} is the kernel's on {}: give another", spec.argument())))
-        }
+        Some(ip) => Err(RunError::Usage(format!("addr {ip} is the kernel's on {name}: give another"))),
         None => Ok(()),
     }
 }
