@@ -128,7 +128,7 @@ mod tests {
             Ok(Ok(Task::Run(_))) => Ok(()),
             Ok(Ok(other)) => Err(format!("{other:?}")),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(error) => Err(super::super::usage_line(&error)),
+            Err(error) => Err(super::super::usage_line(&error, line.split_whitespace())),
         }
     }
 
@@ -165,7 +165,7 @@ mod tests {
             ("nty http --device xdp:e0 --addr 10.0.0.2/24 --own tcp/8080", "add tcp/80 to own"),
             ("nty ping --device xdp:e0 --addr 10.0.0.2/24 --own tcp 10.0.0.1", "add icmp to own"),
             ("nty http --device xdp:e0 --addr 10.0.0.2/24 --own http", "give tcp/80, udp/53"),
-            ("nty http --device xdp:e0 --addr 10.0.0.2/24 --source-ports 9", "give FIRST-LAST"),
+            ("nty http --device xdp:e0 --addr 10.0.0.2/24 --source-ports 0-9", "give FIRST-LAST"),
         ] {
             let said = outcome(line).unwrap_err();
             assert!(said.contains(remedy), "{line}: {said}");

@@ -111,7 +111,7 @@ pub fn run(plan: &Plan) -> Result<(), RunError> {
         stack.shards = 1;
     }
     if let Some(&cpu) = plan.stack.cpus.first() {
-        pin_to(cpu).map_err(|source| RunError::Shard(ShardError::Pin { shard: 0, source }))?;
+        pin_to(cpu).map_err(|source| RunError::Shard(ShardError::Pin { shard: 0, core: cpu, source }))?;
     }
     let (mut seats, sharing) = link::open(&stack)?;
     let others = seats.split_off(1);

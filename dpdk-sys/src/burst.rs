@@ -85,11 +85,31 @@ impl<const N: usize> Burst<N> {
     }
 
     /// Gives all packets back to their pools.
+    #[inline]
     pub fn clear(&mut self) {
         let len = std::mem::take(&mut self.len);
+        if len == 0 {
+            return;
+        }
         // SAFETY: the first `len` are owned and live, and the burst has just given them up. N fits an
         // unsigned int.
         unsafe { raw::rte_pktmbuf_free_bulk(self.mbufs.as_mut_ptr(), len as u32) };
+    }
+
+    /// Moves packets from the end to the end of `to`, in order: `most` of them, or as many as there are and as there is room for. Returns
+    /// how many.
+    #[inline]
+    pub fn move_last_to<const M: usize>(&mut self, to: &mut Burst<M>, most: usize) -> usize {
+        let count = most.min(self.len).min(to.room());
+        let first = self.len - count;
+        if let (Some(from), Some(place)) =
+            (self.mbufs.get(first..self.len), to.mbufs.get_mut(to.len..to.len + count))
+        {
+            place.copy_from_slice(from);
+            self.len = first;
+            to.len += count;
+        }
+        count
     }
 
     /// Moves packets to the end of `to`, in order: those that `choose` wants there, which gets the place of

@@ -51,7 +51,7 @@ mod ring;
 pub use burst::{BURST, Burst};
 pub use eal::{Eal, RegisteredThread};
 pub use error::{DpdkError, Errno};
-pub use mbuf::{L4, L4Checksum, Mbuf, RxInfo, Segments, TxOffload};
+pub use mbuf::{Head, L4, L4Checksum, Mbuf, RxInfo, Segments, TxOffload};
 pub use mempool::Mempool;
 pub use port::{Link, Port, PortConfig, PortInfo, PortStats, Queue, Rss, RxOffloads, TxOffloads, wire};
 pub use ring::{Ring, RingReceiver, RingSender, channel};

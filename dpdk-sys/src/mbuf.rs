@@ -114,6 +114,11 @@ pub struct Mbuf(NonNull<rte_mbuf>);
 // SAFETY: an Mbuf is the only owner of its buffer, and pools take buffers back from any thread.
 unsafe impl Send for Mbuf {}
 
+/// What DPDK keeps of a packet beside the buffer of its first segment, so that the two can be changed independently: see
+/// [`Mbuf::split_mut`].
+#[derive(Debug)]
+pub struct Head<'a>(NonNull<rte_mbuf>, PhantomData<&'a mut Mbuf>);
+
 impl Mbuf {
     /// Takes over a buffer from a call into `raw`. `None` for a null pointer.
     ///
@@ -203,17 +208,59 @@ impl Mbuf {
     /// the data is.
     #[inline]
     pub fn buffer_mut(&mut self) -> (&mut [u8], Range<usize>) {
+        let (_, buffer, place) = self.split_mut();
+        (buffer, place)
+    }
+
+    /// The packet's head, and beside it what [`Mbuf::buffer_mut`] answers.
+    #[inline]
+    pub fn split_mut(&mut self) -> (Head<'_>, &mut [u8], Range<usize>) {
         let mbuf = self.0.as_ptr();
         // SAFETY: self owns the buffer and is borrowed mutably; buf_addr and buf_len are its extent, which EAL
-        // has mapped.
+        // has mapped, and in which the rte_mbuf itself is not.
         unsafe {
             let size = BUF_LEN.get(mbuf);
             let start = DATA_OFF.get(mbuf).min(size);
             // net_null says more than there is if it is told a size beyond the pool's.
             let len = DATA_LEN.get(mbuf).min(size - start);
             let buffer = slice::from_raw_parts_mut(BUF_ADDR.get(mbuf), usize::from(size));
-            (buffer, usize::from(start)..usize::from(start + len))
+            (Head(self.0, PhantomData), buffer, usize::from(start)..usize::from(start + len))
         }
+    }
+
+    /// Has the first bytes of the packet brought into the cache, to be changed soon.
+    #[inline]
+    pub fn prefetch(&self) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use core::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            // SAFETY: self owns the buffer. A prefetch touches nothing, whatever the address.
+            unsafe {
+                let start = BUF_ADDR.get(self.0.as_ptr()).wrapping_add(DATA_OFF.get(self.0.as_ptr()).into());
+                _mm_prefetch::<_MM_HINT_ET0>(start.cast::<i8>());
+            }
+        }
+    }
+
+    /// Whether this is a buffer as a pool with room for `room` bytes gives it out, so that [`Mbuf::renew`] makes it as good as
+    /// one from there.
+    #[inline]
+    pub fn is_like_new(&self, room: usize) -> bool {
+        let mbuf = self.0.as_ptr();
+        // SAFETY: self owns the buffer.
+        let (size, segments, flags) =
+            unsafe { (BUF_LEN.get(mbuf), NB_SEGS.get(mbuf), OL_FLAGS.get(mbuf) & raw::NTY_BUFFER_FLAGS) };
+        usize::from(size) == room + raw::RTE_PKTMBUF_HEADROOM as usize && segments == 1 && flags == 0
+    }
+
+    /// Makes the packet one of `len` bytes behind the usual headroom, as fresh from a pool, except that what its driver is to do is
+    /// still to be said ([`Head::set_tx_offload`]).
+    ///
+    /// # Errors
+    /// As [`Mbuf::set_len`].
+    #[inline]
+    pub fn renew(&mut self, len: usize) -> Result<(), DpdkError> {
+        self.set_extent(raw::RTE_PKTMBUF_HEADROOM as usize, len)
     }
 
     /// Makes the packet the bytes of its buffer at this place.
@@ -222,32 +269,7 @@ impl Mbuf {
     /// As [`Mbuf::set_len`].
     #[inline]
     pub fn set_extent(&mut self, start: usize, len: usize) -> Result<(), DpdkError> {
-        let mbuf = self.0.as_ptr();
-        // SAFETY: self owns the buffer.
-        let (size, segments) = unsafe { (usize::from(BUF_LEN.get(mbuf)), NB_SEGS.get(mbuf)) };
-        if start > size || len > size - start || segments != 1 {
-            return Err(self.misfit(start, len));
-        }
-        // SAFETY: as above, borrowed mutably; the data is inside of the buffer, whose size fits 16 bits.
-        unsafe {
-            DATA_OFF.set(mbuf, start as u16);
-            DATA_LEN.set(mbuf, len as u16);
-            PKT_LEN.set(mbuf, len as u32);
-        }
-        Ok(())
-    }
-
-    /// Why the packet cannot be so many bytes from there on.
-    #[cold]
-    fn misfit(&self, start: usize, len: usize) -> DpdkError {
-        if self.segment_count() != 1 {
-            let errno = Errno::EINVAL;
-            return DpdkError::Call { call: "set_len", object: "an mbuf of several segments".into(), errno };
-        }
-        // SAFETY: self owns the buffer.
-        let size = usize::from(unsafe { BUF_LEN.get(self.0.as_ptr()) });
-        let (len, room) = if start > size { (start, size) } else { (len, size - start) };
-        DpdkError::TooLong { len, room }
+        Head(self.0, PhantomData).set_extent(start, len)
     }
 
     /// What the driver said of the packet when it was received.
@@ -274,39 +296,6 @@ impl Mbuf {
             vlan: said(raw::NTY_RX_VLAN_STRIPPED).then_some(tci),
             // The 16 bits from there on.
             segment_size: said(raw::NTY_RX_LRO).then_some((offload >> raw::NTY_TX_TSO_SEGSZ_BIT) as u16),
-        }
-    }
-
-    /// What the driver is to do when it sends the packet: nothing for `None`. `vlan` is the tag to put into it.
-    #[inline]
-    pub fn set_tx_offload(&mut self, offload: Option<TxOffload>, vlan: Option<u16>) {
-        let mbuf = self.0.as_ptr();
-        let mut flags = vlan.map_or(0, |_| raw::NTY_TX_VLAN);
-        let mut lengths = 0;
-        if let Some(TxOffload { l4, ipv6, l2_len, l3_len, segments }) = offload {
-            flags |= match l4 {
-                L4::Tcp => raw::NTY_TX_TCP_CKSUM,
-                L4::Udp => raw::NTY_TX_UDP_CKSUM,
-            };
-            flags |= if ipv6 { raw::NTY_TX_IPV6 } else { raw::NTY_TX_IPV4 };
-            lengths |= u64::from(l2_len & 0x7f) << raw::NTY_TX_L2_LEN_BIT;
-            lengths |= u64::from(l3_len & 0x1ff) << raw::NTY_TX_L3_LEN_BIT;
-            if let Some(Segments { size, l4_len, ip_checksum }) = segments {
-                flags |= raw::NTY_TX_TCP_SEG;
-                flags |= if ip_checksum && !ipv6 { raw::NTY_TX_IP_CKSUM } else { 0 };
-                lengths |= u64::from(l4_len) << raw::NTY_TX_L4_LEN_BIT;
-                lengths |= u64::from(size) << raw::NTY_TX_TSO_SEGSZ_BIT;
-            }
-        }
-        // SAFETY: self owns the buffer and is borrowed mutably. What the flags say of the buffer stays.
-        unsafe {
-            OL_FLAGS.set(mbuf, OL_FLAGS.get(mbuf) & raw::NTY_BUFFER_FLAGS | flags);
-            if offload.is_some() {
-                TX_OFFLOAD.set(mbuf, lengths);
-            }
-            if let Some(tci) = vlan {
-                VLAN_TCI.set(mbuf, tci);
-            }
         }
     }
 
@@ -345,6 +334,73 @@ impl Mbuf {
         self.data_mut().copy_from_slice(bytes);
         Ok(())
     }
+}
+
+impl Head<'_> {
+    /// Makes the packet the bytes of its buffer at this place.
+    ///
+    /// # Errors
+    /// As [`Mbuf::set_len`].
+    #[inline]
+    pub fn set_extent(&mut self, start: usize, len: usize) -> Result<(), DpdkError> {
+        let mbuf = self.0.as_ptr();
+        // SAFETY: the head is that of an owned buffer.
+        let (size, segments) = unsafe { (usize::from(BUF_LEN.get(mbuf)), NB_SEGS.get(mbuf)) };
+        if start > size || len > size - start || segments != 1 {
+            return Err(misfit(start, len, size, segments));
+        }
+        // SAFETY: as above, and borrowed mutably; the data is inside of the buffer, whose size fits 16 bits.
+        unsafe {
+            DATA_OFF.set(mbuf, start as u16);
+            DATA_LEN.set(mbuf, len as u16);
+            PKT_LEN.set(mbuf, len as u32);
+        }
+        Ok(())
+    }
+
+    /// What the driver is to do when it sends the packet: nothing for `None`. `vlan` is the tag to put into it.
+    #[inline]
+    pub fn set_tx_offload(&mut self, offload: Option<TxOffload>, vlan: Option<u16>) {
+        let mbuf = self.0.as_ptr();
+        let mut flags = vlan.map_or(0, |_| raw::NTY_TX_VLAN);
+        let mut lengths = 0;
+        if let Some(TxOffload { l4, ipv6, l2_len, l3_len, segments }) = offload {
+            flags |= match l4 {
+                L4::Tcp => raw::NTY_TX_TCP_CKSUM,
+                L4::Udp => raw::NTY_TX_UDP_CKSUM,
+            };
+            flags |= if ipv6 { raw::NTY_TX_IPV6 } else { raw::NTY_TX_IPV4 };
+            lengths |= u64::from(l2_len & 0x7f) << raw::NTY_TX_L2_LEN_BIT;
+            lengths |= u64::from(l3_len & 0x1ff) << raw::NTY_TX_L3_LEN_BIT;
+            if let Some(Segments { size, l4_len, ip_checksum }) = segments {
+                flags |= raw::NTY_TX_TCP_SEG;
+                flags |= if ip_checksum && !ipv6 { raw::NTY_TX_IP_CKSUM } else { 0 };
+                lengths |= u64::from(l4_len) << raw::NTY_TX_L4_LEN_BIT;
+                lengths |= u64::from(size) << raw::NTY_TX_TSO_SEGSZ_BIT;
+            }
+        }
+        // SAFETY: the head is that of an owned buffer that is borrowed mutably. What the flags say of the buffer stays.
+        unsafe {
+            OL_FLAGS.set(mbuf, OL_FLAGS.get(mbuf) & raw::NTY_BUFFER_FLAGS | flags);
+            if offload.is_some() {
+                TX_OFFLOAD.set(mbuf, lengths);
+            }
+            if let Some(tci) = vlan {
+                VLAN_TCI.set(mbuf, tci);
+            }
+        }
+    }
+}
+
+/// Why a packet cannot be so many bytes from there on.
+#[cold]
+fn misfit(start: usize, len: usize, size: usize, segments: u16) -> DpdkError {
+    if segments != 1 {
+        let errno = Errno::EINVAL;
+        return DpdkError::Call { call: "set_len", object: "an mbuf of several segments".into(), errno };
+    }
+    let (len, room) = if start > size { (start, size) } else { (len, size - start) };
+    DpdkError::TooLong { len, room }
 }
 
 /// Where the data of a segment is, and how long.

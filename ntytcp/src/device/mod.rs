@@ -204,6 +204,7 @@ pub struct RxFrame<'a> {
 impl<'a> RxFrame<'a> {
     /// The frame of `len` bytes at `start` in `buf`, the rest of which is free for an answer. Both are cut to
     /// what `buf` holds.
+    #[inline]
     pub fn new(buf: &'a mut [u8], start: usize, len: usize, meta: RxMeta) -> Self {
         let start = start.min(buf.len());
         let end = start + len.min(buf.len() - start);
@@ -229,16 +230,19 @@ impl<'a> RxFrame<'a> {
     }
 
     /// Whether the frame has no byte at all.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Where the frame starts in its buffer; the device needs it to send a reply.
+    #[inline]
     pub fn start(&self) -> usize {
         self.start
     }
 
     /// The longest answer that fits at the frame's place, in bytes.
+    #[inline]
     pub fn capacity(&self) -> usize {
         self.buf.len() - self.start
     }

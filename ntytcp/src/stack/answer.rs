@@ -8,7 +8,7 @@ use super::icmp;
 use super::input::{Link, address_reply};
 use super::interface::{Interface, InterfaceId};
 use super::outbox::Datagram;
-use super::output::{ANY_LINK, DEFAULT_TTL, ipv4_header};
+use super::output::{ANY_LINK, DEFAULT_TTL, SUMMED_HERE, ipv4_header};
 use super::socket::SocketError;
 use super::transport::Packet;
 use super::udp::MAX_UDP_PAYLOAD;
@@ -356,7 +356,7 @@ fn datagram_in_place(
     let datagram = packet.get_mut(Ipv4Header::LEN..)?;
     let length = (UdpHeader::LEN + len) as u16;
     let header = UdpHeader { src_port: key.local_port, dst_port: key.remote_port, length, checksum: 0 };
-    if !interface.caps.tx_checksum {
+    if !interface.caps.tx_checksum || len <= SUMMED_HERE {
         header.emit(datagram)?;
         UdpHeader::fill_checksum(src.into(), dst.into(), datagram)?;
         return Some(TxMeta::default());

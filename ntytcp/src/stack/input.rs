@@ -112,6 +112,13 @@ impl Stack {
 
     /// As [`Stack::ingress_burst`] from the first frame on that is not of the flow that spoke last.
     fn take_others(&mut self, now: Instant, id: InterfaceId, frames: &mut [RxFrame<'_>]) {
+        // Datagrams of one flow may be all there is.
+        if frames.len() > 1 && udp_run::begins(frames) {
+            let taken = self.udp_run(now, id, frames);
+            let rest = frames.get_mut(taken..).unwrap_or_default();
+            self.touch_flows(rest);
+            return self.take_with_runs(now, id, rest);
+        }
         // 2. Touch what the frames will need, so that the memory is on its way for all of them at once.
         let has_datagrams = frames.len() > 1 && self.touch_flows(frames);
         // 3. Take them in order, runs of datagrams together.

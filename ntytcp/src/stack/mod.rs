@@ -42,6 +42,7 @@ pub mod ports;
 mod readdress;
 pub mod reassembly;
 mod records;
+mod respond_run;
 pub mod route;
 pub(crate) mod slots;
 mod socket;

@@ -40,6 +40,10 @@ pub(crate) const DEFAULT_TTL: u8 = 64;
 /// goes out with DF and without an identification, which costs less; a larger one may be fragmented on its way.
 pub(crate) const ANY_LINK: usize = 552;
 
+/// The most payload of a datagram that is summed here even where the device has a checksum unit: so short a sum costs less than
+/// asking for it does, which drivers tell the device in a descriptor of its own and virtual ones parse headers for.
+pub(crate) const SUMMED_HERE: usize = 128;
+
 /// What a connection remembers of the way to its peer. The default knows nothing.
 ///
 /// Valid while no route changed and the neighbor entry still exists; whoever holds one need not care, as

@@ -12,7 +12,7 @@ use core::net::SocketAddr;
 use super::answer::Respond;
 use super::demux::FlowKey;
 use super::interface::InterfaceId;
-use super::output::ANY_LINK;
+use super::output::{ANY_LINK, SUMMED_HERE};
 use super::plain::{self, Plain};
 use super::udp::Source;
 use super::{Cx, Stack};
@@ -63,7 +63,7 @@ impl Stack {
 
     /// Lets a responder rewrite a request in its frame.
     #[inline(never)]
-    pub(super) fn respond_plainly(
+    fn respond_plainly(
         &mut self,
         id: InterfaceId,
         plain: &Plain,
@@ -106,7 +106,7 @@ impl Stack {
 
     /// The answer does not fit the frame of the request.
     #[cold]
-    fn respond_apart(
+    pub(super) fn respond_apart(
         &mut self,
         id: InterfaceId,
         plain: &Plain,
@@ -128,11 +128,11 @@ impl Stack {
 }
 
 /// Length of the headers of a datagram.
-const UDP_HEADERS: usize = Ipv4Header::LEN + UdpHeader::LEN;
+pub(super) const UDP_HEADERS: usize = Ipv4Header::LEN + UdpHeader::LEN;
 
 /// Puts the headers of the answer before the payload that stands in `frame`, which is addressed to the sender of `request`.
 #[inline]
-fn write_answer(
+pub(super) fn write_answer(
     frame: &mut [u8],
     plain: &Plain,
     request: &UdpHeader,
@@ -151,7 +151,7 @@ fn write_answer(
     let (src_port, dst_port) = (request.dst_port, request.src_port);
     let header = UdpHeader { src_port, dst_port, length, checksum: 0 };
     let pseudo = Sum::pseudo_header_v4(src, dst, IpProtocol::UDP, length.into());
-    if offload {
+    if offload && payload.len() > SUMMED_HERE {
         *udp = UdpHeader { checksum: pseudo.fold(), ..header }.to_bytes();
         let start = plain::HEADERS as u16;
         return Some(TxMeta { checksum: TxChecksum::Partial { start, offset: 6 }, gso: None });

@@ -11,7 +11,7 @@
 //!
 //! The first is recognised ([`super::plain`]) and its socket found; of the others, what is the same as in the first need only be seen to
 //! be. Nothing can come between them: a run ends at the first frame about which anything is special, and that one takes
-//! the way of a single frame ([`super::plain_udp`]).
+//! the way of a single frame ([`super::plain_udp`]). A run to a socket with a responder goes on in [`super::respond_run`].
 
 use super::interface::InterfaceId;
 use super::plain::{self, HEADERS, Plain, recognise};
@@ -20,13 +20,13 @@ use super::udp::Source;
 use super::{Cx, Stack};
 use crate::device::{RxChecksum, RxFrame, Verdict};
 use crate::time::Instant;
-use crate::wire::{IpProtocol, Ipv4Header, Sum, UdpHeader};
+use crate::wire::{IpProtocol, Ipv4Header, Sum};
 
 /// The part of the word at 16 that is the same in all headers of a run.
 const FRAGMENT_TTL_PROTOCOL: u64 = 0xffff_ffff;
 
 /// The headers of a datagram's frame in words, as the figure has them.
-struct Words {
+pub(super) struct Words {
     link: u64,
     source_type: u64,
     lengths: u64,
@@ -62,7 +62,7 @@ impl Words {
 }
 
 /// What the datagrams of a run have in common.
-struct Run {
+pub(super) struct Run {
     words: Words,
     /// Sum of what is the same in their IPv4 headers.
     ip_sum: u64,
@@ -82,13 +82,13 @@ impl Run {
         Self { words, ip_sum, pseudo }
     }
 
-    fn ports(&self) -> (u16, u16) {
+    pub(super) fn ports(&self) -> (u16, u16) {
         ((self.words.ports >> 48) as u16, (self.words.ports >> 32) as u16)
     }
 
     /// The payload of a frame that is of this run and intact.
     #[inline(always)]
-    fn payload<'f>(&self, frame: &'f RxFrame<'_>) -> Option<&'f [u8]> {
+    pub(super) fn payload<'f>(&self, frame: &'f RxFrame<'_>) -> Option<&'f [u8]> {
         let bytes = frame.bytes();
         let words = Words::of(bytes.first_chunk()?);
         let alike = words.is_like(&self.words) && frame.meta.vlan.is_none() && frame.meta.gso_size.is_none();
@@ -99,11 +99,10 @@ impl Run {
         if !alike || sum != 0xffff || length + Ipv4Header::LEN as u64 != total_len {
             return None;
         }
-        let datagram = bytes.get(HEADERS..HEADERS + length as usize)?;
-        let payload = datagram.get(UdpHeader::LEN..)?;
+        let payload = bytes.get(PAYLOAD..HEADERS + length as usize)?;
         let intact = frame.meta.checksum != RxChecksum::Unknown
             || words.ports as u16 == 0
-            || self.pseudo.add_u16(length as u16).add(datagram).verify();
+            || self.pseudo.add_words(length).add_words(words.ports).add(payload).verify();
         intact.then_some(payload)
     }
 }
@@ -136,7 +135,7 @@ impl Stack {
         }
         if socket.responder.is_some() {
             let socket = socket.id.index;
-            return Some(self.respond_run(id, &plain, &run, socket, frames));
+            return self.respond_run(id, &plain, &run, socket, frames);
         }
         let (mut taken, mut bytes) = (0, 0);
         for frame in frames {
@@ -156,34 +155,5 @@ impl Stack {
             self.counters.ip_rx += taken;
         }
         Some(taken as usize)
-    }
-
-    /// Lets a responder answer the datagrams of a run in their frames, and says how many those were.
-    fn respond_run(
-        &mut self,
-        id: InterfaceId,
-        plain: &Plain,
-        run: &Run,
-        socket: u32,
-        frames: &mut [RxFrame<'_>],
-    ) -> usize {
-        let (src_port, dst_port) = run.ports();
-        let mut taken = 0;
-        for frame in frames {
-            let Some(payload) = run.payload(frame) else { break };
-            let (received, len) = (frame.len() as u64, payload.len());
-            // The length fits: it is that of the datagram.
-            let request =
-                UdpHeader { src_port, dst_port, length: (UdpHeader::LEN + len) as u16, checksum: 0 };
-            let plain = Plain { end: PAYLOAD + len, ..*plain };
-            let Some(verdict) = self.respond_plainly(id, &plain, &request, socket, frame) else { break };
-            self.counters.rx_frames += 1;
-            self.counters.rx_bytes += received;
-            self.counters.ip_rx += 1;
-            self.count(verdict, frame.len());
-            frame.verdict = verdict;
-            taken += 1;
-        }
-        taken
     }
 }

@@ -28,11 +28,11 @@ use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrayvec::ArrayVec;
-use dpdk_sys::{Burst, DpdkError, Mbuf, Port, PortConfig, Queue, Rss, RxOffloads, TxOffloads};
+use dpdk_sys::{Burst, DpdkError, Head, Mbuf, Port, PortConfig, Queue, Rss, RxOffloads, TxOffloads};
 
 pub use self::eal::start;
 use self::pools::Lease;
-use self::sending::{Able, Answer, Trains, answered, prepare};
+use self::sending::{Able, Trains, answered, prepare};
 pub use super::xdp::RxChecksumPolicy;
 use super::{
     BURST, Caps, Device, DeviceError, MAX_L2_HEADER, RETRY, RxChecksum, RxFrame, TxMeta, TxQueue, Verdict,
@@ -116,8 +116,8 @@ pub struct DpdkDevice {
     prepared: usize,
     /// The driver is to do something with one of the unsent.
     offloaded: bool,
-    /// Empty buffers for what the stack sends.
-    fresh: Burst<REFILL>,
+    /// Empty buffers for what the stack sends: those of received frames that it is done with, or from the pool.
+    fresh: Burst<BURST>,
     /// The reservation.
     open: Option<Mbuf>,
     pool: Lease,
@@ -301,6 +301,55 @@ impl DpdkDevice {
         self.received.move_to(&mut lost, |_, mbuf| mbuf.segment_count() > 1);
     }
 
+    /// Hands the received frames, each of which lies in one buffer, to `sink`, and makes those its answers that have become so. Which
+    /// those are, by bits.
+    #[inline]
+    fn serve(&mut self, sink: &mut dyn FnMut(&mut [RxFrame<'_>])) -> u64 {
+        const { assert!(BURST <= u64::BITS as usize) };
+        let mut frames = ArrayVec::<RxFrame<'_>, BURST>::new();
+        let mut heads = ArrayVec::<Head<'_>, BURST>::new();
+        for mbuf in self.received.packets_mut() {
+            mbuf.prefetch();
+            let meta = meta::of_received(mbuf, self.unverified);
+            let (head, buffer, place) = mbuf.split_mut();
+            frames.push(RxFrame::new(buffer, place.start, place.len(), meta));
+            heads.push(head);
+        }
+        sink(&mut frames);
+        let mut replies = 0;
+        for (index, (frame, head)) in frames.iter_mut().zip(&mut heads).enumerate() {
+            let Verdict::Reply(meta) = frame.verdict else { continue };
+            match answered(head, frame, meta, self.able) {
+                Some(for_driver) => {
+                    self.offloaded |= for_driver;
+                    replies |= 1 << index;
+                }
+                None => self.stats.tx_refused += 1,
+            }
+        }
+        replies
+    }
+
+    /// Sends on the received frames that are answers. The buffers of the others are the next to be written to, or go back to their pool.
+    #[inline]
+    fn sort(&mut self, replies: u64) {
+        let count = self.received.len();
+        if replies.count_ones() as usize == count && count <= self.unsent.room() {
+            self.received.move_last_to(&mut self.unsent, count);
+            return;
+        }
+        if replies != 0 {
+            let chosen = |index: usize, _: &mut Mbuf| replies >> index & 1 != 0;
+            self.stats.tx_full += self.received.move_to(&mut self.unsent, chosen) as u64;
+        }
+        let room = self.pool.room();
+        let missing = self.fresh.room().min(self.received.len());
+        let last = self.received.packets().iter().rev().take(missing);
+        let fit = last.take_while(|mbuf| mbuf.is_like_new(room)).count();
+        self.received.move_last_to(&mut self.fresh, fit);
+        self.received.clear();
+    }
+
     /// Looks after a link from which nothing arrives.
     #[cold]
     fn look(&mut self) -> Result<(), DeviceError> {
@@ -360,13 +409,15 @@ impl TxQueue for DpdkDevice {
             return None;
         }
         let mut mbuf = self.buffer(len)?;
-        mbuf.set_len(len).ok()?;
+        mbuf.renew(len).ok()?;
         Some(self.open.insert(mbuf).data_mut())
     }
 
     fn commit(&mut self, meta: TxMeta) {
         let Some(mut mbuf) = self.open.take() else { return };
-        match prepare(&mut mbuf, meta, self.able, None) {
+        let (mut head, buffer, place) = mbuf.split_mut();
+        let frame = buffer.get_mut(place).unwrap_or_default();
+        match prepare(&mut head, frame, meta, self.able, None) {
             Some(for_driver) => self.offloaded |= for_driver,
             None => {
                 self.stats.tx_refused += 1;
@@ -394,38 +445,8 @@ impl Device for DpdkDevice {
             self.gather();
         }
         let count = self.received.len();
-        let mut frames = ArrayVec::<RxFrame<'_>, BURST>::new();
-        for mbuf in self.received.packets_mut() {
-            let meta = meta::of_received(mbuf, self.unverified);
-            let (buffer, place) = mbuf.buffer_mut();
-            frames.push(RxFrame::new(buffer, place.start, place.len(), meta));
-        }
-        sink(&mut frames);
-        let mut answers = ArrayVec::<Option<Answer>, BURST>::new();
-        for frame in &frames {
-            answers.push(match frame.verdict {
-                Verdict::Reply(meta) => Some(Answer {
-                    start: frame.start() as u16,
-                    len: frame.len() as u16,
-                    meta,
-                    vlan: frame.meta.vlan,
-                }),
-                Verdict::Done | Verdict::Drop(_) => None,
-            });
-        }
-        drop(frames);
-        let (able, mut offloaded, mut refused) = (self.able, false, 0);
-        let without_room = self.received.move_to(&mut self.unsent, |index, mbuf| {
-            let Some(Some(answer)) = answers.get(index) else { return false };
-            let ready = answered(mbuf, answer, able);
-            offloaded |= ready == Some(true);
-            refused += u64::from(ready.is_none());
-            ready.is_some()
-        });
-        self.offloaded |= offloaded;
-        self.stats.tx_refused += refused;
-        self.stats.tx_full += without_room as u64;
-        self.received.clear();
+        let replies = self.serve(sink);
+        self.sort(replies);
         Ok(count)
     }
 

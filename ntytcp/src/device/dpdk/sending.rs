@@ -1,11 +1,11 @@
 //! Frames made fit for the driver: what it is asked to do, and what is done here because it cannot.
 
-use dpdk_sys::{Mbuf, TxOffloads};
+use dpdk_sys::{Head, TxOffloads};
 
 use super::meta;
 use super::pools::LONGEST;
 use crate::device::offload::complete_checksum;
-use crate::device::{TxChecksum, TxMeta};
+use crate::device::{RxFrame, TxChecksum, TxMeta};
 
 /// Whether trains of segments are left to the driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,64 +49,77 @@ pub(super) struct Able {
 /// What the driver is to do with a frame that is sent, or else it is done here. Whether the driver has to do something. `None` for
 /// what neither can do.
 #[inline]
-pub(super) fn prepare(mbuf: &mut Mbuf, meta: TxMeta, able: Able, vlan: Option<u16>) -> Option<bool> {
+pub(super) fn prepare(
+    head: &mut Head<'_>,
+    frame: &mut [u8],
+    meta: TxMeta,
+    able: Able,
+    vlan: Option<u16>,
+) -> Option<bool> {
     if meta == TxMeta::default() && vlan.is_none() {
-        mbuf.set_tx_offload(None, None);
+        head.set_tx_offload(None, None);
         return Some(false);
     }
+    prepare_more(head, frame, meta, able, vlan)
+}
+
+#[inline(never)]
+fn prepare_more(
+    head: &mut Head<'_>,
+    frame: &mut [u8],
+    meta: TxMeta,
+    able: Able,
+    vlan: Option<u16>,
+) -> Option<bool> {
     let Able { offloads, tso } = able;
     let ip_checksum = offloads.contains(TxOffloads::IPV4_CHECKSUM);
     let checksums = offloads.contains(TxOffloads::TCP_CHECKSUM | TxOffloads::UDP_CHECKSUM);
     if meta.gso.is_some() && !tso {
         return None;
     }
-    let asked = if checksums { meta::for_driver(mbuf.data(), meta, ip_checksum) } else { None };
+    let asked = if checksums { meta::for_driver(frame, meta, ip_checksum) } else { None };
     if let (None, TxChecksum::Partial { start, offset }) = (asked, meta.checksum) {
-        complete_checksum(mbuf.data_mut(), start, offset);
+        complete_checksum(frame, start, offset);
     }
     if asked.is_none_or(|offload| offload.segments.is_none()) && meta.gso.is_some() {
         return None;
     }
-    mbuf.set_tx_offload(asked, vlan);
+    head.set_tx_offload(asked, vlan);
     Some(asked.is_some() || vlan.is_some())
 }
 
 /// Puts a tag that was taken out of a frame back into its answer. `false`, and no change, without room for it.
-fn insert_vlan(mbuf: &mut Mbuf, tci: u16) -> bool {
-    let (buffer, place) = mbuf.buffer_mut();
-    let (Some(start), len) = (place.start.checked_sub(4), place.len() + 4) else { return false };
-    if place.len() < 12 {
+fn insert_vlan(frame: &mut RxFrame<'_>, tci: u16) -> bool {
+    if frame.len() < 12 || !frame.prepend(4) {
         return false;
     }
-    buffer.copy_within(place.start..place.start + 12, start);
+    let bytes = frame.bytes_mut();
+    bytes.copy_within(4..16, 0);
     let [a, b] = tci.to_be_bytes();
-    if let Some(tag) = buffer.get_mut(start + 12..start + 16) {
+    if let Some(tag) = bytes.get_mut(12..16) {
         tag.copy_from_slice(&[0x81, 0x00, a, b]);
     }
-    mbuf.set_extent(start, len).is_ok()
+    true
 }
 
-/// The answer that a frame became, and the tag that was taken out of it. A buffer's length fits 16 bits.
-pub(super) struct Answer {
-    pub start: u16,
-    pub len: u16,
-    pub meta: TxMeta,
-    pub vlan: Option<u16>,
-}
-
-/// Makes a received frame its answer. As [`prepare`].
+/// Makes a received frame the answer that was written in its place. As [`prepare`].
 #[inline]
-pub(super) fn answered(mbuf: &mut Mbuf, answer: &Answer, able: Able) -> Option<bool> {
-    let Answer { start, len, mut meta, vlan } = *answer;
-    mbuf.set_extent(start.into(), len.into()).ok()?;
+pub(super) fn answered(
+    head: &mut Head<'_>,
+    frame: &mut RxFrame<'_>,
+    mut meta: TxMeta,
+    able: Able,
+) -> Option<bool> {
+    let vlan = frame.meta.vlan;
     let by_driver = vlan.filter(|_| able.offloads.contains(TxOffloads::VLAN_INSERT));
     if let Some(tci) = vlan.filter(|_| by_driver.is_none()) {
-        if !insert_vlan(mbuf, tci) {
+        if !insert_vlan(frame, tci) {
             return None;
         }
         if let TxChecksum::Partial { start, .. } = &mut meta.checksum {
             *start += 4;
         }
     }
-    prepare(mbuf, meta, able, by_driver)
+    head.set_extent(frame.start(), frame.len()).ok()?;
+    prepare(head, frame.bytes_mut(), meta, able, by_driver)
 }

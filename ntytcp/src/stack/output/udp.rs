@@ -7,7 +7,8 @@ use super::super::outbox::Datagram;
 use super::super::plain;
 use super::super::records::{RecordHeader, RecordReader, RecordV4};
 use super::{
-    ANY_LINK, Blocked, Hop, NO_FAMILY, Output, TOO_LONG, atomic_header, copy, copy_and_sum, partial_checksum,
+    ANY_LINK, Blocked, Hop, NO_FAMILY, Output, SUMMED_HERE, TOO_LONG, atomic_header, copy, copy_and_sum,
+    partial_checksum,
 };
 use crate::device::{TxChecksum, TxMeta, TxQueue};
 use crate::fifo::Chunks;
@@ -17,6 +18,10 @@ use crate::wire::{IpProtocol, Ipv4Header, Sum, UdpHeader};
 const UDP_HEADERS: usize = Ipv4Header::LEN + UdpHeader::LEN;
 /// And of those of its frame, without a tag.
 const FRAME_HEADERS: usize = plain::HEADERS + UdpHeader::LEN;
+
+/// The checksum of a datagram in a plain frame is left to the device.
+const PARTIAL: TxMeta =
+    TxMeta { checksum: TxChecksum::Partial { start: plain::HEADERS as u16, offset: 6 }, gso: None };
 
 /// What the datagrams have in common that a socket sends to one address in one turn: their headers, as far as they are the same.
 #[derive(Clone, Copy, Debug)]
@@ -36,9 +41,9 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Writes a datagram into its frame, which has the right length.
+    /// Writes a datagram into its frame, which has the right length. Whether the device is to complete its checksum.
     #[inline]
-    fn write(&self, frame: &mut [u8], record: &RecordV4<'_>) -> Option<TxMeta> {
+    fn write(&self, frame: &mut [u8], record: &RecordV4<'_>) -> Option<bool> {
         let (headers, rest) = frame.split_first_chunk_mut::<{ plain::HEADERS }>()?;
         let (udp, body) = rest.split_first_chunk_mut::<{ UdpHeader::LEN }>()?;
         let length = (UdpHeader::LEN + body.len()) as u16;
@@ -51,16 +56,15 @@ impl Run {
 
         let header = UdpHeader { src_port: self.src_port, dst_port: record.port, length, checksum: 0 };
         let pseudo = self.pseudo.add_u16(length);
-        let checksum = if self.offload {
+        let offload = self.offload && body.len() > SUMMED_HERE;
+        let checksum = if offload {
             body.copy_from_slice(record.payload.get(..body.len())?);
             pseudo.fold()
         } else {
             pseudo.add(&header.to_bytes()).combine(Sum::copy(body, record.payload)).finish_nonzero()
         };
         *udp = UdpHeader { checksum, ..header }.to_bytes();
-        let start = plain::HEADERS as u16;
-        let partial = TxChecksum::Partial { start, offset: 6 };
-        Some(TxMeta { checksum: if self.offload { partial } else { TxChecksum::Complete }, gso: None })
+        Some(offload)
     }
 }
 
@@ -101,9 +105,14 @@ impl<Q: TxQueue + ?Sized> Output<'_, Q> {
             && record.addresses == run.addresses
             && record.payload.len() <= run.room
             && let Some(frame) = self.queue.reserve(FRAME_HEADERS + record.payload.len())
-            && let Some(meta) = run.write(frame, &record)
+            && let Some(offload) = run.write(frame, &record)
         {
-            self.queue.commit(meta);
+            // Two constants: put together from parts, neither could be read at once.
+            if offload {
+                self.queue.commit(PARTIAL);
+            } else {
+                self.queue.commit(TxMeta::default());
+            }
             sent += 1;
             taken += record.len();
             waiting = waiting.get(record.len()..).unwrap_or_default();
@@ -136,7 +145,7 @@ impl<Q: TxQueue + ?Sized> Output<'_, Q> {
             Ok(hop) if Ipv4Header::LEN + len <= hop.limits.mtu => hop,
             _ => return self.send_udp_apart(hop.err(), key, ttl, payload),
         };
-        let offload = self.caps.tx_checksum;
+        let offload = self.caps.tx_checksum && payload.remaining() > SUMMED_HERE;
         let (IpAddr::V4(src), IpAddr::V4(dst)) = (key.local, key.remote) else { return Err(NO_FAMILY) };
         // Nobody here remembers what a path carries, and the sender could not be asked to cut its datagram smaller either.
         let large = Ipv4Header::LEN + len > ANY_LINK;

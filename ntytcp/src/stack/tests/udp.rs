@@ -259,12 +259,19 @@ fn a_device_with_a_checksum_unit_gets_the_pseudo_header_sum() {
     let mut host = Host::with(caps, |_| {});
     host.stack.add_neighbor(host.id, PEER.into(), PEER_MAC).unwrap();
     let socket = host.stack.udp_bind(at(US, 7)).unwrap();
-    host.stack.udp_send_to(socket, b"odd", Some(at(PEER, 9))).unwrap();
-    assert_eq!(host.egress_some(9), Pending::Clear);
-    let (frame, meta) = host.ring.sent.pop().unwrap();
-    assert_eq!(meta.checksum, TxChecksum::Partial { start: 34, offset: 6 });
-    let pseudo = Sum::pseudo_header(US.into(), PEER.into(), IpProtocol::UDP, 11);
-    assert_eq!(frame[40..42], pseudo.fold().to_be_bytes());
+    // Short ones are summed without it.
+    for (len, unit) in [(3, false), (128, false), (129, true), (1_001, true)] {
+        let payload = vec![7; len];
+        host.stack.udp_send_to(socket, &payload, Some(at(PEER, 9))).unwrap();
+        assert_eq!(host.egress_some(9), Pending::Clear);
+        let (frame, meta) = host.ring.sent.pop().unwrap();
+        let partial = TxChecksum::Partial { start: 34, offset: 6 };
+        assert_eq!(meta.checksum, if unit { partial } else { TxChecksum::Complete });
+        let pseudo = Sum::pseudo_header(US.into(), PEER.into(), IpProtocol::UDP, 8 + len as u32);
+        let whole = udp_bytes(US, PEER, 7, 9, &payload);
+        let expected = if unit { pseudo.fold() } else { u16::from_be_bytes([whole[6], whole[7]]) };
+        assert_eq!(frame[40..42], expected.to_be_bytes(), "{len}");
+    }
 }
 
 #[test]
