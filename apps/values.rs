@@ -3,6 +3,7 @@
 //! Every type reads from text ([`FromStr`], which clap uses) and from TOML, where a plain number is taken as well if
 //! it has an obvious meaning. What is read is valid; a refusal says what would be accepted.
 
+use clap::builder::TypedValueParser;
 use ntytcp::owned;
 use ntytcp::stack::ports::PortRange;
 use serde::de::value::StrDeserializer;
@@ -10,7 +11,7 @@ use serde::de::{self, Deserialize, Deserializer, IntoDeserializer as _, SeqAcces
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::IpAddr;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU64};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -293,21 +294,32 @@ impl FromStr for Claim {
 
 from_text!(Claim, "packets such as \"tcp/80\"", |_: i64| None);
 
-/// A range of ports: `61000-65535`.
+/// A range of ports: `61000-65535`, or one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ports(pub PortRange);
 
 impl FromStr for Ports {
     type Err = BadValue;
     fn from_str(text: &str) -> Result<Self, BadValue> {
-        let bad = || BadValue(format!("{text:?} is no range of ports: give FIRST-LAST, as 61000-65535"));
-        let (first, last) = text.split_once('-').ok_or_else(bad)?;
-        let port = |text: &str| text.parse::<u16>().map_err(|_| bad());
-        PortRange::new(port(first)?, port(last)?).map(Self).map_err(|_| bad())
+        let bad = |_| BadValue(format!("{text:?} is no range of ports: give FIRST-LAST, as 61000-65535"));
+        text.parse().map(Self).map_err(bad)
     }
 }
 
 from_text!(Ports, "ports such as \"61000-65535\"", |_: i64| None);
+
+/// Parses a flag whose value counts something: 1 to `most`, as a refusal says.
+pub(crate) fn count<N>(most: u64) -> impl TypedValueParser<Value = N>
+where
+    N: TryFrom<NonZeroU64> + Clone + Send + Sync + 'static,
+{
+    let convert = move |n| {
+        NonZeroU64::new(n)
+            .and_then(|n| N::try_from(n).ok())
+            .ok_or_else(|| BadValue(format!("give 1 to {most}")))
+    };
+    clap::value_parser!(u64).range(1..=most).try_map(convert)
+}
 
 /// In a file a list of one needs no brackets.
 pub(crate) fn one_or_more<'de, T: Deserialize<'de>, D: Deserializer<'de>>(

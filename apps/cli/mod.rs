@@ -407,13 +407,42 @@ impl RunArgs {
     }
 }
 
-/// What clap has to say about wrong arguments, as one line.
-pub fn usage_line(error: &clap::Error) -> String {
+/// What clap has to say about wrong arguments, as one line. `args` are the words of the command line.
+pub fn usage_line<'a>(error: &clap::Error, args: impl IntoIterator<Item = &'a str>) -> String {
     let text = error.to_string();
     let what = text.split("\n\nUsage:").next().unwrap_or_default();
     let what = what.split("\n\nFor more").next().unwrap_or_default();
-    let what = one_line(&what.replace("\n\n  tip: ", "; "));
-    format!("{} (see nty --help)", what.strip_prefix("error: ").unwrap_or(&what))
+    let what = shortened(one_line(&what.replace("\n\n  tip: ", "; ")));
+    format!("{} (see {} --help)", what.strip_prefix("error: ").unwrap_or(&what), command_of(args))
+}
+
+/// The command that a line names, as `nty perf http`.
+fn command_of<'a>(args: impl IntoIterator<Item = &'a str>) -> String {
+    let root = Cli::command();
+    let (mut command, mut name) = (&root, root.get_name().to_owned());
+    for word in args.into_iter().skip(1) {
+        let Some(found) = command.find_subcommand(word) else { break };
+        command = found;
+        name = format!("{name} {word}");
+    }
+    name
+}
+
+/// A message that repeats what somebody wrote, without the middle if that was much.
+fn shortened(message: String) -> String {
+    const ENDS: usize = 200;
+    let place = |n: usize| message.char_indices().map(|(at, _)| at).nth(n);
+    let length = message.chars().count();
+    match (place(ENDS), place(length.saturating_sub(ENDS))) {
+        (Some(head), Some(tail)) if head < tail => {
+            format!(
+                "{} ... {}",
+                message.get(..head).unwrap_or_default(),
+                message.get(tail..).unwrap_or_default()
+            )
+        }
+        _ => message,
+    }
 }
 
 /// A message of several lines in one.

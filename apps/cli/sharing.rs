@@ -5,7 +5,6 @@ use super::{App, Protocol};
 use crate::run::owned_claims;
 use ntytcp::owned::{Claim, MAX_RANGES, Ownership};
 use ntytcp::wire::IpProtocol;
-use std::num::NonZeroU8;
 
 /// Checks what the flags say without opening anything.
 ///
@@ -53,14 +52,6 @@ pub(super) fn check(args: &StackArgs, device: &str) -> Result<(), StackError> {
         }
     } else if args.exception_rate.is_some() {
         return error("exception-rate", "exception-rate without exception: leave it out".to_owned());
-    }
-    let shards = args.shards.map_or(1, NonZeroU8::get).into();
-    if args.cpu.as_ref().map_or(shards, |cpus| cpus.0.len().max(shards)) > 1
-        && (!args.own.is_empty() || args.mirror_kernel)
-    {
-        let what =
-            "an interface is shared with the kernel by one shard: leave shards and all but one cpu out";
-        return error("shards", what.to_owned());
     }
     if args.mirror_kernel {
         if !xdp && args.exception.is_none() {
@@ -137,7 +128,7 @@ mod tests {
             Ok(Ok(Task::Run(_))) => Ok(()),
             Ok(Ok(other)) => Err(format!("{other:?}")),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(error) => Err(super::super::usage_line(&error)),
+            Err(error) => Err(super::super::usage_line(&error, line.split_whitespace())),
         }
     }
 
@@ -174,7 +165,7 @@ mod tests {
             ("nty http --device xdp:e0 --addr 10.0.0.2/24 --own tcp/8080", "add tcp/80 to own"),
             ("nty ping --device xdp:e0 --addr 10.0.0.2/24 --own tcp 10.0.0.1", "add icmp to own"),
             ("nty http --device xdp:e0 --addr 10.0.0.2/24 --own http", "give tcp/80, udp/53"),
-            ("nty http --device xdp:e0 --addr 10.0.0.2/24 --source-ports 9", "give FIRST-LAST"),
+            ("nty http --device xdp:e0 --addr 10.0.0.2/24 --source-ports 0-9", "give FIRST-LAST"),
         ] {
             let said = outcome(line).unwrap_err();
             assert!(said.contains(remedy), "{line}: {said}");
@@ -182,8 +173,8 @@ mod tests {
         for line in [
             "nty http --device xdp:e0 --addr 10.0.0.2/24 --own tcp/80,udp/53",
             "nty http --device xdp:e0 --own tcp/80-90 --mirror-kernel --own-addr 10.0.0.2",
-            "nty http --device xdp:e0 --mirror-kernel",
-            "nty http --device packet:e0 --own tcp/80 --exception tap:x --exception-rate 9 --mirror-kernel --addr 10.0.0.2/24",
+            "nty http --device xdp:e0 --mirror-kernel --shards 2",
+            "nty http --device packet:e0 --own tcp/80 --exception tap:x --exception-rate 9 --mirror-kernel --addr 10.0.0.2/24 --shards 3",
             "nty ping --device xdp:e0 --addr 10.0.0.2/24 --own icmp,arp 10.0.0.1 --source-ports 50000-50009",
         ] {
             assert_eq!(outcome(line), Ok(()), "{line}");

@@ -2,7 +2,7 @@
 
 use super::sharing;
 use crate::run::fault;
-use crate::values::{Cidr, Claim, CpuList, Mac, Ports, Span, one_or_more, yes_or_no};
+use crate::values::{Cidr, Claim, CpuList, Mac, Ports, Span, count, one_or_more, yes_or_no};
 use ntytcp::device::spec::DeviceSpec;
 use ntytcp::stack::route::InterfaceAddr;
 use ntytcp::steering::Steering;
@@ -56,7 +56,7 @@ pub struct StackArgs {
     #[arg(long, value_name = "DEVICE")]
     pub exception: Option<String>,
     /// The most frames per second for the kernel on the way through --exception [default: 100000]
-    #[arg(long, value_name = "FRAMES")]
+    #[arg(long, value_name = "FRAMES", value_parser = count::<NonZeroU32>(u32::MAX.into()))]
     pub exception_rate: Option<NonZeroU32>,
     /// Take addresses, routes and Ethernet address of the kernel's interface (of xdp:IFACE, or the --exception), and follow them
     #[arg(long)]
@@ -75,7 +75,7 @@ pub struct StackArgs {
     pub busy_poll: bool,
     /// Threads that share the work of servers, each with a stack of its own; flows are spread over them, and stay where they are. 1 to 64
     /// [default: one, or as many as --cpu names]
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = count::<NonZeroU8>(Steering::MAX_SHARDS as u64))]
     pub shards: Option<NonZeroU8>,
     /// Cores for the shards, one each and in this order, as 2 or 0,2-4 [default: wherever the system puts them]
     #[arg(long, value_name = "CPUS")]

@@ -5,7 +5,8 @@ use super::*;
 const STACK: &str = "--device tap:t0 --addr 10.0.0.2/24";
 
 fn task(line: &str) -> Result<Task, String> {
-    let cli = Cli::try_parse_from(line.split_whitespace()).map_err(|error| usage_line(&error))?;
+    let words = || line.split_whitespace();
+    let cli = Cli::try_parse_from(words()).map_err(|error| usage_line(&error, words()))?;
     cli.task().map_err(|error| error.to_string())
 }
 
@@ -35,6 +36,12 @@ fn flags_and_files_have_the_same_defaults() {
 }
 
 #[test]
+fn a_long_argument_is_not_repeated_whole() {
+    let error = task(&format!("nty capture --device tap:t0 x{}", "y".repeat(100_000))).unwrap_err();
+    assert!(error.len() < 600 && error.ends_with("(see nty capture --help)"), "{error}");
+}
+
+#[test]
 fn every_wrong_command_line_is_one_line() {
     for (line, word) in [
         ("nty ech", "'ech'; a similar subcommand exists: 'echo'"),
@@ -54,6 +61,8 @@ fn every_wrong_command_line_is_one_line() {
         ("nty http --root / --idle-timeout 0", "no time"),
         ("nty dns", "--zone"),
         ("nty dns --zone example.org", "ORIGIN=FILE"),
+        ("nty perf http 10.0.0.1 -P 0", "0 is not in 1..=28232 (see nty perf http --help)"),
+        ("nty echo --shards 65", "65 is not in 1..=64 (see nty echo --help)"),
         ("nty ping", "TARGET"),
         ("nty ping host", "TARGET"),
         ("nty ping ::1", "give an IPv4 address"),
@@ -74,8 +83,8 @@ fn every_wrong_command_line_is_one_line() {
         ("nty perf http 10.0.0.1 --time 1s --requests 5", "--requests"),
         ("nty perf http 10.0.0.1 --requests 0", "--requests"),
         ("nty perf http 10.0.0.1 --parallel 0", "--parallel"),
-        ("nty perf http 10.0.0.1 --parallel 30000", "parallel is 30000: give 1 to 28232"),
-        ("nty perf http 10.0.0.1 --pipeline 1025", "pipeline is 1025"),
+        ("nty perf http 10.0.0.1 --parallel 30000", "30000 is not in 1..=28232"),
+        ("nty perf http 10.0.0.1 --pipeline 1025", "1025 is not in 1..=1024"),
         ("nty perf http 10.0.0.1 --pipeline 2 --close", "--close"),
         ("nty perf http 10.0.0.1 --device tap:t0", "no address"),
         ("nty perf --server http 10.0.0.1", "http"),

@@ -25,7 +25,7 @@ use ntytcp::rng::Rng;
 use ntytcp::stack::route::{InterfaceAddr, Prefix, Route, RouteTable};
 use ntytcp::wire::MacAddr;
 use router::Router;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -147,6 +147,7 @@ impl Options {
     /// What contradicts each other, with the remedy.
     fn ports(&self) -> Result<Vec<PortConfig>, String> {
         self.check()?;
+        self.check_repeats()?;
         let fresh = |spec: &DeviceSpec| PortConfig {
             name: spec.to_string(),
             mac: station(&spec.to_string(), []),
@@ -175,9 +176,51 @@ impl Options {
                 return Err(format!("{value}: only IPv4 is routed so far: give an address of that"));
             }
             let addr = InterfaceAddr::new(value.addr, value.prefix).map_err(|error| error.to_string())?;
+            let index = self.index(port)?;
+            let of_others = ports.iter().enumerate().filter(|(number, _)| *number != index);
+            let network = addr.network();
+            if let Some((other, _)) =
+                of_others.into_iter().find(|(_, port)| port.addrs.iter().any(|a| a.network() == network))
+            {
+                return Err(format!(
+                    "{network} is at ports {other} and {index}, so a packet to it could leave through either: give each port a network of \
+                     its own"
+                ));
+            }
             self.port_mut(&mut ports, port)?.addrs.push(addr);
         }
         Ok(ports)
+    }
+
+    /// What a port has one of is given once.
+    fn check_repeats(&self) -> Result<(), String> {
+        for (at, device) in self.device.iter().enumerate() {
+            let is_same =
+                |other: &DeviceSpec| !device.argument().is_empty() && other.argument() == device.argument();
+            if self.device.iter().take(at).any(is_same) {
+                return Err(format!("--device {device} is a port already: give each interface once"));
+            }
+        }
+        self.check_once("--mac", &self.mac)?;
+        self.check_once("--to-mac", &self.to_mac)?;
+        self.check_once("--from-mac", &self.from_mac)?;
+        self.check_once("--vlan", &self.vlan)?;
+        for (at, route) in self.route.iter().enumerate() {
+            if self.route.iter().take(at).any(|other| other.prefix == route.prefix) {
+                return Err(format!("--route {} is given twice: give one way", route.prefix));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_once<T>(&self, flag: &str, values: &[OfPort<T>]) -> Result<(), String> {
+        let mut seen = HashSet::new();
+        for OfPort { port, .. } in values {
+            if !seen.insert(self.index(port)?) {
+                return Err(format!("{flag} is given twice for port {port}: give it once"));
+            }
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), String> {

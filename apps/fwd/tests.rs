@@ -608,7 +608,20 @@ fn contradictions_are_told() {
         ("--device mem: --mode l3 --route 10.0.0.0/8=0,10.0.0.1", "is no next hop: give via"),
         ("--device mem: --mode l3 --route 10.0.0.0/8=0,via_10.9.9.9", "gateway 10.9.9.9 is on no network"),
         ("--device mem: --mode l3 --route 10.0.0.0/8=0,via_01:00:00:00:00:00", "is no station"),
-        ("--device mem: --mode l3 --route 10.0.0.0/8=0 --route 10.0.0.0/8=0", "exists already"),
+        ("--device mem: --mode l3 --route 10.0.0.0/8=0 --route 10.0.0.0/8=0", "10.0.0.0/8 is given twice"),
+        ("--device packet:e --device xdp:e", "--device xdp:e is a port already: give each interface once"),
+        (
+            "--device mem: --mac-swap --mac 0=02:00:00:00:00:01 --mac 0=02:00:00:00:00:02",
+            "--mac is given twice for port 0",
+        ),
+        (
+            "--device packet:e --mode l3 --addr 0=10.0.0.1/24 --vlan 0=1 --vlan e=2",
+            "--vlan is given twice for port e",
+        ),
+        (
+            "--device mem: --device mem: --mode l3 --addr 0=10.0.0.1/24 --addr 1=10.0.0.2/24",
+            "10.0.0.0/24 is at ports 0 and 1",
+        ),
         ("--device mem: --mac-swap --acl deny", "ends behind \"deny\""),
         ("--device mem: --mac-swap --acl-file /nonexistent", "/nonexistent: "),
     ] {

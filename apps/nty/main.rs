@@ -27,12 +27,17 @@ fn main() -> ExitCode {
             let _ = error.print();
             return ExitCode::from(USAGE);
         }
-        Err(error) => return fail(USAGE, &usage_line(&error)),
+        Err(error) => {
+            let args: Vec<_> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+            return fail(USAGE, &usage_line(&error, args.iter().map(String::as_str)));
+        }
     };
     let _log = start_logging(cli.verbose);
     match cli.task() {
         Ok(Task::Print(text)) => match io::stdout().write_all(&text) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(FAILED, &error),
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                fail(FAILED, &format!("standard output: {error}"))
+            }
             _ => ExitCode::SUCCESS,
         },
         Ok(Task::Run(plan)) => ended(run::run(&plan)),

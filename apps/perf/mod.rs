@@ -14,7 +14,7 @@ mod udp_client;
 mod udp_server;
 
 use crate::run::{Program, ProgramError};
-use crate::values::{Port, Size, Span, speakable, yes_or_no};
+use crate::values::{Port, Size, Span, count, speakable, yes_or_no};
 use nty_epoll::Runtime;
 use serde::Deserialize;
 use std::net::IpAddr;
@@ -57,7 +57,7 @@ pub struct Options {
     #[arg(long, short = 'n', value_name = "SIZE", requires = "client")]
     pub bytes: Option<Size>,
     /// How many streams at once [default: 1]
-    #[arg(long, short = 'P', value_name = "N", requires = "client")]
+    #[arg(long, short = 'P', value_name = "N", requires = "client", value_parser = count::<NonZeroU8>(u8::MAX.into()))]
     pub parallel: Option<NonZeroU8>,
     /// Bytes per write, or per datagram [default: 128k, or 1448 with --udp]
     #[arg(long, short = 'l', value_name = "SIZE", requires = "client")]

@@ -11,6 +11,7 @@ use ntytcp::device::fault::Fault;
 use ntytcp::device::lanes;
 use ntytcp::device::spec::{BoxedDevice, DeviceSpec, OpenOptions};
 use ntytcp::device::trace::Trace;
+use ntytcp::mirror::KernelConfig;
 use ntytcp::placement::{Place, Placement};
 use ntytcp::rng::{Rng, seed_from};
 use ntytcp::shard::{IdlePolicy, MonotonicClock, Shard, system_seed};
@@ -36,6 +37,10 @@ pub(super) struct Seat {
     interface: InterfaceConfig,
     gateways: Vec<IpAddr>,
     idle: IdlePolicy,
+    /// The same for all shards, so that they count time from the same moment.
+    clock: MonotonicClock,
+    /// What the kernel's interface has, if the stack is to have it too.
+    mirrored: Option<KernelConfig>,
 }
 
 impl Seat {
@@ -45,13 +50,26 @@ impl Seat {
     /// [`RunError`]: a setting that makes no sense, or what the system refuses.
     pub(super) fn take(self) -> Result<Runtime, RunError> {
         let stack = Stack::new(self.settings, system_seed().map_err(RunError::System)?)?;
-        let mut shard = Shard::new(stack, MonotonicClock::new(), self.idle);
+        let mut shard = Shard::new(stack, self.clock, self.idle);
         let id = shard.attach(self.device, self.interface)?;
         for gateway in self.gateways {
             shard.stack_mut().add_route(default_route(gateway, id)?)?;
         }
-        Runtime::new(shard).map_err(RunError::Epoll)
+        let mut runtime = Runtime::new(shard).map_err(RunError::Epoll)?;
+        if let Some(kernel) = &self.mirrored {
+            mirror(kernel, &mut runtime)?;
+        }
+        Ok(runtime)
     }
+}
+
+/// Gives the stack what the kernel's interface has.
+///
+/// # Errors
+/// The stack refuses it.
+pub(super) fn mirror(kernel: &KernelConfig, runtime: &mut Runtime) -> Result<(), RunError> {
+    let now = runtime.shard().now();
+    Ok(kernel.apply(now, runtime.stack(), INTERFACE)?)
 }
 
 /// Opens the device of a plan: for each shard its part of it, and the settings of its stack. The first one has to claim the addresses.
@@ -63,7 +81,7 @@ pub(super) fn open(config: &StackConfig) -> Result<(Vec<Seat>, Sharing), RunErro
     let spec: DeviceSpec = config.device.parse().map_err(|error| RunError::Usage(format!("{error}")))?;
     let addrs = interface_addrs(config)?;
     check_addrs(&spec, config)?;
-    let sharing = Sharing::plan(&spec, config)?;
+    let mut sharing = Sharing::plan(&spec, config)?;
     let mut rng = Rng::new(system_seed().map_err(RunError::System)?);
     let placement = Arc::new(Placement::new(Arc::new(Steering::new(config.shards, &mut rng))));
     let idle = if config.busy_poll { IdlePolicy::BUSY_POLL } else { IdlePolicy::default() };
@@ -71,6 +89,9 @@ pub(super) fn open(config: &StackConfig) -> Result<(Vec<Seat>, Sharing), RunErro
     let mac = given.unwrap_or_else(|| station(&config.device, config.addrs.iter().map(ToString::to_string)));
     // RFC 5227 2.4 (c): others rely on a server's address, which is not given up because a station somewhere has it too.
     let claim = GuardConfig { defense: Defense::Always, ..GuardConfig::quick() };
+    let devices = open_device(&spec, config, &placement, (&sharing, mac))?;
+    sharing.begin()?;
+    let clock = MonotonicClock::new();
     let seat = |(shard, device): (usize, BoxedDevice)| Seat {
         device,
         settings: settings(
@@ -86,8 +107,9 @@ pub(super) fn open(config: &StackConfig) -> Result<(Vec<Seat>, Sharing), RunErro
         },
         gateways: config.gateways.clone(),
         idle,
+        clock,
+        mirrored: sharing.mirrored(),
     };
-    let devices = open_device(&spec, config, &placement, (&sharing, mac))?;
     for addr in &config.addrs {
         info!(target: "nty", %addr, %mac, "address");
     }
@@ -130,11 +152,13 @@ fn open_device(
         }
         queues = traced;
     }
-    if config.shards == 1 {
-        return queues.into_iter().map(|queue| sharing.wrap(queue, mac, config)).collect();
+    queues.truncate(config.shards);
+    let mut devices = sharing.except(queues, mac, config)?;
+    if config.shards > 1 {
+        let lanes = lanes::connect(devices, placement)?;
+        devices = lanes.into_iter().map(|lanes| Box::new(lanes) as BoxedDevice).collect();
     }
-    let lanes = lanes::connect(queues, placement)?;
-    Ok(lanes.into_iter().map(|lanes| Box::new(lanes) as BoxedDevice).collect())
+    devices.into_iter().map(|device| sharing.resolve(device)).collect()
 }
 
 /// Each queue has a file of its own: `file.pcap`, `file.1.pcap`, and so on.

@@ -111,12 +111,11 @@ pub fn run(plan: &Plan) -> Result<(), RunError> {
         stack.shards = 1;
     }
     if let Some(&cpu) = plan.stack.cpus.first() {
-        pin_to(cpu).map_err(|source| RunError::Shard(ShardError::Pin { shard: 0, source }))?;
+        pin_to(cpu).map_err(|source| RunError::Shard(ShardError::Pin { shard: 0, core: cpu, source }))?;
     }
-    let (mut seats, mut sharing) = link::open(&stack)?;
+    let (mut seats, sharing) = link::open(&stack)?;
     let others = seats.split_off(1);
     let mut runtime = seats.remove(0).take()?;
-    sharing.begin(&mut runtime)?;
     for fd in sharing.fds() {
         epoll.add_fd(fd, Events::IN, KERNEL)?;
     }
@@ -161,7 +160,12 @@ impl Overseer for Owner {
                 return Ok(Some(End::Signal));
             }
             SHARD => self.siblings.look()?,
-            KERNEL => self.sharing.follow(runtime)?,
+            KERNEL => {
+                if let Some(kernel) = self.sharing.follow()? {
+                    link::mirror(&kernel, runtime)?;
+                    self.siblings.mirror(&kernel);
+                }
+            }
             _ => self.stats.iter().for_each(|socket| {
                 socket
                     .answer(|| core::iter::once(Report::of(runtime)).chain(self.siblings.report()).collect());

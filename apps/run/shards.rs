@@ -6,6 +6,7 @@
 //!            <----------- ready, or why not -------
 //!            -- Command::Start, to all at once ---> serve
 //!   report() -- Command::Report, a byte ----------> counters
+//!   mirror() -- Command::Mirror, a byte ----------> the kernel's addresses and routes
 //!   drain()  -- Command::Drain, a byte -----------> no new clients
 //!            <----------------- a byte ------------ all is done that was under way
 //!   stop()   -- Command::Stop, a byte ------------> ends
@@ -14,11 +15,12 @@
 //!
 //! A shard that panics is said to and missed, and the others go on. One that fails, as when the device is gone, ends all.
 
-use super::link::Seat;
+use super::link::{self, Seat};
 use super::stats::Report;
 use super::{End, Overseer, RunError, Station};
 use crate::cli::{App, Plan};
 use nty_epoll::{Epoll, Events, Runtime, ShardError, ShardThread};
+use ntytcp::mirror::KernelConfig;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
@@ -33,6 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 enum Command {
     Start,
     Report(SyncSender<Report>),
+    Mirror(KernelConfig),
     Drain,
     Stop,
 }
@@ -126,6 +129,11 @@ impl Siblings {
         let left = || end.saturating_duration_since(Instant::now());
         let answered = asked.iter().filter_map(|report| report.recv_timeout(left()).ok());
         self.ended.iter().cloned().chain(answered).collect()
+    }
+
+    /// Has their stacks take over what the kernel's interface has.
+    pub(super) fn mirror(&self, kernel: &KernelConfig) {
+        self.running.iter().for_each(|sibling| sibling.tell(Command::Mirror(kernel.clone())));
     }
 
     /// Has them take no new clients. They go on, so that whoever comes is refused, until they are stopped.
@@ -242,6 +250,7 @@ impl Overseer for Orders {
             match order {
                 Command::Start => {}
                 Command::Report(answer) => drop(answer.send(Report::of(runtime))),
+                Command::Mirror(kernel) => link::mirror(&kernel, runtime)?,
                 Command::Drain => end = Some(End::Signal),
                 Command::Stop => (self.is_hurried, end) = (true, Some(End::Signal)),
             }

@@ -5,20 +5,20 @@
 //!   other device --own ... --exception tap:T   the rest goes through T to the kernel, which has our addresses there
 //! ```
 //!
-//! In both the kernel answers ARP unless that is claimed, and the stack asks it for neighbors.
+//! In both the kernel answers ARP unless that is claimed, and the stack asks it for neighbors. Of several shards each leaves the rest of what
+//! its queue brings to the kernel, by a queue of T, and asks for its own neighbors; the first one follows the kernel's configuration and tells
+//! the others.
 
 use super::RunError;
 use crate::cli::StackConfig;
-use nty_epoll::Runtime;
 use ntytcp::device::DeviceError;
-use ntytcp::device::exception::{Exception, ExceptionConfig};
+use ntytcp::device::exception::{Exception, ExceptionConfig, Limits};
 use ntytcp::device::neighbors::KernelNeighbors;
 use ntytcp::device::netdev::facts;
 use ntytcp::device::spec::{BoxedDevice, DeviceSpec};
 use ntytcp::device::tap::{TapConfig, TapDevice};
-use ntytcp::mirror::{Mirror, set_carrier};
+use ntytcp::mirror::{KernelConfig, Mirror, set_carrier};
 use ntytcp::owned::{Claim, OWN_PORTS, Ownership, SharedOwnership};
-use ntytcp::stack::InterfaceId;
 use ntytcp::stack::ports::PortRange;
 use ntytcp::wire::MacAddr;
 use std::fs;
@@ -145,61 +145,73 @@ impl Sharing {
         self.owned.clone().filter(|_| matches!(self.kernel, Kernel::OnDevice(_)))
     }
 
-    /// Puts between device and stack what sharing takes, and makes the TAP.
+    /// Has the rest of what comes by the queues of a device go to the kernel, and makes the TAP for that, if there is to be one.
     ///
     /// # Errors
-    /// The TAP cannot be made, or the kernel does not tell of its neighbors.
-    pub(super) fn wrap(
+    /// The TAP cannot be made.
+    pub(super) fn except(
         &self,
-        mut device: BoxedDevice,
+        queues: Vec<BoxedDevice>,
         mac: MacAddr,
         config: &StackConfig,
-    ) -> Result<BoxedDevice, RunError> {
-        let Some(owned) = &self.owned else { return Ok(device) };
-        let interface = match &self.kernel {
-            Kernel::Nowhere => return Ok(device),
-            Kernel::OnDevice(name) => name,
-            Kernel::OnTap(name) => {
-                let caps = *device.caps();
-                let mut tap = TapConfig::new(name.as_str());
-                tap.mtu = caps.mtu;
-                tap.station = Some(mac);
-                tap.host_addrs = config.addrs.iter().map(|a| (a.addr, a.prefix)).collect();
-                // What the wire cannot finish, the kernel is to finish.
-                tap.offload = caps.tx_checksum && caps.tso_max > 0;
-                let mut limits = ExceptionConfig::default();
-                if let Some(rate) = config.exception_rate {
-                    limits.rate = rate.get();
-                    limits.burst = limits.burst.min(rate.get());
-                }
-                owned.set_station(Some(mac));
-                device = Box::new(Exception::new(device, TapDevice::open(&tap)?, owned.clone(), limits)?);
-                info!(target: "nty", tap = %name, rate = limits.rate, "exception path");
-                name
-            }
-        };
-        if self.kernel_speaks_arp() {
-            device = Box::new(KernelNeighbors::new(device, interface)?);
+    ) -> Result<Vec<BoxedDevice>, RunError> {
+        let (Some(owned), Kernel::OnTap(name)) = (&self.owned, &self.kernel) else { return Ok(queues) };
+        let Some(&caps) = queues.first().map(|queue| queue.caps()) else { return Ok(queues) };
+        let mut tap = TapConfig::new(name.as_str());
+        tap.create = true;
+        tap.mtu = caps.mtu;
+        tap.station = Some(mac);
+        tap.host_addrs = config.addrs.iter().map(|a| (a.addr, a.prefix)).collect();
+        // What the wire cannot finish, the kernel is to finish.
+        tap.offload = caps.tx_checksum && caps.tso_max > 0;
+        let mut limits = ExceptionConfig::default();
+        if let Some(rate) = config.exception_rate {
+            limits.rate = rate.get();
+            limits.burst = limits.burst.min(rate.get());
         }
-        Ok(device)
+        owned.set_station(Some(mac));
+        let taps = TapDevice::open_unsteered(&tap, queues.len())?;
+        info!(target: "nty", tap = %name, rate = limits.rate, queues = taps.len(), "exception path");
+        let limits = Arc::new(Limits::new(limits));
+        let except = |(queue, tap)| {
+            let device = Exception::new(queue, tap, owned.clone(), limits.clone())?;
+            Ok(Box::new(device) as BoxedDevice)
+        };
+        queues.into_iter().zip(taps).map(except).collect()
     }
 
-    /// Mirrors the kernel's configuration, if it is to be, and the wire's link at the TAP.
+    /// Has the kernel resolve the next hops of what a shard sends by `device`, if it speaks ARP for the stack.
     ///
     /// # Errors
-    /// The kernel does not tell, or the stack refuses.
-    pub(super) fn begin(&mut self, runtime: &mut Runtime) -> Result<(), RunError> {
+    /// The kernel does not tell of its neighbors.
+    pub(super) fn resolve(&self, device: BoxedDevice) -> Result<BoxedDevice, RunError> {
+        match &self.kernel {
+            Kernel::OnDevice(name) | Kernel::OnTap(name) if self.kernel_speaks_arp() => {
+                Ok(Box::new(KernelNeighbors::new(device, name)?))
+            }
+            _ => Ok(device),
+        }
+    }
+
+    /// Looks at the kernel's configuration, if it is to be mirrored, and at the wire's link, which the TAP is to have.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub(super) fn begin(&mut self) -> Result<(), RunError> {
         if let Some(wire) = &self.wire_name {
             self.wire = Some(Mirror::open(wire).map_err(|e| failed(wire, "follow its link", e))?);
             self.show_link();
         }
-        if !self.is_mirrored {
-            return Ok(());
+        if let (true, Kernel::OnDevice(name) | Kernel::OnTap(name)) = (self.is_mirrored, &self.kernel) {
+            self.mirror = Some(Mirror::open(name).map_err(|e| failed(name, "read its configuration", e))?);
+            self.take_over();
         }
-        let (Kernel::OnDevice(name) | Kernel::OnTap(name)) = &self.kernel else { return Ok(()) };
-        let mirror = Mirror::open(name).map_err(|e| failed(name, "read its configuration", e))?;
-        self.mirror = Some(mirror);
-        self.apply(runtime)
+        Ok(())
+    }
+
+    /// What the stacks are to have of the kernel's configuration, if it is mirrored.
+    pub(super) fn mirrored(&self) -> Option<KernelConfig> {
+        self.mirror.as_ref().map(|mirror| mirror.config().clone())
     }
 
     /// Readable when the kernel's configuration has changed.
@@ -210,41 +222,43 @@ impl Sharing {
     /// The TAP has a carrier while the wire has.
     fn show_link(&self) {
         let (Some(wire), Kernel::OnTap(tap)) = (&self.wire, &self.kernel) else { return };
-        let carrier = wire.is_up();
+        let carrier = wire.config().is_up();
         info!(target: "nty", %tap, carrier, "link");
         if let Err(error) = set_carrier(tap, carrier) {
             warn!(target: "nty", "{tap}: the kernel is not told of the wire's link: {error}");
         }
     }
 
-    /// Takes over what has changed.
+    /// What the stacks are to have now, if that has changed.
     ///
     /// # Errors
-    /// As [`Sharing::begin`].
-    pub(super) fn follow(&mut self, runtime: &mut Runtime) -> Result<(), RunError> {
+    /// The kernel does not tell.
+    pub(super) fn follow(&mut self) -> Result<Option<KernelConfig>, RunError> {
         if let Some(wire) = &mut self.wire {
-            let before = wire.is_up();
+            let before = wire.config().is_up();
             // That the wire is gone the device says.
-            if wire.follow().is_ok() && wire.is_up() != before {
+            if wire.follow().is_ok() && wire.config().is_up() != before {
                 self.show_link();
             }
         }
-        let Some(mirror) = &mut self.mirror else { return Ok(()) };
+        let Some(mirror) = &mut self.mirror else { return Ok(None) };
         let changed =
             mirror.follow().map_err(|e| failed("the kernel's interface", "follow its configuration", e))?;
-        if changed { self.apply(runtime) } else { Ok(()) }
+        if !changed {
+            return Ok(None);
+        }
+        self.take_over();
+        Ok(self.mirrored())
     }
 
-    fn apply(&mut self, runtime: &mut Runtime) -> Result<(), RunError> {
-        let Some(mirror) = &self.mirror else { return Ok(()) };
-        let now = runtime.shard().now();
-        mirror.apply(now, runtime.stack(), InterfaceId(0))?;
+    /// The frames to the kernel's addresses are the stack's from now on.
+    fn take_over(&self) {
+        let Some(kernel) = self.mirror.as_ref().map(Mirror::config) else { return };
         if let Some(owned) = &self.owned {
-            mirror.share(owned, |addr| self.only.is_empty() || self.only.contains(&addr));
+            kernel.share(owned, |addr| self.only.is_empty() || self.only.contains(&addr));
         }
-        let addrs: Vec<_> = mirror.addrs().map(|addr| addr.to_string()).collect();
-        info!(target: "nty", up = mirror.is_up(), addrs = %addrs.join(" "), routes = mirror.route_count(), "as the kernel has it");
-        Ok(())
+        let addrs: Vec<_> = kernel.addrs().map(|addr| addr.to_string()).collect();
+        info!(target: "nty", up = kernel.is_up(), addrs = %addrs.join(" "), routes = kernel.route_count(), "as the kernel has it");
     }
 }
 

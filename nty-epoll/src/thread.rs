@@ -12,7 +12,7 @@ use std::thread::{Builder, JoinHandle};
 #[derive(Debug)]
 pub struct ShardThread<R> {
     shard: usize,
-    thread: JoinHandle<io::Result<R>>,
+    thread: JoinHandle<Result<R, ShardError>>,
 }
 
 /// Why a shard has no result.
@@ -28,10 +28,14 @@ pub enum ShardError {
         what: String,
     },
     /// It could not be bound to its core, and never lived.
-    #[error("shard {shard} cannot run on its core: {source}")]
+    #[error(
+        "shard {shard} cannot run on core {core}: {source}: give one that this machine has and this process may use"
+    )]
     Pin {
         /// Which one.
         shard: usize,
+        /// Where it was to run.
+        core: usize,
         /// What the system says.
         source: io::Error,
     },
@@ -47,7 +51,12 @@ impl<R: Send + 'static> ShardThread<R> {
         cpu: Option<usize>,
         life: impl FnOnce() -> R + Send + 'static,
     ) -> io::Result<Self> {
-        let on_its_core = move || cpu.map_or(Ok(()), pin_to).map(|()| life());
+        let on_its_core = move || match cpu {
+            Some(core) => {
+                pin_to(core).map_err(|source| ShardError::Pin { shard, core, source }).map(|()| life())
+            }
+            None => Ok(life()),
+        };
         let thread = Builder::new().name(format!("shard {shard}")).spawn(on_its_core)?;
         Ok(Self { shard, thread })
     }
@@ -69,7 +78,7 @@ impl<R: Send + 'static> ShardThread<R> {
     pub fn join(self) -> Result<R, ShardError> {
         let shard = self.shard;
         match self.thread.join() {
-            Ok(lived) => lived.map_err(|source| ShardError::Pin { shard, source }),
+            Ok(lived) => lived,
             Err(panic) => Err(ShardError::Panic { shard, what: message(panic.as_ref()) }),
         }
     }
@@ -96,9 +105,9 @@ mod tests {
     }
 
     #[test]
-    fn a_core_that_does_not_exist_is_named_by_the_shard() {
-        let thread = ShardThread::spawn(3, Some(usize::MAX), || unreachable!("it never lives")).unwrap();
+    fn a_core_that_does_not_exist_is_named() {
+        let thread = ShardThread::spawn(3, Some(1_000_000), || unreachable!("it never lives")).unwrap();
         let lived: Result<(), _> = thread.join();
-        assert!(lived.unwrap_err().to_string().starts_with("shard 3 cannot run on its core: "));
+        assert!(lived.unwrap_err().to_string().starts_with("shard 3 cannot run on core 1000000: "));
     }
 }

@@ -21,12 +21,12 @@ use crate::wire::MacAddr;
 #[derive(Debug)]
 pub struct Mirror {
     netlink: Netlink,
-    seen: Seen,
+    seen: KernelConfig,
 }
 
-/// What there is of it.
+/// What there is of it, to be given to as many stacks as share the interface.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-struct Seen {
+pub struct KernelConfig {
     up: bool,
     station: Option<MacAddr>,
     mtu: Option<usize>,
@@ -35,7 +35,7 @@ struct Seen {
     routes: BTreeSet<KernelRoute>,
 }
 
-impl Seen {
+impl KernelConfig {
     fn take(&mut self, news: News) {
         match news {
             News::Link { up, mac, mtu, promiscuous } => {
@@ -62,9 +62,9 @@ impl Seen {
 
 const TABLES: [Table; 3] = [Table::Link, Table::Addresses, Table::Routes];
 
-fn begin(index: u32) -> io::Result<(Netlink, Seen)> {
+fn begin(index: u32) -> io::Result<(Netlink, KernelConfig)> {
     let mut netlink = Netlink::open(index, &TABLES)?;
-    let mut seen = Seen::default();
+    let mut seen = KernelConfig::default();
     for table in TABLES {
         netlink.dump(table, &mut |news| seen.take(news))?;
     }
@@ -107,7 +107,7 @@ impl Mirror {
             self.seen.take(news);
         })?;
         if anew || !complete {
-            self.seen = Seen::default();
+            self.seen = KernelConfig::default();
             for table in TABLES {
                 match self.netlink.dump(table, &mut |news| self.seen.take(news)) {
                     // More changes than there is room for, in the middle of it: the next look begins anew.
@@ -119,20 +119,27 @@ impl Mirror {
         Ok(self.seen != before)
     }
 
+    /// What was seen last.
+    pub fn config(&self) -> &KernelConfig {
+        &self.seen
+    }
+}
+
+impl KernelConfig {
     /// Its IPv4 addresses: what the stack speaks.
     pub fn addrs(&self) -> impl Iterator<Item = InterfaceAddr> {
-        let v4 = self.seen.addrs.iter().filter(|(addr, _)| addr.is_ipv4());
+        let v4 = self.addrs.iter().filter(|(addr, _)| addr.is_ipv4());
         v4.filter_map(|&(addr, prefix)| InterfaceAddr::new(addr, prefix).ok())
     }
 
     /// Whether the interface is up, with a carrier.
     pub fn is_up(&self) -> bool {
-        self.seen.up
+        self.up
     }
 
     /// How many routes lead to it.
     pub fn route_count(&self) -> usize {
-        self.seen.routes.len()
+        self.routes.len()
     }
 
     /// Gives an interface of the stack what the kernel's has.
@@ -140,10 +147,10 @@ impl Mirror {
     /// # Errors
     /// [`ConfigError::NoInterface`], [`ConfigError::Mac`], [`ConfigError::Range`] for an MTU that IP cannot work with.
     pub fn apply(&self, now: Instant, stack: &mut Stack, id: InterfaceId) -> Result<(), ConfigError> {
-        if let Some(station) = self.seen.station {
+        if let Some(station) = self.station {
             stack.set_station(id, station)?;
         }
-        if let Some(mtu) = self.seen.mtu {
+        if let Some(mtu) = self.mtu {
             stack.set_mtu(id, mtu)?;
         }
         let addrs: Vec<_> = self.addrs().collect();
@@ -153,12 +160,12 @@ impl Mirror {
             let KernelRoute { prefix: _, metric, gateway, source } = *route;
             Some(Route { prefix, interface: id.0, gateway, source, metric })
         };
-        stack.set_routes(id, self.seen.routes.iter().filter_map(route).collect())
+        stack.set_routes(id, self.routes.iter().filter_map(route).collect())
     }
 
     /// Tells who decides by it which frames are the stack's: those to these of the addresses, and to this station.
     pub fn share(&self, owned: &SharedOwnership, mut only: impl FnMut(IpAddr) -> bool) {
         owned.set_addrs(self.addrs().map(|addr| addr.addr()).filter(|addr| only(*addr)));
-        owned.set_station(self.seen.station.filter(|_| !self.seen.promiscuous));
+        owned.set_station(self.station.filter(|_| !self.promiscuous));
     }
 }

@@ -65,11 +65,7 @@ impl FromStr for Claim {
     fn from_str(text: &str) -> Result<Self, ClaimError> {
         let error = || ClaimError(text.to_owned());
         let (protocol, ports) = match text.split_once('/') {
-            Some((protocol, ports)) => {
-                let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-                let port = |text: &str| text.parse::<u16>().map_err(|_| error());
-                (protocol, Some(PortRange::new(port(first)?, port(last)?).map_err(|_| error())?))
-            }
+            Some((protocol, ports)) => (protocol, Some(ports.parse::<PortRange>().map_err(|_| error())?)),
             None => (text, None),
         };
         match (protocol, ports) {

@@ -17,6 +17,8 @@ pub(super) const NAME: &str = "perf http";
 
 /// How long the place of a connection that failed stays empty: a server that refuses is not asked without a pause.
 pub(super) const RETRY: Duration = Duration::from_millis(100);
+/// How long to wait at least for the first connection: two SYNs may be lost, and the third comes after 3 s.
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 /// Handshakes at the same time: fewer than servers let wait, so that opening thousands of connections loses no SYN.
 pub(super) const CONNECTING_MAX: usize = 500;
 /// Bytes that one read takes.
@@ -146,9 +148,10 @@ impl Client {
         }
     }
 
-    /// When the time is over, if it runs.
+    /// When the time is over. It begins with the first connection, for which there is no less than [`PATIENCE`].
     fn end(&self) -> Option<Instant> {
-        Some(self.load.tally.started()? + self.time?)
+        let time = self.time?;
+        Some(self.load.tally.started().map_or(Instant::ZERO + time.max(PATIENCE), |started| started + time))
     }
 
     /// Whether there is nothing to do any more, or no sense in it.
@@ -191,7 +194,9 @@ impl Program for Client {
             self.drive(token);
         }
         self.ring();
-        self.connect(runtime)?;
+        if !self.is_over() {
+            self.connect(runtime)?;
+        }
         if self.is_over() || !self.go_on(now)? {
             self.stop();
         }
@@ -212,8 +217,12 @@ impl Program for Client {
         }
         // With a RST each, as this process is gone before so many servers' ends have said FIN.
         let open: Vec<u64> = self.hub.iter().map(|(token, _)| token).collect();
+        let unheard = self.load.tally.started().is_none();
         for connection in open.into_iter().filter_map(|token| self.hub.remove(token)) {
-            connection.abort();
+            let lost = connection.abort();
+            if unheard {
+                self.load.tally.failed(Failure::TimedOut, lost);
+            }
         }
         let report = self.load.tally.report(self.load.now);
         match serde_json::to_string(&report) {

@@ -25,7 +25,7 @@ mod tests;
 pub use target::Target;
 
 use crate::run::{Program, ProgramError};
-use crate::values::{Span, speakable};
+use crate::values::{Span, count, speakable};
 use ntytcp::stack::ports::PortRange;
 use std::num::{NonZeroU16, NonZeroU64};
 use std::time::Duration;
@@ -40,16 +40,16 @@ pub struct Options {
     #[arg(long, short = 't', value_name = "TIME", conflicts_with = "requests")]
     pub time: Option<Span>,
     /// How many requests to make in all, instead of for how long
-    #[arg(long, short = 'n', value_name = "N")]
+    #[arg(long, short = 'n', value_name = "N", value_parser = count::<NonZeroU64>(u64::MAX))]
     pub requests: Option<NonZeroU64>,
-    /// How many connections at once
-    #[arg(long, short = 'P', value_name = "N", default_value = "1")]
+    /// How many connections at once, each with an ephemeral port of ours
+    #[arg(long, short = 'P', value_name = "N", default_value = "1", value_parser = count::<NonZeroU16>(Self::max_parallel().into()))]
     pub parallel: NonZeroU16,
     /// One request per connection: ask the server to close, and connect anew
     #[arg(long, conflicts_with = "pipeline")]
     pub close: bool,
     /// Requests under way at once on each connection, sent without waiting for answers
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count::<NonZeroU16>(Self::MAX_PIPELINE.into()))]
     pub pipeline: NonZeroU16,
     /// How long to wait for a connection or an answer before it counts as failed
     #[arg(long, short = 'W', value_name = "TIME", default_value = "10s")]
@@ -77,15 +77,7 @@ impl Options {
     /// # Errors
     /// What is wrong, with the remedy.
     pub fn check(&self) -> Result<(), String> {
-        speakable(self.target.addr().ip())?;
-        let (parallel, most) = (self.parallel.get(), Self::max_parallel());
-        if parallel > most {
-            return Err(format!("parallel is {parallel}: give 1 to {most}, one per ephemeral port"));
-        }
-        if self.pipeline.get() > Self::MAX_PIPELINE {
-            return Err(format!("pipeline is {}: give 1 to {}", self.pipeline, Self::MAX_PIPELINE));
-        }
-        Ok(())
+        speakable(self.target.addr().ip())
     }
 
     /// How long to ask; `None` when the number of requests decides.

@@ -1,6 +1,6 @@
 //! The load and servers, good and bad, on two stacks.
 
-use super::client::{CONNECTING_MAX, Client, RETRY};
+use super::client::{CONNECTING_MAX, Client, PATIENCE, RETRY};
 use super::*;
 use crate::clients::Timeline;
 use crate::hub::{Connected, Hub};
@@ -333,6 +333,18 @@ fn host_that_does_not_answer_at_all_is_given_up() {
     assert_eq!(load.client.outcome(), Some(Outcome::Failed));
     let want = format!(r#"{{"timed_out":{CONNECTING_MAX}}}"#);
     assert_eq!(summary(&load.report()), (0, 0, want));
+}
+
+#[test]
+fn time_runs_though_nobody_answers() {
+    let time = Some("1s".parse().unwrap());
+    let mut load = Paced::new(Net::bare(), &Options { parallel: n16(3), requests: None, time, ..options(1) });
+    load.client.ready(&mut load.net.client, load.now).unwrap();
+    load.after(PATIENCE - std::time::Duration::from_millis(1));
+    assert_eq!(load.client.outcome(), None);
+    load.after(std::time::Duration::from_millis(1));
+    assert_eq!(load.client.outcome(), Some(Outcome::Failed));
+    assert_eq!(summary(&load.report()), (0, 0, r#"{"timed_out":3}"#.into()));
 }
 
 #[test]

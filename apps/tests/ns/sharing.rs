@@ -1,7 +1,7 @@
 //! One address for the stack and the kernel: each answers what is its own, and the stack follows the kernel's configuration.
 
 use crate::dns::Zone;
-use crate::world::{HOST_NET, NTY, Nty, OURS, OURS_NET, Site, in_namespace, run, try_run, wait_until};
+use crate::world::{HOST_NET, NTY, Nty, OURS, OURS_NET, Site, in_namespace, noise, run, try_run, wait_until};
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -21,21 +21,33 @@ struct Client {
 
 impl Client {
     fn new() -> Self {
-        run("ip", &["link", "add", WIRE[0], "type", "veth", "peer", "name", WIRE[1]]);
+        let queues = ["numtxqueues", "2", "numrxqueues", "2"];
+        let pair = ["type", "veth", "peer", "name", WIRE[1]];
+        run("ip", &[&["link", "add", WIRE[0]], &queues[..], &pair, &queues].concat());
+        let client = Self::without_wire();
+        client.take(WIRE[1]);
+        run("ip", &["link", "set", WIRE[0], "up"]);
+        client.run("ip", &["addr", "add", HOST_NET, "dev", WIRE[1]]);
+        client
+    }
+
+    fn without_wire() -> Self {
         let holder = Command::new("unshare").args(["--net", "sleep", "infinity"]).spawn().unwrap();
         let namespace = format!("/proc/{}/ns/net", holder.id());
         let own = fs::read_link("/proc/self/ns/net").unwrap();
         wait_until("the client has its namespace", || {
             fs::read_link(&namespace).is_ok_and(|other| other != own)
         });
-        run("ip", &["link", "set", WIRE[1], "netns", &holder.id().to_string()]);
-        run("ip", &["link", "set", WIRE[0], "up"]);
         run("ip", &["link", "set", "lo", "up"]);
         let client = Self { holder, namespace };
-        client.run("ip", &["addr", "add", HOST_NET, "dev", WIRE[1]]);
-        client.run("ip", &["link", "set", WIRE[1], "up"]);
         client.run("ip", &["link", "set", "lo", "up"]);
         client
+    }
+
+    /// Takes an interface over, and brings it up.
+    fn take(&self, interface: &str) {
+        run("ip", &["link", "set", interface, "netns", &self.holder.id().to_string()]);
+        self.run("ip", &["link", "set", interface, "up"]);
     }
 
     fn args<'a>(&'a self, program: &'a str, args: &[&'a str]) -> Vec<String> {
@@ -116,6 +128,9 @@ impl Served {
 
 const OWN: &str = "tcp/80,tcp/53,udp/53";
 
+/// So many that each of a few shards has some, of more than four frames each.
+const CONNECTIONS: usize = 12;
+
 /// The stack answers on 80 and 53, and the kernel ping and 22, all on the same address.
 fn both_answer(client: &Client, addr: &str) {
     for _ in 0..2 {
@@ -128,6 +143,80 @@ fn both_answer(client: &Client, addr: &str) {
             assert_eq!(client.run("dig", &args), "192.0.2.7\n");
         }
     }
+}
+
+/// Stack and kernel send much at the same time, on the same address and on several shards, and nothing is lost.
+fn both_answer_under_load(client: &Client, served: &Served, nty: Nty) {
+    const CLIENTS: usize = 6;
+    let big = noise(7, 4_000_000);
+    served.site.add("big", &big);
+    let listener = TcpListener::bind("0.0.0.0:2222").unwrap();
+    let stack = ["-sS", "--max-time", "60", "http://10.0.0.2/big"];
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for stream in listener.incoming().take(CLIENTS) {
+                stream.unwrap().write_all(&big).unwrap();
+            }
+        });
+        for _ in 0..CLIENTS {
+            for (program, args) in [("nc", &["-d", "-w", "60", OURS, "2222"][..]), ("curl", &stack)] {
+                let args = client.args(program, args);
+                scope.spawn(move || {
+                    let got = Command::new("nsenter").args(&args).stdin(Stdio::null()).output().unwrap();
+                    assert!(got.status.success() && got.stdout == noise(7, 4_000_000), "{args:?}");
+                });
+            }
+        }
+    });
+    for _ in 0..CONNECTIONS {
+        assert_eq!(client.get(OURS), "the stack\n");
+    }
+    let counters = nty.stop();
+    for shard in 0..3 {
+        let frames = counters.get(&format!("shard{shard}-rx-frames"));
+        assert!(frames > 4, "shard {shard} received {frames} frames: {counters:?}");
+    }
+    let lost = ["device0-exception-limited", "device0-lane-full"].map(|name| counters.get(name));
+    assert_eq!(lost, [0, 0], "{counters:?}");
+}
+
+#[test]
+fn several_shards_and_the_kernel_share_an_address_under_xdp() {
+    in_namespace(|| {
+        let (client, served, server) = (Client::new(), Served::new(), kernel_server(2));
+        run("ip", &["addr", "add", OURS_NET, "dev", WIRE[0]]);
+        let flags = ["--device", "xdp:ntywire", "--addr", OURS_NET, "--own", OWN, "--shards", "3"];
+        let nty = served.start(&flags);
+        both_answer(&client, OURS);
+        both_answer_under_load(&client, &served, nty);
+        server.join().unwrap();
+    });
+}
+
+#[test]
+fn several_shards_and_the_kernel_share_an_address_by_an_exception_tap_behind_a_packet_socket() {
+    in_namespace(|| {
+        let (client, served, server) = (Client::new(), Served::new(), kernel_server(2));
+        ignore_arp();
+        let nty = served.start(&[&BEHIND_PACKET[..], &["--addr", OURS_NET, "--shards", "3"]].concat());
+        both_answer(&client, OURS);
+        both_answer_under_load(&client, &served, nty);
+        server.join().unwrap();
+    });
+}
+
+#[test]
+fn several_shards_and_the_kernel_share_an_address_by_an_exception_tap_behind_a_tap() {
+    in_namespace(|| {
+        let (client, served, server) = (Client::without_wire(), Served::new(), kernel_server(2));
+        let sharing = ["--device", "tap:ntywire", "--own", OWN, "--exception", "tap:ntytap"];
+        let nty = served.start(&[&sharing[..], &["--addr", OURS_NET, "--shards", "3"]].concat());
+        client.take(WIRE[0]);
+        client.run("ip", &["addr", "add", HOST_NET, "dev", WIRE[0]]);
+        both_answer(&client, OURS);
+        both_answer_under_load(&client, &served, nty);
+        server.join().unwrap();
+    });
 }
 
 #[test]
@@ -173,42 +262,52 @@ fn stack_and_kernel_share_an_address_under_xdp_behind_the_driver() {
 
 #[test]
 fn the_kernels_configuration_is_followed_under_xdp() {
-    in_namespace(|| {
-        let (client, served) = (Client::new(), Served::new());
-        let nty = served.start(&["--device", "xdp:ntywire", "--mirror-kernel", "--own", OWN]);
-        for (i, addr) in ["10.0.0.2", "10.0.0.3"].into_iter().enumerate() {
-            run("ip", &["addr", "add", &format!("{addr}/24"), "dev", WIRE[0]]);
-            let got = || client.succeeds("curl", &["-s", "--max-time", "5", &format!("http://{addr}/hello")]);
-            wait_until("an address is taken over", got);
+    in_namespace(|| follow_under_xdp(&[]));
+}
+
+#[test]
+fn the_kernels_configuration_is_followed_by_all_shards_under_xdp() {
+    in_namespace(|| follow_under_xdp(&["--shards", "3"]));
+}
+
+fn follow_under_xdp(more: &[&str]) {
+    let (client, served) = (Client::new(), Served::new());
+    let flags = ["--device", "xdp:ntywire", "--mirror-kernel", "--own", OWN];
+    let nty = served.start(&[&flags[..], more].concat());
+    for (i, addr) in ["10.0.0.2", "10.0.0.3"].into_iter().enumerate() {
+        run("ip", &["addr", "add", &format!("{addr}/24"), "dev", WIRE[0]]);
+        let got = || client.succeeds("curl", &["-s", "--max-time", "5", &format!("http://{addr}/hello")]);
+        wait_until("an address is taken over", got);
+        for _ in 0..CONNECTIONS {
             assert_eq!(client.get(addr), "the stack\n", "address {i}");
         }
-        // Far away, behind the client.
-        client.run("ip", &["addr", "add", "172.16.0.1/32", "dev", "lo"]);
-        let far = ["-s", "--max-time", "2", "--interface", "172.16.0.1", "http://10.0.0.2/hello"];
-        assert!(!client.succeeds("curl", &far), "there is no route yet");
-        run("ip", &["route", "add", "172.16.0.0/16", "via", "10.0.0.1", "metric", "7"]);
-        wait_until("a route is taken over", || client.succeeds("curl", &far));
-        run("ip", &["route", "replace", "172.16.0.0/16", "via", "10.0.0.99", "metric", "7"]);
-        wait_until("a route is replaced", || !client.succeeds("curl", &far));
-        run("ip", &["route", "replace", "172.16.0.0/16", "via", "10.0.0.1", "metric", "7"]);
-        wait_until("a route is replaced again", || client.succeeds("curl", &far));
-        // The neighbor becomes another station, and the kernel is told.
-        client.run("ip", &["link", "set", WIRE[1], "address", "02:00:00:00:00:77"]);
-        run("ip", &["neigh", "replace", "10.0.0.1", "lladdr", "02:00:00:00:00:77", "dev", WIRE[0]]);
-        assert_eq!(client.get(OURS), "the stack\n");
-        // Down and up again: the kernel has lost its routes, and we with it, but for that of the network.
-        run("ip", &["link", "set", WIRE[0], "down"]);
-        run("ip", &["link", "set", WIRE[0], "up"]);
-        wait_until("the link is up again", || {
-            client.succeeds("curl", &["-s", "--max-time", "5", "http://10.0.0.2/hello"])
-        });
-        assert!(!client.succeeds("curl", &far));
-        run("ip", &["addr", "del", "10.0.0.3/24", "dev", WIRE[0]]);
-        let other = ["-s", "--max-time", "2", "http://10.0.0.3/hello"];
-        wait_until("an address is given back", || !client.succeeds("curl", &other));
-        assert_eq!(client.get(OURS), "the stack\n");
-        nty.kill();
+    }
+    // Far away, behind the client.
+    client.run("ip", &["addr", "add", "172.16.0.1/32", "dev", "lo"]);
+    let far = ["-s", "--max-time", "2", "--interface", "172.16.0.1", "http://10.0.0.2/hello"];
+    assert!(!client.succeeds("curl", &far), "there is no route yet");
+    run("ip", &["route", "add", "172.16.0.0/16", "via", "10.0.0.1", "metric", "7"]);
+    wait_until("a route is taken over", || client.succeeds("curl", &far));
+    run("ip", &["route", "replace", "172.16.0.0/16", "via", "10.0.0.99", "metric", "7"]);
+    wait_until("a route is replaced", || !client.succeeds("curl", &far));
+    run("ip", &["route", "replace", "172.16.0.0/16", "via", "10.0.0.1", "metric", "7"]);
+    wait_until("a route is replaced again", || client.succeeds("curl", &far));
+    // The neighbor becomes another station, and the kernel is told.
+    client.run("ip", &["link", "set", WIRE[1], "address", "02:00:00:00:00:77"]);
+    run("ip", &["neigh", "replace", "10.0.0.1", "lladdr", "02:00:00:00:00:77", "dev", WIRE[0]]);
+    assert_eq!(client.get(OURS), "the stack\n");
+    // Down and up again: the kernel has lost its routes, and we with it, but for that of the network.
+    run("ip", &["link", "set", WIRE[0], "down"]);
+    run("ip", &["link", "set", WIRE[0], "up"]);
+    wait_until("the link is up again", || {
+        client.succeeds("curl", &["-s", "--max-time", "5", "http://10.0.0.2/hello"])
     });
+    assert!(!client.succeeds("curl", &far));
+    run("ip", &["addr", "del", "10.0.0.3/24", "dev", WIRE[0]]);
+    let other = ["-s", "--max-time", "2", "http://10.0.0.3/hello"];
+    wait_until("an address is given back", || !client.succeeds("curl", &other));
+    assert_eq!(client.get(OURS), "the stack\n");
+    nty.kill();
 }
 
 #[test]
@@ -305,59 +404,76 @@ fn unwanted() -> Vec<u8> {
 
 #[test]
 fn a_flood_of_what_is_the_kernels_is_limited_and_does_not_starve_the_stack() {
-    in_namespace(|| {
-        let (client, served) = (Client::new(), Served::new());
-        ignore_arp();
-        let more = ["--addr", OURS_NET, "--exception-rate", "500", "--mac", "02:00:00:00:00:02"];
-        let nty = served.start(&[&BEHIND_PACKET[..], &more].concat());
+    in_namespace(|| limit_a_flood(&[]));
+}
+
+#[test]
+fn a_flood_of_what_is_the_kernels_is_limited_on_several_shards() {
+    in_namespace(|| limit_a_flood(&["--shards", "3"]));
+}
+
+fn limit_a_flood(shards: &[&str]) {
+    let (client, served) = (Client::new(), Served::new());
+    ignore_arp();
+    let more = ["--addr", OURS_NET, "--exception-rate", "500", "--mac", "02:00:00:00:00:02"];
+    let nty = served.start(&[&BEHIND_PACKET[..], &more, shards].concat());
+    assert_eq!(client.get(OURS), "the stack\n");
+    served.site.add("unwanted.pcap", &unwanted());
+    let capture = served.site.path("unwanted.pcap");
+    let flood = [
+        "replay",
+        capture.to_str().unwrap(),
+        "--device",
+        "packet:ntyhost",
+        "--pps",
+        "20000",
+        "--loops",
+        "100000",
+    ];
+    let mut flood =
+        Command::new("nsenter").args(client.args(NTY, &flood)).stdout(Stdio::null()).spawn().unwrap();
+    nty.wait_for("device0-exception-limited", |limited| limited > 1_000);
+    for _ in 0..10 {
         assert_eq!(client.get(OURS), "the stack\n");
-        served.site.add("unwanted.pcap", &unwanted());
-        let capture = served.site.path("unwanted.pcap");
-        let flood = [
-            "replay",
-            capture.to_str().unwrap(),
-            "--device",
-            "packet:ntyhost",
-            "--pps",
-            "20000",
-            "--loops",
-            "100000",
-        ];
-        let mut flood =
-            Command::new("nsenter").args(client.args(NTY, &flood)).stdout(Stdio::null()).spawn().unwrap();
-        nty.wait_for("device0-exception-limited", |limited| limited > 1_000);
-        for _ in 0..10 {
-            assert_eq!(client.get(OURS), "the stack\n");
-        }
-        client.ping("127.0.0.1");
-        flood.kill().unwrap();
-        flood.wait().unwrap();
-        let counters = nty.stop();
-        assert_eq!(counters.get("tcp-passive-opens"), 11, "{counters:?}");
-    });
+    }
+    client.ping("127.0.0.1");
+    flood.kill().unwrap();
+    flood.wait().unwrap();
+    let counters = nty.stop();
+    assert_eq!(counters.get("tcp-passive-opens"), 11, "{counters:?}");
 }
 
 #[test]
 fn the_exception_taps_configuration_is_followed() {
-    in_namespace(|| {
-        let (client, served, server) = (Client::new(), Served::new(), kernel_server(1));
-        ignore_arp();
-        let nty = served.start(&[&BEHIND_PACKET[..], &["--mirror-kernel"]].concat());
-        run("ip", &["addr", "add", OURS_NET, "dev", TAP]);
-        wait_until("the address is taken over", || {
-            client.succeeds("curl", &["-s", "--max-time", "5", "http://10.0.0.2/hello"])
-        });
-        assert_eq!(client.ssh(OURS), "the kernel\n");
-        // The TAP becomes another station, and the stack with it.
-        run("ip", &["link", "set", TAP, "address", "02:00:00:00:00:55"]);
-        client.run("ip", &["neigh", "flush", "all"]);
-        client.ping(OURS);
-        wait_until("the station address is taken over", || {
-            client.succeeds("curl", &["-s", "--max-time", "5", "http://10.0.0.2/hello"])
-        });
-        assert!(client.run("ip", &["neigh", "show", OURS]).contains("02:00:00:00:00:55"));
-        nty.kill();
-        wait_until("the TAP is gone", || !run("ip", &["link"]).contains(TAP));
-        server.join().unwrap();
+    in_namespace(|| follow_the_tap(&[]));
+}
+
+#[test]
+fn the_exception_taps_configuration_is_followed_by_all_shards() {
+    in_namespace(|| follow_the_tap(&["--shards", "3"]));
+}
+
+fn follow_the_tap(more: &[&str]) {
+    let (client, served, server) = (Client::new(), Served::new(), kernel_server(1));
+    ignore_arp();
+    let nty = served.start(&[&BEHIND_PACKET[..], &["--mirror-kernel"], more].concat());
+    run("ip", &["addr", "add", OURS_NET, "dev", TAP]);
+    wait_until("the address is taken over", || {
+        client.succeeds("curl", &["-s", "--max-time", "5", "http://10.0.0.2/hello"])
     });
+    assert_eq!(client.ssh(OURS), "the kernel\n");
+    // The TAP becomes another station, and the stack with it.
+    run("ip", &["link", "set", TAP, "address", "02:00:00:00:00:55"]);
+    client.run("ip", &["neigh", "flush", "all"]);
+    client.ping(OURS);
+    wait_until("the station address is taken over", || {
+        client.succeeds("curl", &["-s", "--max-time", "5", "http://10.0.0.2/hello"])
+    });
+    for _ in 0..CONNECTIONS {
+        assert_eq!(client.get(OURS), "the stack\n");
+    }
+    assert!(client.run("ip", &["neigh", "show", OURS]).contains("02:00:00:00:00:55"));
+    nty.kill();
+    wait_until("the TAP is gone", || !run("ip", &["link"]).contains(TAP));
+    server.join().unwrap();
 }

@@ -14,10 +14,14 @@
 //! side no more arrive than the rate allows. ARP and neighbor discovery have a rate of their own, so that such a flood does not end the
 //! resolution of next hops.
 //!
+//! A wire with several queues has a wrapper per queue, each with a queue of the TAP: the kernel sends a flow where it came from. They share
+//! the [`Limits`], so that the rate is that of the whole.
+//!
 //! Frames pass unfinished where both sides can: partial checksums and TCP trains are handed on, and finished here where the other side cannot.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arrayvec::ArrayVec;
 
@@ -53,7 +57,8 @@ const NEIGHBORS: ExceptionConfig = ExceptionConfig { rate: 1_000, burst: 200 };
 /// A token bucket, kept as the moment at which it will be full again.
 #[derive(Debug)]
 struct Bucket {
-    full_at: Instant,
+    /// As nanoseconds.
+    full_at: AtomicU64,
     interval: Duration,
     depth: Duration,
 }
@@ -61,16 +66,36 @@ struct Bucket {
 impl Bucket {
     fn new(config: ExceptionConfig) -> Self {
         let interval = Duration::from_secs(1) / config.rate.max(1);
-        Self { full_at: Instant::ZERO, interval, depth: interval * config.burst.max(1) }
+        Self { full_at: AtomicU64::new(0), interval, depth: interval * config.burst.max(1) }
     }
 
-    fn take(&mut self, now: Instant) -> bool {
-        let full_at = self.full_at.max(now) + self.interval;
-        let there = full_at <= now + self.depth;
-        if there {
-            self.full_at = full_at;
-        }
-        there
+    /// A token, if there is one. No lock.
+    fn take(&self, now: Instant) -> bool {
+        let less = |full_at| {
+            let full_at = Instant::from_nanos(full_at).max(now) + self.interval;
+            (full_at <= now + self.depth).then(|| full_at.as_nanos())
+        };
+        self.full_at.fetch_update(Relaxed, Relaxed, less).is_ok()
+    }
+}
+
+/// How much passes to the kernel, for all queues of a wire together. Their shards must count time from the same moment.
+#[derive(Debug)]
+pub struct Limits {
+    rest: Bucket,
+    neighbors: Bucket,
+}
+
+impl Limits {
+    /// Nothing has passed yet.
+    pub fn new(config: ExceptionConfig) -> Self {
+        Self { rest: Bucket::new(config), neighbors: Bucket::new(NEIGHBORS) }
+    }
+
+    /// Whether a frame may pass.
+    fn allow(&self, frame: &[u8], now: Instant) -> bool {
+        let bucket = if is_about_neighbors(frame) { &self.neighbors } else { &self.rest };
+        bucket.take(now)
     }
 }
 
@@ -93,15 +118,14 @@ pub struct Exception<W, K> {
     kernel: K,
     owned: Ownership,
     watch: OwnershipWatch,
-    bucket: Bucket,
-    neighbors: Bucket,
+    limits: Arc<Limits>,
     poll: Option<OwnedFd>,
     now: Instant,
     stats: Stats,
 }
 
 impl<W: Device, K: Device> Exception<W, K> {
-    /// Hands what `owned` does not name of the frames of `wire` to `kernel`, and what comes from there to `wire`.
+    /// Hands what `owned` does not name of the frames of `wire` to `kernel` within the `limits`, and what comes from there to `wire`.
     ///
     /// # Errors
     /// When the process has no descriptor left.
@@ -109,7 +133,7 @@ impl<W: Device, K: Device> Exception<W, K> {
         wire: W,
         kernel: K,
         owned: Arc<SharedOwnership>,
-        config: ExceptionConfig,
+        limits: Arc<Limits>,
     ) -> Result<Self, DeviceError> {
         let fds: Option<ArrayVec<_, 2>> =
             wire.poll_fd().zip(kernel.poll_fd()).map(|(wire, kernel)| [wire, kernel].into());
@@ -120,9 +144,8 @@ impl<W: Device, K: Device> Exception<W, K> {
                 remedy: "",
             })?;
         let (watch, owned) = OwnershipWatch::new(owned);
-        let (bucket, neighbors) = (Bucket::new(config), Bucket::new(NEIGHBORS));
         let (now, stats) = (Instant::ZERO, Stats::default());
-        Ok(Self { wire, kernel, owned, watch, bucket, neighbors, poll, now, stats })
+        Ok(Self { wire, kernel, owned, watch, limits, poll, now, stats })
     }
 
     /// The kernel's side.
@@ -145,14 +168,13 @@ impl<W: Device, K: Device> Exception<W, K> {
 
     /// Receives from the wire: runs of frames that are the stack's go to `sink`, the others to the kernel.
     fn receive_from_wire(&mut self, sink: &mut dyn FnMut(&mut [RxFrame<'_>])) -> Result<usize, DeviceError> {
-        let Self { wire, kernel, owned, watch, bucket, neighbors, now, stats, .. } = self;
+        let Self { wire, kernel, owned, watch, limits, now, stats, .. } = self;
         let mut to_kernel = |frame: &mut RxFrame<'_>| {
             frame.verdict = Verdict::Done;
             if !watch.shared().hears(frame.bytes()) {
                 return;
             }
-            let bucket = if is_about_neighbors(frame.bytes()) { &mut *neighbors } else { &mut *bucket };
-            if !bucket.take(*now) {
+            if !limits.allow(frame.bytes(), *now) {
                 stats.limited += 1;
             } else if pass_on(frame, kernel).is_some() {
                 stats.to_kernel += 1;
@@ -281,6 +303,14 @@ impl<W: Device, K: Device> Device for Exception<W, K> {
     fn poll_fd(&self) -> Option<i32> {
         // Either may be one that can only be polled from now on.
         self.wire.poll_fd().and(self.kernel.poll_fd()).and(self.poll.as_ref().map(AsRawFd::as_raw_fd))
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.wire.is_exhausted() && self.kernel.is_exhausted()
+    }
+
+    fn is_steered(&self) -> bool {
+        self.wire.is_steered()
     }
 
     fn set_now(&mut self, now: Instant) {

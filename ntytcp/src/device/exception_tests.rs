@@ -11,10 +11,14 @@ struct World {
 }
 
 fn world(wire: MemConfig, kernel: MemConfig, config: ExceptionConfig) -> World {
+    world_within(wire, kernel, Arc::new(Limits::new(config)))
+}
+
+fn world_within(wire: MemConfig, kernel: MemConfig, limits: Arc<Limits>) -> World {
     let ((wire, far), (kernel, side)) = (pair(wire), pair(kernel));
     let claims: Vec<Claim> = vec!["tcp/80".parse().unwrap()];
     let shared = Arc::new(SharedOwnership::new(Ownership::new(&claims, [[10, 0, 0, 2].into()])));
-    let exception = Exception::new(wire, kernel, shared.clone(), config).unwrap();
+    let exception = Exception::new(wire, kernel, shared.clone(), limits).unwrap();
     World { exception, wire: far, kernel: side, shared }
 }
 
@@ -103,6 +107,37 @@ fn a_flood_of_what_is_not_owned_is_cut_to_the_rate_and_leaves_the_owned_alone() 
     send(&mut world.wire, &arp, TxMeta::default());
     receive(&mut world.exception);
     assert!(receive(&mut world.kernel).iter().any(|(frame, _)| *frame == arp));
+}
+
+#[test]
+fn the_queues_of_a_wire_share_one_rate() {
+    let limits = Arc::new(Limits::new(ExceptionConfig { rate: 1_000, burst: 10 }));
+    let worlds = || world_within(MemConfig::default(), MemConfig::default(), limits.clone());
+    let mut worlds = [worlds(), worlds(), worlds()];
+    let mut passed = 0;
+    for millis in 0..100 {
+        for world in &mut worlds {
+            world.exception.set_now(Instant::from_micros(1_000_000 + millis * 1_000));
+            for _ in 0..30 {
+                send(&mut world.wire, &segment(22, 0), TxMeta::default());
+            }
+            receive(&mut world.exception);
+            passed += receive(&mut world.kernel).len();
+        }
+    }
+    assert_eq!(passed, 109);
+}
+
+#[test]
+fn no_two_threads_take_the_same_token() {
+    let bucket = Bucket::new(ExceptionConfig { rate: 1_000, burst: 500 });
+    let now = Instant::from_micros(1_000_000);
+    let take = || (0..1_000).filter(|_| bucket.take(now)).count();
+    let taken: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert_eq!(taken, 500);
 }
 
 #[test]

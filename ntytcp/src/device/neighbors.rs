@@ -281,6 +281,10 @@ impl<D: Device> Device for KernelNeighbors<D> {
         self.inner.is_exhausted()
     }
 
+    fn is_steered(&self) -> bool {
+        self.inner.is_steered()
+    }
+
     fn set_now(&mut self, now: Instant) {
         self.now = now;
         self.inner.set_now(now);

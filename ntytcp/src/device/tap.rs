@@ -56,6 +56,8 @@ pub struct TapConfig {
     pub udp_trains: bool,
     /// The station address that the kernel's side is given. Default: one that the kernel chooses.
     pub station: Option<MacAddr>,
+    /// An interface of that name must not exist yet, so that nothing of what it is given here outlives the device. Default off.
+    pub create: bool,
 }
 
 impl TapConfig {
@@ -68,6 +70,7 @@ impl TapConfig {
             offload: true,
             udp_trains: false,
             station: None,
+            create: false,
         }
     }
 }
@@ -124,7 +127,7 @@ impl TapDevice {
     /// One line that names the interface and the remedy: a name that cannot be, no permission, no TUN driver, an interface that
     /// another process uses or that is no TAP, an address that the kernel refuses.
     pub fn open(config: &TapConfig) -> Result<Self, DeviceError> {
-        Self::open_all(config, None)?.pop().ok_or_else(|| DeviceError::Gone(config.name.clone()))
+        Self::open_all(config, 1, None)?.pop().ok_or_else(|| DeviceError::Gone(config.name.clone()))
     }
 
     /// Opens the interface with a queue for each shard, in their order. An interface that exists with a single queue is opened
@@ -133,23 +136,36 @@ impl TapDevice {
     /// # Errors
     /// As [`TapDevice::open`].
     pub fn open_queues(config: &TapConfig, steering: &Steering) -> Result<Vec<Self>, DeviceError> {
-        Self::open_all(config, Some(steering))
+        Self::open_all(config, steering.shards(), Some(steering))
     }
 
-    fn open_all(config: &TapConfig, steering: Option<&Steering>) -> Result<Vec<Self>, DeviceError> {
-        let TapConfig { name, mtu, host_addrs, offload, udp_trains, station } = config;
+    /// Opens the interface with so many queues, of which the kernel sends a flow to the one that it last came from. An interface that
+    /// exists with a single queue is opened with that.
+    ///
+    /// # Errors
+    /// As [`TapDevice::open`].
+    pub fn open_unsteered(config: &TapConfig, queues: usize) -> Result<Vec<Self>, DeviceError> {
+        Self::open_all(config, queues, None)
+    }
+
+    fn open_all(
+        config: &TapConfig,
+        wanted: usize,
+        steering: Option<&Steering>,
+    ) -> Result<Vec<Self>, DeviceError> {
+        let TapConfig { name, mtu, host_addrs, offload, udp_trains, station, create } = config;
         let Some(requested) = IfName::new(name) else {
             let why = "an interface name has 1 to 15 bytes and no slash, colon or blank";
             return Err(DeviceError::Config(format!("tap:{name}: {why}; choose another, such as tap0")));
         };
         let mut notices = Vec::new();
         let first = open_driver(name)?;
-        let wanted = steering.map_or(1, Steering::shards);
-        let attached = attach(first.as_fd(), requested, (*offload, wanted > 1), &mut notices)
-            .map_err(|e| attach_error(name, e))?;
+        let attached = attach(first.as_fd(), requested, (*offload, wanted > 1, *create), &mut notices)
+            .map_err(|e| attach_error(name, *create, e))?;
         let vnet = attached.flags & libc::IFF_VNET_HDR != 0;
         if vnet {
-            negotiate(first.as_fd(), *udp_trains, &mut notices).map_err(|e| attach_error(name, e))?;
+            negotiate(first.as_fd(), *udp_trains, &mut notices)
+                .map_err(|e| attach_error(name, *create, e))?;
         }
         let steered = match steering.filter(|_| attached.flags & libc::IFF_MULTI_QUEUE != 0) {
             Some(steering) => steer(first.as_fd(), steering, attached.created, &mut notices),
@@ -160,7 +176,7 @@ impl TapDevice {
             for _ in 1..wanted {
                 let file = open_driver(name)?;
                 sys::tun_attach(file.as_fd(), attached.name, attached.flags)
-                    .map_err(|e| attach_error(name, e))?;
+                    .map_err(|e| attach_error(name, *create, e))?;
                 files.push(file);
             }
         }
@@ -299,7 +315,7 @@ struct Attached {
 fn attach(
     file: BorrowedFd<'_>,
     name: IfName,
-    (offload, several): (bool, bool),
+    (offload, several, create): (bool, bool, bool),
     notices: &mut Vec<String>,
 ) -> io::Result<Attached> {
     let plain = libc::IFF_TAP | libc::IFF_NO_PI;
@@ -309,7 +325,7 @@ fn attach(
     // none are asked for, or the other way around: the next attempt tells these apart.
     let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
     for flags in queues.iter().flat_map(|queues| headers.iter().map(move |header| plain | queues | header)) {
-        match attach_with(file, name, flags) {
+        match attach_with(file, name, flags, create) {
             Ok((interface, created)) => {
                 if offload && flags & libc::IFF_VNET_HDR == 0 {
                     let lack = "no virtio-net header: checksums and segmentation are done in software";
@@ -331,10 +347,15 @@ fn attach(
 
 /// Attaches to the interface as these flags say; whether it was created. Several queues can be taken by several processes, and then each
 /// would hear some of the frames: so an interface with queues must be new, or one that is there without any process.
-fn attach_with(file: BorrowedFd<'_>, name: IfName, flags: libc::c_int) -> io::Result<(IfName, bool)> {
+fn attach_with(
+    file: BorrowedFd<'_>,
+    name: IfName,
+    flags: libc::c_int,
+    create: bool,
+) -> io::Result<(IfName, bool)> {
     match sys::tun_attach(file, name, flags | libc::IFF_TUN_EXCL) {
         Ok(name) => return Ok((name, true)),
-        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) && !create => {}
         Err(e) => return Err(e),
     }
     let name = sys::tun_attach(file, name, flags)?;
@@ -382,11 +403,14 @@ fn negotiate(file: BorrowedFd<'_>, udp_trains: bool, notices: &mut Vec<String>) 
     Ok(())
 }
 
-fn attach_error(name: &str, source: io::Error) -> DeviceError {
+fn attach_error(name: &str, create: bool, source: io::Error) -> DeviceError {
     let remedy = match source.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => {
             "it takes CAP_NET_ADMIN: run as root, or inside `unshare -Urn`, or attach to a TAP that \
              `ip tuntap add mode tap user` made for you"
+        }
+        Some(libc::EBUSY) if create => {
+            "an interface of that name exists, and would keep what it is given here: remove it (`ip link del`) or choose another name"
         }
         Some(libc::EBUSY) => "another process uses it: stop that one or choose another name",
         Some(libc::EINVAL) => {

@@ -11,6 +11,7 @@
 //! An unconnected UDP socket gets a port at random (Algorithm 1): what answers it is known to nobody yet.
 
 use core::net::IpAddr;
+use core::str::FromStr;
 
 use super::demux::FlowKey;
 use super::keyed::{Sip, fork};
@@ -67,6 +68,22 @@ impl PortRange {
     /// The port `offset` places after the first, going round.
     const fn at(self, offset: u32) -> u16 {
         self.first + (offset % self.count()) as u16
+    }
+}
+
+/// A text that is no [`PortRange`].
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("`{0}` is no port range: give FIRST-LAST or a port, from 1 to 65535")]
+pub struct PortRangeTextError(String);
+
+impl FromStr for PortRange {
+    type Err = PortRangeTextError;
+
+    /// `61000-65535`, or one port.
+    fn from_str(text: &str) -> Result<Self, PortRangeTextError> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let range = first.parse().ok().zip(last.parse().ok()).map(|(first, last)| Self::new(first, last));
+        range.and_then(Result::ok).ok_or_else(|| PortRangeTextError(text.to_owned()))
     }
 }
 

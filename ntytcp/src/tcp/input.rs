@@ -15,6 +15,10 @@ use crate::wire::{Seq, TcpFlags, TcpHeader, Timestamps};
 /// A connection sends at most one challenge ACK per this time (RFC 5961 7 asks for a limit; Linux uses the same).
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
 
+/// RFC 9293 3.5.1: a peer that still has an older connection answers our SYN with an ACK of that, forgets it with our RST, and takes
+/// the next SYN. That comes so soon, once, and not when the first is held to be lost (Linux takes two of its ticks).
+const SYN_AFTER_RESET: Duration = Duration::from_millis(4);
+
 /// Why a segment was refused.
 type Refused = TcpAction;
 
@@ -603,11 +607,13 @@ impl Tcb {
         // First, check the ACK bit.
         let acked = seg.has(TcpFlags::ACK);
         if acked && !(seg.ack.after(self.snd.iss) && seg.ack.before_eq(self.snd.max)) {
-            return Err(if seg.has(TcpFlags::RST) {
-                TcpAction::Drop(DropReason::TcpBadReset)
-            } else {
-                TcpAction::Reply(self.reset_for(seg.ack))
-            });
+            if seg.has(TcpFlags::RST) {
+                return Err(TcpAction::Drop(DropReason::TcpBadReset));
+            }
+            if self.timeouts == 0 {
+                self.timers.arm(TimerKind::Retransmit, cx.now + SYN_AFTER_RESET);
+            }
+            return Err(TcpAction::Reply(self.reset_for(seg.ack)));
         }
         // Second, check the RST bit: "If the ACK was acceptable, signal to the user "error: connection reset""
         if seg.has(TcpFlags::RST) {

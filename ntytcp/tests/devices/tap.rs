@@ -171,6 +171,14 @@ fn open_errors_are_one_line_with_the_remedy() {
     let busy = message(&first);
     assert!(busy.contains("another process uses it"), "{busy}");
 
+    let mut stays = TapConfig::new(name());
+    ip(&["tuntap", "add", &stays.name, "mode", "tap"]);
+    stays.create = true;
+    let exists = message(&stays);
+    assert!(exists.contains("would keep what it is given here: remove it"), "{exists}");
+    ip(&["link", "del", &stays.name]);
+    drop(open(&stays));
+
     let other = message(&TapConfig::new("lo"));
     assert!(other.contains("is no single-queue TAP"), "{other}");
 

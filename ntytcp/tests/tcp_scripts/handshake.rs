@@ -241,6 +241,25 @@ fn a_syn_ack_of_something_else_is_reset() {
 }
 
 #[test]
+fn a_peer_that_still_has_an_old_connection_gets_the_syn_again_soon_but_once() {
+    script(
+        "
+        connect
+        > S 0:0(0)
+        < . 70000:70000(0) ack 9 win 1000
+        > R 9:9(0)
+        +0.004 > S 0:0(0)
+        < . 70000:70000(0) ack 9 win 1000
+        > R 9:9(0)
+        +2 > S 0:0(0)
+        < S. 0:0(0) ack 1 win 1000 <mss 1000>
+        > . 1:1(0) ack 1
+        state ESTABLISHED
+        ",
+    );
+}
+
+#[test]
 fn simultaneous_open() {
     script(
         "
