@@ -4,6 +4,7 @@ use super::sharing;
 use crate::run::fault;
 use crate::values::{Cidr, Claim, CpuList, Mac, Ports, Span, count, one_or_more, yes_or_no};
 use ntytcp::device::spec::DeviceSpec;
+use ntytcp::shard::IdlePolicy;
 use ntytcp::stack::route::InterfaceAddr;
 use ntytcp::steering::Steering;
 use std::net::IpAddr;
@@ -73,6 +74,10 @@ pub struct StackArgs {
     #[arg(long)]
     #[serde(deserialize_with = "yes_or_no")]
     pub busy_poll: bool,
+    /// Sleep at once when there is nothing to do, for the least CPU [default: look for 20 us more where that has paid of late]
+    #[arg(long)]
+    #[serde(deserialize_with = "yes_or_no")]
+    pub interrupt: bool,
     /// Threads that share the work of servers, each with a stack of its own; flows are spread over them, and stay where they are. 1 to 64
     /// [default: one, or as many as --cpu names]
     #[arg(long, value_name = "NUMBER", value_parser = count::<NonZeroU8>(Steering::MAX_SHARDS as u64))]
@@ -124,8 +129,8 @@ pub struct StackConfig {
     pub mtu: Option<u16>,
     /// How long a TCP peer may leave data or probes unanswered, if there is a limit.
     pub peer_timeout: Option<Span>,
-    /// Whether to poll without a pause.
-    pub busy_poll: bool,
+    /// What to do when there is nothing to do.
+    pub idle: IdlePolicy,
     /// How many shards, 1 to 64.
     pub shards: usize,
     /// The core of each shard, or none for any.
@@ -176,7 +181,9 @@ impl StackArgs {
             mirror_kernel: self.mirror_kernel || base.mirror_kernel,
             mtu: self.mtu.or(base.mtu),
             peer_timeout: self.peer_timeout.or(base.peer_timeout),
-            busy_poll: self.busy_poll || base.busy_poll,
+            // What the command line says, it says instead of the file.
+            busy_poll: self.busy_poll || base.busy_poll && !self.interrupt,
+            interrupt: self.interrupt || base.interrupt && !self.busy_poll,
             shards: self.shards.or(base.shards),
             cpu: self.cpu.or(base.cpu),
             drain: self.drain.or(base.drain),
@@ -203,6 +210,7 @@ impl StackArgs {
         self.check_host_addr(&device).map_err(|what| StackError { key: "host-addr", what })?;
         self.check_mtu().map_err(|what| StackError { key: "mtu", what })?;
         self.check_peer_timeout().map_err(|what| StackError { key: "peer-timeout", what })?;
+        let idle = self.check_idle().map_err(|what| StackError { key: "interrupt", what })?;
         let (shards, cpus) = self.check_shards()?;
         if let Some(Err(what)) = self.fault.as_deref().map(fault::parse) {
             return Err(StackError { key: "fault", what });
@@ -221,7 +229,8 @@ impl StackArgs {
             mirror_kernel,
             mtu,
             peer_timeout,
-            busy_poll,
+            busy_poll: _,
+            interrupt: _,
             shards: _,
             cpu: _,
             drain,
@@ -243,7 +252,7 @@ impl StackArgs {
             mirror_kernel,
             mtu,
             peer_timeout,
-            busy_poll,
+            idle,
             shards,
             cpus,
             drain: drain.map_or(DRAIN, Span::duration),
@@ -251,6 +260,17 @@ impl StackArgs {
             trace,
             fault,
         })
+    }
+
+    fn check_idle(&self) -> Result<IdlePolicy, String> {
+        match (self.busy_poll, self.interrupt) {
+            (true, true) => {
+                Err("interrupt with busy-poll: one sleeps at once, the other never: leave one out".into())
+            }
+            (true, false) => Ok(IdlePolicy::BUSY_POLL),
+            (false, true) => Ok(IdlePolicy::INTERRUPT),
+            (false, false) => Ok(IdlePolicy::default()),
+        }
     }
 
     fn check_addr(&self) -> Result<(), String> {
@@ -386,6 +406,7 @@ mod tests {
             (StackArgs { peer_timeout: "9ms".parse().ok(), ..good() }, "peer-timeout"),
             (StackArgs { shards: NonZeroU8::new(65), ..good() }, "shards"),
             (StackArgs { shards: NonZeroU8::new(3), cpu: "0,1".parse().ok(), ..good() }, "cpu"),
+            (StackArgs { busy_poll: true, interrupt: true, ..good() }, "interrupt"),
             (StackArgs { mtu: Some(1_279), ..good() }, "mtu"),
             (StackArgs { mtu: Some(67), addr: vec![net("10.0.0.2/24")], gateway: vec![], ..good() }, "mtu"),
         ] {
@@ -395,6 +416,22 @@ mod tests {
         }
         let v4 = StackArgs { mtu: Some(68), addr: vec![net("10.0.0.2/24")], gateway: vec![], ..good() };
         assert!(v4.check().is_ok());
+    }
+
+    #[test]
+    fn what_a_shard_does_when_idle_is_said_last_on_the_command_line() {
+        let (busy, interrupt) = (
+            StackArgs { busy_poll: true, ..StackArgs::default() },
+            StackArgs { interrupt: true, ..StackArgs::default() },
+        );
+        for (flags, file, expected) in [
+            (StackArgs::default(), StackArgs::default(), IdlePolicy::default()),
+            (StackArgs::default(), interrupt.clone(), IdlePolicy::INTERRUPT),
+            (busy.clone(), interrupt.clone(), IdlePolicy::BUSY_POLL),
+            (interrupt, busy, IdlePolicy::INTERRUPT),
+        ] {
+            assert_eq!(flags.or(file).or(good()).check().unwrap().idle, expected);
+        }
     }
 
     #[test]

@@ -6,11 +6,11 @@ use crate::cli::StackConfig;
 use crate::device::station;
 use crate::values::Span;
 use nty_epoll::Runtime;
-use ntytcp::device::TxQueue as _;
 use ntytcp::device::fault::Fault;
 use ntytcp::device::lanes;
 use ntytcp::device::spec::{BoxedDevice, DeviceSpec, OpenOptions};
 use ntytcp::device::trace::Trace;
+use ntytcp::device::{Device as _, TxQueue as _};
 use ntytcp::mirror::KernelConfig;
 use ntytcp::placement::{Place, Placement};
 use ntytcp::rng::{Rng, seed_from};
@@ -84,7 +84,6 @@ pub(super) fn open(config: &StackConfig) -> Result<(Vec<Seat>, Sharing), RunErro
     let mut sharing = Sharing::plan(&spec, config)?;
     let mut rng = Rng::new(system_seed().map_err(RunError::System)?);
     let placement = Arc::new(Placement::new(Arc::new(Steering::new(config.shards, &mut rng))));
-    let idle = if config.busy_poll { IdlePolicy::BUSY_POLL } else { IdlePolicy::default() };
     let given = sharing.station.or(config.mac.map(|mac| MacAddr(mac.0)));
     let mac = given.unwrap_or_else(|| station(&config.device, config.addrs.iter().map(ToString::to_string)));
     // RFC 5227 2.4 (c): others rely on a server's address, which is not given up because a station somewhere has it too.
@@ -106,7 +105,7 @@ pub(super) fn open(config: &StackConfig) -> Result<(Vec<Seat>, Sharing), RunErro
             ..InterfaceConfig::default()
         },
         gateways: config.gateways.clone(),
-        idle,
+        idle: config.idle,
         clock,
         mirrored: sharing.mirrored(),
     };
@@ -130,7 +129,7 @@ fn open_device(
     let faults = config.fault.as_deref().map(fault::parse).transpose().map_err(RunError::Usage)?;
     let mut options = OpenOptions::default();
     options.mtu = config.mtu.map(usize::from);
-    options.busy_poll = config.busy_poll;
+    options.busy_poll = config.idle == IdlePolicy::BUSY_POLL;
     options.host_addrs = config.host_addrs.iter().map(|a| (a.addr, a.prefix)).collect();
     options.owned = sharing.on_device();
     options.steering = (config.shards > 1).then(|| placement.steering().clone());
@@ -138,6 +137,9 @@ fn open_device(
     if let Some(caps) = queues.first().map(|queue| *queue.caps()) {
         let (queues, shards) = (queues.len(), config.shards);
         info!(target: "nty", device = %spec, mtu = caps.mtu, tx_checksum = caps.tx_checksum, tso_max = caps.tso_max, queues, shards, "device");
+    }
+    if config.idle == IdlePolicy::INTERRUPT {
+        check_interrupts(spec, &mut queues)?;
     }
     if let Some(spec) = faults {
         let bad =
@@ -161,6 +163,20 @@ fn open_device(
     devices.into_iter().map(|device| sharing.resolve(device)).collect()
 }
 
+/// Whether each queue tells when a frame arrives: some say so only once they are asked to.
+fn check_interrupts(spec: &DeviceSpec, queues: &mut [BoxedDevice]) -> Result<(), RunError> {
+    let tells = |queue: &mut BoxedDevice| {
+        queue.arm();
+        queue.poll_fd().is_some() || queue.is_exhausted()
+    };
+    if queues.iter_mut().all(tells) {
+        return Ok(());
+    }
+    Err(RunError::Usage(format!(
+        "interrupt: {spec} does not tell when a frame arrives, and can only be polled: leave interrupt out"
+    )))
+}
+
 /// Each queue has a file of its own: `file.pcap`, `file.1.pcap`, and so on.
 fn trace_path(path: &Path, queue: usize) -> PathBuf {
     let extension = path.extension().map_or_else(Default::default, |e| format!(".{}", e.display()));
@@ -169,15 +185,11 @@ fn trace_path(path: &Path, queue: usize) -> PathBuf {
 
 /// Beside the kernel on one interface, an address must not be the kernel's too: it answers before we do.
 fn check_addrs(spec: &DeviceSpec, config: &StackConfig) -> Result<(), RunError> {
-    if spec.kind() != "packet" {
-        return Ok(());
-    }
+    let Some(name) = sharing::beside_kernel(spec) else { return Ok(()) };
     let interfaces = pnet::datalink::interfaces();
-    let kernels = interfaces.iter().filter(|i| i.name == spec.argument()).flat_map(|i| &i.ips);
+    let kernels = interfaces.iter().filter(|i| i.name == name).flat_map(|i| &i.ips);
     match kernels.map(|network| network.ip()).find(|ip| config.addrs.iter().any(|a| a.addr == *ip)) {
-        Some(ip) => {
-            Err(RunError::Usage(format!("addr {ip} is the kernel's on {}: give another", spec.argument())))
-        }
+        Some(ip) => Err(RunError::Usage(format!("addr {ip} is the kernel's on {name}: give another"))),
         None => Ok(()),
     }
 }

@@ -85,9 +85,9 @@ impl Sharing {
         let addrs = config.addrs.iter().map(|a| a.addr).filter(|addr| only.is_empty() || only.contains(addr));
         let owned =
             shares.then(|| Arc::new(SharedOwnership::new(Ownership::new(&owned_claims(config), addrs))));
-        let wire_name = matches!(kernel, Kernel::OnTap(_)) && spec.kind() == "packet";
+        let wire_name = beside_kernel(spec).filter(|_| matches!(kernel, Kernel::OnTap(_)));
         let sharing = Self {
-            wire_name: wire_name.then(|| spec.argument().to_owned()),
+            wire_name: wire_name.map(str::to_owned),
             station: match &kernel {
                 Kernel::OnDevice(name) => {
                     Some(facts(name).map_err(|e| failed(name, "find the interface", e))?.station)
@@ -271,13 +271,22 @@ fn failed(interface: &str, what: &str, source: io::Error) -> RunError {
     .into()
 }
 
+/// The interface on which the kernel hears what the device hears: by a packet socket, DPDK's too.
+pub(super) fn beside_kernel(spec: &DeviceSpec) -> Option<&str> {
+    match spec.kind() {
+        "packet" => Some(spec.argument()),
+        "dpdk" => {
+            let device = spec.argument().split_whitespace().find(|word| word.contains("net_af_packet"))?;
+            device.split(',').find_map(|option| option.strip_prefix("iface="))
+        }
+        _ => None,
+    }
+}
+
 /// Behind a packet socket the kernel hears the same frames on the interface. Those to another station are nothing to it, but ARP it would
 /// answer there for every address that it has anywhere, so also for those on the TAP.
 fn check_arp(spec: &DeviceSpec, config: &StackConfig) -> Result<(), RunError> {
-    if spec.kind() != "packet" {
-        return Ok(());
-    }
-    let name = spec.argument();
+    let Some(name) = beside_kernel(spec) else { return Ok(()) };
     if let (Ok(facts), Some(mac)) = (facts(name), config.mac)
         && facts.station == MacAddr(mac.0)
     {
@@ -312,5 +321,24 @@ fn check_ports(config: &StackConfig) {
             "the kernel connects from ports {first} to {last}, of which {own_first} to {own_last} are ours, so that some of its connections get \
              no answer: give other --source-ports, or set net.ipv4.ip_local_port_range"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_interface_of_a_packet_socket_is_found_wherever_it_is_written() {
+        let of = |text: &str| {
+            text.parse::<DeviceSpec>().ok().and_then(|spec| beside_kernel(&spec).map(str::to_owned))
+        };
+        assert_eq!(of("packet:eth0").as_deref(), Some("eth0"));
+        assert_eq!(of("xdp:eth0"), None);
+        if cfg!(feature = "dpdk") {
+            assert_eq!(of("dpdk:net_af_packet0,iface=eth0,qpairs=2 --no-huge").as_deref(), Some("eth0"));
+            assert_eq!(of("dpdk:-l 1 --vdev=net_af_packet1,iface=eth1").as_deref(), Some("eth1"));
+            assert_eq!(of("dpdk:net_tap0,iface=eth0"), None);
+        }
     }
 }

@@ -55,7 +55,7 @@ pub struct IdlePolicy {
 
 impl Default for IdlePolicy {
     fn default() -> Self {
-        Self { spin: Duration::from_micros(20), poll_interval: Duration::from_micros(50) }
+        Self { spin: Duration::from_micros(20), ..Self::INTERRUPT }
     }
 }
 
@@ -68,6 +68,10 @@ const TRY_AGAIN: u32 = 16;
 impl IdlePolicy {
     /// Never sleeps: the lowest latency for a whole core.
     pub const BUSY_POLL: Self = Self { spin: Duration::MAX, poll_interval: Duration::ZERO };
+
+    /// Sleeps as soon as there is nothing to do: the least CPU, and a wake-up for each rest. For devices that tell when a frame arrives; one
+    /// that can only be polled is looked at in intervals.
+    pub const INTERRUPT: Self = Self { spin: Duration::ZERO, poll_interval: Duration::from_micros(50) };
 }
 
 /// What a turn did.
@@ -313,12 +317,14 @@ impl<C: Clock> fmt::Debug for Shard<C> {
 mod tests {
     use core::cell::Cell;
     use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
     use super::*;
-    use crate::device::mem::{MemConfig, pair};
+    use crate::device::mem::{MemConfig, MemDevice, pair};
     use crate::device::pcap::CaptureReader;
     use crate::device::trace::Trace;
-    use crate::device::{TxMeta, TxQueue};
+    use crate::device::{Caps, RxFrame, TxMeta, TxQueue};
     use crate::rng::seed_from;
     use crate::stack::route::InterfaceAddr;
     use crate::stack::{EchoOutcome, StackConfig};
@@ -442,6 +448,58 @@ mod tests {
         }
         shard.idle = IdlePolicy::BUSY_POLL;
         assert_eq!(frame_after(&mut shard, 1_000_000), 0);
+    }
+
+    /// A link that counts how often its shard was about to sleep.
+    struct Sleeps(MemDevice, Arc<AtomicU32>);
+
+    impl TxQueue for Sleeps {
+        fn caps(&self) -> &Caps {
+            self.0.caps()
+        }
+
+        fn reserve(&mut self, len: usize) -> Option<&mut [u8]> {
+            self.0.reserve(len)
+        }
+
+        fn commit(&mut self, meta: TxMeta) {
+            self.0.commit(meta);
+        }
+    }
+
+    impl Device for Sleeps {
+        fn rx_burst(&mut self, sink: &mut dyn FnMut(&mut [RxFrame<'_>])) -> Result<usize, DeviceError> {
+            self.0.rx_burst(sink)
+        }
+
+        fn flush(&mut self) -> Result<(), DeviceError> {
+            self.0.flush()
+        }
+
+        fn arm(&mut self) -> bool {
+            self.1.fetch_add(1, Relaxed);
+            true
+        }
+    }
+
+    #[test]
+    fn how_soon_a_shard_sleeps_is_the_policys() {
+        for (idle, right_after_work, later) in
+            [(IdlePolicy::BUSY_POLL, 0, 0), (IdlePolicy::default(), 0, 1), (IdlePolicy::INTERRUPT, 1, 2)]
+        {
+            let ((link, _peer), clock) = (pair(MemConfig::default()), Virtual::default());
+            let sleeps = Arc::new(AtomicU32::new(0));
+            let mut shard = shard(&clock, Sleeps(link, sleeps.clone()), 1);
+            shard.idle = idle;
+            // The address is announced.
+            shard.turn().unwrap();
+            shard.turn().unwrap();
+            for (micros, expected) in [(1, right_after_work), (1_000, later)] {
+                clock.0.set(micros);
+                shard.wait(Some(Duration::from_nanos(1)), &[]).unwrap();
+                assert_eq!(sleeps.load(Relaxed), expected, "{idle:?} after {micros} us");
+            }
+        }
     }
 
     #[test]

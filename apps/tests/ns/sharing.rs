@@ -1,7 +1,9 @@
 //! One address for the stack and the kernel: each answers what is its own, and the stack follows the kernel's configuration.
 
 use crate::dns::Zone;
-use crate::world::{HOST_NET, NTY, Nty, OURS, OURS_NET, Site, in_namespace, noise, run, try_run, wait_until};
+use crate::world::{
+    Counters, HOST_NET, NTY, Nty, OURS, OURS_NET, Site, in_namespace, noise, run, try_run, wait_until,
+};
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -146,7 +148,7 @@ fn both_answer(client: &Client, addr: &str) {
 }
 
 /// Stack and kernel send much at the same time, on the same address and on several shards, and nothing is lost.
-fn both_answer_under_load(client: &Client, served: &Served, nty: Nty) {
+fn both_answer_under_load(client: &Client, served: &Served) {
     const CLIENTS: usize = 6;
     let big = noise(7, 4_000_000);
     served.site.add("big", &big);
@@ -171,7 +173,10 @@ fn both_answer_under_load(client: &Client, served: &Served, nty: Nty) {
     for _ in 0..CONNECTIONS {
         assert_eq!(client.get(OURS), "the stack\n");
     }
-    let counters = nty.stop();
+}
+
+/// Three shards had their parts of that.
+fn each_shard_had_a_part(counters: &Counters) {
     for shard in 0..3 {
         let frames = counters.get(&format!("shard{shard}-rx-frames"));
         assert!(frames > 4, "shard {shard} received {frames} frames: {counters:?}");
@@ -188,7 +193,8 @@ fn several_shards_and_the_kernel_share_an_address_under_xdp() {
         let flags = ["--device", "xdp:ntywire", "--addr", OURS_NET, "--own", OWN, "--shards", "3"];
         let nty = served.start(&flags);
         both_answer(&client, OURS);
-        both_answer_under_load(&client, &served, nty);
+        both_answer_under_load(&client, &served);
+        each_shard_had_a_part(&nty.stop());
         server.join().unwrap();
     });
 }
@@ -200,7 +206,8 @@ fn several_shards_and_the_kernel_share_an_address_by_an_exception_tap_behind_a_p
         ignore_arp();
         let nty = served.start(&[&BEHIND_PACKET[..], &["--addr", OURS_NET, "--shards", "3"]].concat());
         both_answer(&client, OURS);
-        both_answer_under_load(&client, &served, nty);
+        both_answer_under_load(&client, &served);
+        each_shard_had_a_part(&nty.stop());
         server.join().unwrap();
     });
 }
@@ -214,7 +221,8 @@ fn several_shards_and_the_kernel_share_an_address_by_an_exception_tap_behind_a_t
         client.take(WIRE[0]);
         client.run("ip", &["addr", "add", HOST_NET, "dev", WIRE[0]]);
         both_answer(&client, OURS);
-        both_answer_under_load(&client, &served, nty);
+        both_answer_under_load(&client, &served);
+        each_shard_had_a_part(&nty.stop());
         server.join().unwrap();
     });
 }
@@ -476,4 +484,67 @@ fn follow_the_tap(more: &[&str]) {
     nty.kill();
     wait_until("the TAP is gone", || !run("ip", &["link"]).contains(TAP));
     server.join().unwrap();
+}
+
+#[cfg(feature = "dpdk")]
+mod dpdk {
+    use super::*;
+
+    const NO_HUGE: &str = "--no-huge -m 512 --iova-mode=va";
+
+    /// `nty` on a device of DPDK's, with the rest on a TAP.
+    fn start(served: &Served, device: &str, more: &[&str]) -> Nty {
+        let device = format!("dpdk:{device} {NO_HUGE}");
+        let flags = ["--device", &*device, "--own", OWN, "--exception", "tap:ntytap", "--addr", OURS_NET];
+        served.start(&[&flags[..], more].concat())
+    }
+
+    #[test]
+    fn stack_and_kernel_share_an_address_by_an_exception_tap_behind_dpdk() {
+        in_namespace(|| {
+            let (client, served, server) = (Client::new(), Served::new(), kernel_server(4));
+            let device = "net_af_packet0,iface=ntywire";
+            let args = ["http", "--root", served.site.root(), "--own", "tcp/80", "--exception", "tap:ntytap"];
+            let spec = format!("dpdk:{device} {NO_HUGE}");
+            let refused = try_run(NTY, &[&args[..], &["--device", &spec, "--addr", OURS_NET]].concat());
+            let said = String::from_utf8(refused.stderr).unwrap();
+            assert!(said.contains("sysctl -w net.ipv4.conf.ntywire.arp_ignore=1"), "{said}");
+            ignore_arp();
+            // The driver cuts trains off.
+            client.run("ethtool", &["-K", WIRE[1], "gso", "off", "tso", "off"]);
+            for shards in ["1", "3"] {
+                let nty = start(&served, device, &["--shards", shards]);
+                both_answer(&client, OURS);
+                both_answer_under_load(&client, &served);
+                if shards == "3" {
+                    // One queue brings all, and what is the stack's is handed over.
+                    each_shard_had_a_part(&nty.end().0);
+                } else {
+                    nty.kill();
+                }
+                wait_until("the TAP is gone", || !run("ip", &["link"]).contains(TAP));
+            }
+            server.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn the_exception_taps_configuration_is_followed_behind_dpdk() {
+        in_namespace(|| {
+            let (client, served, server) = (Client::without_wire(), Served::new(), kernel_server(1));
+            let device = format!("dpdk:net_tap0,iface=ntywire {NO_HUGE}");
+            let flags = ["--device", &*device, "--own", OWN, "--exception", "tap:ntytap", "--mirror-kernel"];
+            let nty = served.start(&flags);
+            client.take(WIRE[0]);
+            client.run("ip", &["addr", "add", HOST_NET, "dev", WIRE[0]]);
+            run("ip", &["addr", "add", OURS_NET, "dev", TAP]);
+            wait_until("the address is taken over", || {
+                client.succeeds("curl", &["-s", "--max-time", "5", "http://10.0.0.2/hello"])
+            });
+            client.ping(OURS);
+            assert_eq!(client.ssh(OURS), "the kernel\n");
+            nty.end();
+            server.join().unwrap();
+        });
+    }
 }

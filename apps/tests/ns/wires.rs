@@ -19,9 +19,14 @@ fn veth(mtu: &str) {
     }
 }
 
+/// Lengths of what is pinged with; the last one comes in fragments.
+const PINGS: [&str; 4] = ["0", "56", "1472", "20000"];
+
 /// Echo, DNS and HTTP over a device given by these flags, and the kernel's programs as their clients, once `prepare` has been done to the
 /// kernel's side.
 fn serves(flags: &[&str], prepare: impl FnOnce()) -> Nty {
+    // This driver has the kernel put fragments together, and cuts what is longer than a slot.
+    let is_defragmented = flags.iter().any(|flag| flag.contains("net_af_packet"));
     let (site, zone) = (Site::new(), Zone::new(10));
     site.add("big", &noise(1, BIG));
     let config = site.path("nty.toml");
@@ -36,7 +41,7 @@ fn serves(flags: &[&str], prepare: impl FnOnce()) -> Nty {
     command.stdin(Stdio::null());
     let nty = Nty::start(command);
     prepare();
-    for size in ["0", "56", "1472", "20000"] {
+    for size in PINGS.iter().filter(|size| !is_defragmented || size.len() < 5) {
         run("ping", &["-q", "-c", "2", "-i", "0.05", "-W", "5", "-s", size, "10.0.0.2"]);
     }
     dig_over_udp_and_tcp();
@@ -45,30 +50,30 @@ fn serves(flags: &[&str], prepare: impl FnOnce()) -> Nty {
     nty
 }
 
-fn serves_on_a_pair(kind: &str, mtu: &str) {
+fn serves_on_a_pair(kind: &str, mtu: &str, more: &[&str]) {
     veth(mtu);
-    serves(&["--device", &format!("{kind}:{}", WIRE[0])], || ()).stop();
+    serves(&[&["--device", &format!("{kind}:{}", WIRE[0])], more].concat(), || ()).stop();
     run("ip", &["link", "del", WIRE[0]]);
 }
 
 #[test]
 fn everything_works_over_a_packet_socket() {
-    in_namespace(|| serves_on_a_pair("packet", "1500"));
+    in_namespace(|| serves_on_a_pair("packet", "1500", &[]));
 }
 
 #[test]
 fn everything_works_over_a_packet_socket_at_mtu_9000() {
-    in_namespace(|| serves_on_a_pair("packet", "9000"));
+    in_namespace(|| serves_on_a_pair("packet", "9000", &["--interrupt"]));
 }
 
 #[test]
 fn everything_works_over_xdp() {
-    in_namespace(|| serves_on_a_pair("xdp", "1500"));
+    in_namespace(|| serves_on_a_pair("xdp", "1500", &[]));
 }
 
 #[test]
 fn everything_works_over_xdp_at_mtu_9000() {
-    in_namespace(|| serves_on_a_pair("xdp", "9000"));
+    in_namespace(|| serves_on_a_pair("xdp", "9000", &["--interrupt"]));
 }
 
 /// The same on three shards, of which each had its part.
@@ -107,7 +112,7 @@ fn everything_works_on_three_shards_over_xdp() {
 #[cfg(feature = "dpdk")]
 mod dpdk {
     use super::*;
-    use crate::world::interfaces;
+    use crate::world::{Counters, Program, interfaces};
 
     const NO_HUGE: &str = "--no-huge -m 512 --iova-mode=va";
 
@@ -121,6 +126,65 @@ mod dpdk {
     }
 
     #[test]
+    fn everything_works_over_dpdk_on_a_packet_socket_which_has_no_interrupts() {
+        in_namespace(|| {
+            veth("1500");
+            let device = format!("dpdk:net_af_packet0,iface=ntywire {NO_HUGE}");
+            let flags = ["echo", "--device", &device, "--addr", OURS_NET, "--interrupt"];
+            let refused = try_run(NTY, &flags);
+            let said = String::from_utf8(refused.stderr).unwrap();
+            assert!(
+                refused.status.code() == Some(2) && said.contains("can only be polled: leave interrupt out"),
+                "{said}"
+            );
+            // It cuts trains off, too.
+            run("ethtool", &["-K", WIRE[1], "tso", "off", "gso", "off"]);
+            serves(&["--device", &device], || ()).end();
+            run("ip", &["link", "del", WIRE[0]]);
+        });
+    }
+
+    /// Everything between two processes of ours on a wire that only DPDK has: servers at one end, and at the other a wire on to a TAP, behind
+    /// which the kernel's programs are their clients.
+    fn serves_another_process(ours: &str, theirs: &str) -> Counters {
+        let dir = tempfile::tempdir().unwrap();
+        let device = |end: &str| {
+            let path = dir.path().join("wire.sock");
+            format!("dpdk:{} {NO_HUGE}", end.replace("PATH", path.to_str().unwrap()))
+        };
+        let mut other = None;
+        let nty = serves(&["--device", &device(ours)], || {
+            let mut command = Command::new(NTY);
+            command.args(["fwd", "--device", "tap:ntyhost", "--device", &device(theirs)]);
+            command.stdin(Stdio::null());
+            other = Some(Program::start(command));
+            run("ip", &["addr", "add", HOST_NET, "dev", "ntyhost"]);
+        });
+        let counters = nty.end().0;
+        drop(other);
+        counters
+    }
+
+    #[test]
+    fn everything_works_between_two_processes_over_memif() {
+        in_namespace(|| {
+            let [server, client] = ["server", "client"]
+                .map(|role| format!("net_memif0,role={role},socket=PATH,socket-abstract=no"));
+            serves_another_process(&server, &client);
+        });
+    }
+
+    #[test]
+    fn everything_works_between_two_processes_over_virtio_in_trains() {
+        in_namespace(|| {
+            let (vhost, virtio) = ("net_vhost0,iface=PATH,tso=1", "net_virtio_user0,path=PATH,mrg_rxbuf=1");
+            let counters = serves_another_process(vhost, virtio);
+            let per_frame = counters.get("tx-bytes") / counters.get("tx-frames");
+            assert!(per_frame > 3_000, "{per_frame} bytes per frame: {counters:?}");
+        });
+    }
+
+    #[test]
     fn everything_works_over_dpdk_on_a_tap_and_a_killed_program_leaves_nothing() {
         in_namespace(|| {
             let device = format!("dpdk:net_tap0,iface=ntytap {NO_HUGE}");
@@ -128,7 +192,9 @@ mod dpdk {
                 run("ip", &["addr", "add", HOST_NET, "dev", "ntytap"]);
             };
             for killed in [false, true] {
-                let nty = serves(&["--device", &device], address);
+                // This driver has interrupts.
+                let idle: &[&str] = if killed { &[] } else { &["--interrupt"] };
+                let nty = serves(&[&["--device", &device], idle].concat(), address);
                 let maps = fs::read_to_string(format!("/proc/{}/maps", nty.pid())).unwrap();
                 for place in ["/run/dpdk", "/dev/hugepages"] {
                     assert!(!maps.contains(place), "EAL keeps no file: {maps}");

@@ -280,6 +280,14 @@ impl<W: Device, K: Device> TxQueue for Exception<W, K> {
 }
 
 impl<W: Device, K: Device> Device for Exception<W, K> {
+    fn inner(&self) -> Option<&dyn Device> {
+        Some(&self.wire)
+    }
+
+    fn inner_mut(&mut self) -> Option<&mut dyn Device> {
+        Some(&mut self.wire)
+    }
+
     fn rx_burst(&mut self, sink: &mut dyn FnMut(&mut [RxFrame<'_>])) -> Result<usize, DeviceError> {
         if let Some(owned) = self.watch.changed() {
             self.owned = owned;
@@ -289,10 +297,6 @@ impl<W: Device, K: Device> Device for Exception<W, K> {
 
     fn flush(&mut self) -> Result<(), DeviceError> {
         self.kernel.flush().and(self.wire.flush())
-    }
-
-    fn sync(&mut self) -> Result<(), DeviceError> {
-        self.wire.sync()
     }
 
     fn arm(&mut self) -> bool {
@@ -307,10 +311,6 @@ impl<W: Device, K: Device> Device for Exception<W, K> {
 
     fn is_exhausted(&self) -> bool {
         self.wire.is_exhausted() && self.kernel.is_exhausted()
-    }
-
-    fn is_steered(&self) -> bool {
-        self.wire.is_steered()
     }
 
     fn set_now(&mut self, now: Instant) {

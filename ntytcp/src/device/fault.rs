@@ -509,6 +509,14 @@ impl<D: Device> TxQueue for Fault<D> {
 }
 
 impl<D: Device> Device for Fault<D> {
+    fn inner(&self) -> Option<&dyn Device> {
+        Some(&self.inner)
+    }
+
+    fn inner_mut(&mut self) -> Option<&mut dyn Device> {
+        Some(&mut self.inner)
+    }
+
     fn rx_burst(&mut self, sink: &mut dyn FnMut(&mut [RxFrame<'_>])) -> Result<usize, DeviceError> {
         let count = if self.rx.active { self.receive_through(sink) } else { self.receive_direct(sink) };
         self.drain_tx();
@@ -518,26 +526,6 @@ impl<D: Device> Device for Fault<D> {
     fn flush(&mut self) -> Result<(), DeviceError> {
         self.drain_tx();
         self.inner.flush()
-    }
-
-    fn sync(&mut self) -> Result<(), DeviceError> {
-        self.inner.sync()
-    }
-
-    fn arm(&mut self) -> bool {
-        self.inner.arm()
-    }
-
-    fn poll_fd(&self) -> Option<i32> {
-        self.inner.poll_fd()
-    }
-
-    fn is_exhausted(&self) -> bool {
-        self.inner.is_exhausted()
-    }
-
-    fn is_steered(&self) -> bool {
-        self.inner.is_steered()
     }
 
     fn set_now(&mut self, now: Instant) {

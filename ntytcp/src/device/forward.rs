@@ -1,11 +1,10 @@
 //! Devices behind a pointer are devices, so that a shard and the wrappers take an owned one, a boxed one or a borrowed one.
 
 use super::{Caps, Device, DeviceError, RxFrame, TxMeta, TxQueue};
-use crate::time::Instant;
 
 macro_rules! forward {
-    ($($pointer:ty),+) => {$(
-        impl<D: TxQueue + ?Sized> TxQueue for $pointer {
+    ($([$($of:tt)*] $pointer:ty),+) => {$(
+        impl<$($of)*> TxQueue for $pointer {
             fn caps(&self) -> &Caps {
                 (**self).caps()
             }
@@ -19,7 +18,15 @@ macro_rules! forward {
             }
         }
 
-        impl<D: Device + ?Sized> Device for $pointer {
+        impl<$($of)*> Device for $pointer {
+            fn inner(&self) -> Option<&dyn Device> {
+                Some(&**self)
+            }
+
+            fn inner_mut(&mut self) -> Option<&mut dyn Device> {
+                Some(&mut **self)
+            }
+
             fn rx_burst(&mut self, sink: &mut dyn FnMut(&mut [RxFrame<'_>])) -> Result<usize, DeviceError> {
                 (**self).rx_burst(sink)
             }
@@ -27,40 +34,8 @@ macro_rules! forward {
             fn flush(&mut self) -> Result<(), DeviceError> {
                 (**self).flush()
             }
-
-            fn sync(&mut self) -> Result<(), DeviceError> {
-                (**self).sync()
-            }
-
-            fn arm(&mut self) -> bool {
-                (**self).arm()
-            }
-
-            fn poll_fd(&self) -> Option<i32> {
-                (**self).poll_fd()
-            }
-
-            fn is_exhausted(&self) -> bool {
-                (**self).is_exhausted()
-            }
-
-            fn set_now(&mut self, now: Instant) {
-                (**self).set_now(now);
-            }
-
-            fn is_steered(&self) -> bool {
-                (**self).is_steered()
-            }
-
-            fn next_deadline(&self) -> Option<Instant> {
-                (**self).next_deadline()
-            }
-
-            fn stats(&self) -> Vec<(&'static str, u64)> {
-                (**self).stats()
-            }
         }
     )+};
 }
 
-forward!(Box<D>, &mut D);
+forward!([] Box<dyn Device + Send>, [D: Device] &mut D);

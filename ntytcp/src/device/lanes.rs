@@ -260,6 +260,14 @@ impl TxQueue for Lanes {
 }
 
 impl Device for Lanes {
+    fn inner(&self) -> Option<&dyn Device> {
+        self.wire.as_ref().map(|wire| wire as &dyn Device)
+    }
+
+    fn inner_mut(&mut self) -> Option<&mut dyn Device> {
+        self.wire.as_mut().map(|wire| wire as &mut dyn Device)
+    }
+
     fn rx_burst(&mut self, sink: &mut dyn FnMut(&mut [RxFrame<'_>])) -> Result<usize, DeviceError> {
         if core::mem::take(&mut self.is_armed) {
             self.bell.leave();
@@ -283,10 +291,6 @@ impl Device for Lanes {
             }
         }
         self.wire.as_mut().map_or(Ok(()), |wire| wire.flush())
-    }
-
-    fn sync(&mut self) -> Result<(), DeviceError> {
-        self.wire.as_mut().map_or(Ok(()), |wire| wire.sync())
     }
 
     fn arm(&mut self) -> bool {

@@ -287,7 +287,20 @@ pub trait TxQueue {
 }
 
 /// One queue pair of a network device. See the module documentation.
+///
+/// What a wrapper around another device does not do itself it leaves to that one: it says which it is ([`Device::inner`]), and every
+/// method with a default asks there.
 pub trait Device: TxQueue {
+    /// The device that this one is wrapped around, or `None`. A wrapper gives both this and [`Device::inner_mut`].
+    fn inner(&self) -> Option<&dyn Device> {
+        None
+    }
+
+    /// The same device.
+    fn inner_mut(&mut self) -> Option<&mut dyn Device> {
+        None
+    }
+
     /// Receives what has arrived, at most one burst, hands it to `sink` as one slice (not at all when nothing arrived),
     /// then acts on the verdicts. Returns how many frames there were.
     ///
@@ -307,50 +320,52 @@ pub trait Device: TxQueue {
     /// # Errors
     /// [`DeviceError`] when it cannot be brought there.
     fn sync(&mut self) -> Result<(), DeviceError> {
-        Ok(())
+        self.inner_mut().map_or(Ok(()), Device::sync)
     }
 
     /// The shard is about to sleep on [`Device::poll_fd`]: the device sees to it that the descriptor becomes readable with the next frame,
     /// for as long as nothing is received. `false` when frames wait already, which no descriptor might tell. Afterwards `poll_fd` may be
-    /// `None`. Wrappers forward this. Default `true`: the descriptor always tells.
+    /// `None`. Default `true`: the descriptor always tells.
     fn arm(&mut self) -> bool {
-        true
+        self.inner_mut().is_none_or(Device::arm)
     }
 
     /// A file descriptor that polls readable when frames wait, for a shard that sleeps. `None` for a device that can
     /// only be polled.
     fn poll_fd(&self) -> Option<i32> {
-        None
+        self.inner().and_then(Device::poll_fd)
     }
 
     /// Whether nothing can ever be received from this device again, other than what [`Device::next_deadline`] tells: a capture at
     /// its end, a link whose other end is gone. A shard need not look after it while it sleeps.
     fn is_exhausted(&self) -> bool {
-        false
+        self.inner().is_some_and(Device::is_exhausted)
     }
 
     /// The time of this turn, told once before the turn's other calls. Only devices that keep time of their own, such as a
     /// link with a delay or a capture, look at it.
     fn set_now(&mut self, now: Instant) {
-        let _ = now;
+        if let Some(inner) = self.inner_mut() {
+            inner.set_now(now);
+        }
     }
 
     /// Whether frames of TCP and UDP flows, and fragments by their addresses, arrive where the steering that the device was opened with
     /// has their home, so that nobody needs to compute it: ICMP errors are the only ones that may belong elsewhere. That can end, and
     /// then for good: when a queue is closed, its flows go to the others. Costs a load; to be asked per burst.
     fn is_steered(&self) -> bool {
-        false
+        self.inner().is_some_and(Device::is_steered)
     }
 
     /// When the device will have something to do though nobody calls: frames that it holds become due then, and
     /// [`Device::rx_burst`] and [`Device::flush`] should be called.
     fn next_deadline(&self) -> Option<Instant> {
-        None
+        self.inner().and_then(Device::next_deadline)
     }
 
     /// Frames that the device itself lost, and why, in its own words, for the counters. Allocates.
     fn stats(&self) -> Vec<(&'static str, u64)> {
-        Vec::new()
+        self.inner().map_or_else(Vec::new, Device::stats)
     }
 }
 

@@ -255,6 +255,14 @@ impl<D: Device> TxQueue for KernelNeighbors<D> {
 }
 
 impl<D: Device> Device for KernelNeighbors<D> {
+    fn inner(&self) -> Option<&dyn Device> {
+        Some(&self.inner)
+    }
+
+    fn inner_mut(&mut self) -> Option<&mut dyn Device> {
+        Some(&mut self.inner)
+    }
+
     fn rx_burst(&mut self, sink: &mut dyn FnMut(&mut [RxFrame<'_>])) -> Result<usize, DeviceError> {
         self.look()?;
         Ok(self.deliver(sink) + self.inner.rx_burst(sink)?)
@@ -264,25 +272,9 @@ impl<D: Device> Device for KernelNeighbors<D> {
         self.inner.flush()
     }
 
-    fn sync(&mut self) -> Result<(), DeviceError> {
-        self.inner.sync()
-    }
-
-    fn arm(&mut self) -> bool {
-        self.inner.arm()
-    }
-
     fn poll_fd(&self) -> Option<i32> {
         // The device may be one that can only be polled from now on.
         self.inner.poll_fd().and(self.poll.as_ref().map(AsRawFd::as_raw_fd))
-    }
-
-    fn is_exhausted(&self) -> bool {
-        self.inner.is_exhausted()
-    }
-
-    fn is_steered(&self) -> bool {
-        self.inner.is_steered()
     }
 
     fn set_now(&mut self, now: Instant) {

@@ -72,6 +72,13 @@ pub(super) fn is_veth(index: u32) -> bool {
     driver().is_some_and(|(driver, _)| driver == "veth")
 }
 
+/// Whether there is no interface of this number.
+#[cfg(feature = "dpdk")]
+pub(super) fn is_gone(index: u32) -> bool {
+    let name = Control::new().and_then(|control| control.name(index.try_into().unwrap_or(i32::MAX)));
+    matches!(name, Ok(None))
+}
+
 /// How often it is looked whether the interface still exists, while nothing arrives.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 

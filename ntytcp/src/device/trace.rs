@@ -125,6 +125,14 @@ impl<D: Device> TxQueue for Trace<D> {
 }
 
 impl<D: Device> Device for Trace<D> {
+    fn inner(&self) -> Option<&dyn Device> {
+        Some(&self.inner)
+    }
+
+    fn inner_mut(&mut self) -> Option<&mut dyn Device> {
+        Some(&mut self.inner)
+    }
+
     fn rx_burst(&mut self, sink: &mut dyn FnMut(&mut [RxFrame<'_>])) -> Result<usize, DeviceError> {
         let recorder = &mut self.recorder;
         self.inner.rx_burst(&mut |burst| {
@@ -152,29 +160,9 @@ impl<D: Device> Device for Trace<D> {
         self.inner.sync()
     }
 
-    fn arm(&mut self) -> bool {
-        self.inner.arm()
-    }
-
-    fn poll_fd(&self) -> Option<i32> {
-        self.inner.poll_fd()
-    }
-
-    fn is_exhausted(&self) -> bool {
-        self.inner.is_exhausted()
-    }
-
-    fn is_steered(&self) -> bool {
-        self.inner.is_steered()
-    }
-
     fn set_now(&mut self, now: Instant) {
         self.recorder.now = now;
         self.inner.set_now(now);
-    }
-
-    fn next_deadline(&self) -> Option<Instant> {
-        self.inner.next_deadline()
     }
 
     fn stats(&self) -> Vec<(&'static str, u64)> {

@@ -74,7 +74,9 @@ fn packet_socket_answers_pings_and_trusts_a_veth() {
     if inside("dpdk_links::packet_socket_answers_pings_and_trusts_a_veth") {
         let mut device = open(&format!("net_af_packet0,iface={}", link().0));
         answers_pings_in_place(&mut device);
-        assert_eq!(exchange_datagrams(&mut device).1.checksum, RxChecksum::Verified);
+        // The kernel leaves it unfinished on a veth, and the driver does not say so.
+        let partial = RxChecksum::Partial { start: 34, offset: 6 };
+        assert_eq!(exchange_datagrams(&mut device).1.checksum, partial);
         assert!(!sleeps(&mut device), "its driver has no interrupts");
     }
 }
@@ -85,7 +87,9 @@ fn xdp_answers_pings_and_the_interface_is_the_kernels_again() {
         let (ours, _) = link();
         let mut device = open(&format!("net_af_xdp0,iface={ours}"));
         answers_pings_in_place(&mut device);
-        assert_eq!(exchange_datagrams(&mut device).1.checksum, RxChecksum::Verified);
+        // The kernel leaves it unfinished on a veth, and the driver does not say so.
+        let partial = RxChecksum::Partial { start: 34, offset: 6 };
+        assert_eq!(exchange_datagrams(&mut device).1.checksum, partial);
         let shown = || {
             let output = Command::new("ip").args(["link", "show", "dev", &ours]).output().unwrap();
             String::from_utf8(output.stdout).unwrap()

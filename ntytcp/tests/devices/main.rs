@@ -4,6 +4,7 @@
 //! namespaces the tests say so and pass.
 #![cfg(all(feature = "devices", target_os = "linux"))]
 
+mod conformance;
 mod crash;
 #[cfg(feature = "dpdk")]
 mod dpdk;

@@ -2,6 +2,7 @@
 
 use dpdk_sys::{L4, L4Checksum, Mbuf, Segments, TxOffload};
 
+use crate::device::offload::trusted_checksum;
 use crate::device::{Gso, GsoKind, RxChecksum, RxMeta, TxChecksum, TxMeta};
 use crate::wire::{EtherType, EthernetHeader, IpProtocol, Ipv6Header, walk_extensions};
 
@@ -9,11 +10,13 @@ use crate::wire::{EtherType, EthernetHeader, IpProtocol, Ipv6Header, walk_extens
 const UDP_CHECKSUM: u16 = 6;
 const TCP_CHECKSUM: u16 = 16;
 
-/// What the driver says of a received packet; `unverified` is said of a checksum of which it says nothing.
+/// What the driver says of a received packet; `unverified` is thought of a checksum of which it says nothing: one that is taken for right may
+/// be one that the kernel has left to whoever puts the frame on a wire.
 #[inline]
 pub(super) fn of_received(mbuf: &Mbuf, unverified: RxChecksum) -> RxMeta {
     let info = mbuf.rx_info();
     let checksum = match info.checksum {
+        L4Checksum::Unverified if unverified == RxChecksum::Verified => trusted_checksum(mbuf.data()),
         L4Checksum::Unverified => unverified,
         L4Checksum::Good => RxChecksum::Verified,
         L4Checksum::Unfinished => unfinished(mbuf.data()),

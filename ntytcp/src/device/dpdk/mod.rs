@@ -127,6 +127,8 @@ pub struct DpdkDevice {
     able: Able,
     /// What is thought of checksums that the driver does not verify.
     unverified: RxChecksum,
+    /// The kernel's interface that the driver works on without making it; such drivers do not tell when it is gone.
+    interface: Option<u32>,
     stats: Stats,
     now: Instant,
     look_at: Instant,
@@ -187,8 +189,10 @@ impl DpdkDevice {
             RxChecksumPolicy::Trust => true,
         };
         let unverified = if trusted { RxChecksum::Verified } else { RxChecksum::Unknown };
+        let borrows = matches!(&*info.driver, "net_af_packet" | "net_af_xdp");
+        let interface = info.interface.filter(|_| borrows);
         let trains = if config.offload { Trains::of(&info.driver, &config.argument) } else { Trains::None };
-        let new = |(queue, pool)| Self::new(eal, (queue, pool), (unverified, trains));
+        let new = |(queue, pool)| Self::new(eal, (queue, pool), (unverified, trains, interface));
         let devices = opened.into_iter().zip(pools).map(new);
         let devices = devices.collect::<Result<Vec<_>, _>>().map_err(failed)?;
         if let Some(device) = devices.first() {
@@ -202,7 +206,7 @@ impl DpdkDevice {
     fn new(
         eal: dpdk_sys::Eal,
         (queue, pool): (Queue, Lease),
-        (unverified, trains): (RxChecksum, Trains),
+        (unverified, trains, interface): (RxChecksum, Trains, Option<u32>),
     ) -> Result<Self, DpdkError> {
         let port = queue.port();
         let tx = port.tx_offloads();
@@ -229,6 +233,7 @@ impl DpdkDevice {
             caps: Caps { mtu, tx_checksum, tso_max },
             able: Able { offloads: tx, tso: tso_max > 0 },
             unverified,
+            interface,
             stats: Stats::default(),
             now: Instant::ZERO,
             look_at: Instant::ZERO,
@@ -350,7 +355,7 @@ impl DpdkDevice {
     fn look(&mut self) -> Result<(), DeviceError> {
         self.look_at = self.now + LOOK_EVERY;
         let port = self.queue.port();
-        if port.is_removed() {
+        if port.is_removed() || self.interface.is_some_and(netdev::is_gone) {
             return Err(DeviceError::Gone(format!("dpdk:{}", port.name())));
         }
         let up = port.link().is_ok_and(|link| link.up);
