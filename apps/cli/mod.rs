@@ -8,7 +8,7 @@ pub mod stack;
 use crate::{capture, devices, echo, fwd, http, perf, ping, pktgen, replay};
 use clap::{CommandFactory as _, Parser};
 use config::{ConfigError, ConfigFile};
-pub use stack::{StackArgs, StackConfig, StackError};
+pub use stack::{Idle, StackArgs, StackConfig, StackError};
 use std::collections::HashMap;
 use std::path::PathBuf;
 
