@@ -15,6 +15,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/epoll.h>
 
 #if RTE_VERSION < RTE_VERSION_NUM(22, 11, 0, 0)
 #error "DPDK 22.11 or newer is needed"
@@ -121,6 +122,18 @@ static inline int nty_rx_intr(uint16_t port, uint16_t queue, int epoll, int add)
 	if (level >= 0)
 		rte_log_set_level(ethdev, level);
 	return status;
+}
+
+/*
+ * Has the epoll tell for as long as there is something to receive, not once. EAL puts a descriptor there that tells once; where
+ * it is the one that packets are read from, and reading may come too early, that one time would be lost.
+ */
+static inline int nty_rx_intr_stays(uint16_t port, uint16_t queue, int epoll)
+{
+	struct epoll_event event = { .events = EPOLLIN };
+	int fd = rte_eth_dev_rx_intr_ctl_q_get_fd(port, queue);
+
+	return fd < 0 ? -1 : epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event);
 }
 
 /* The link without waiting for it: 0 and *up, *mbps (UINT32_MAX: unknown), or a negative errno. */

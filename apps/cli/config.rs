@@ -260,8 +260,8 @@ fn in_words(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Idle;
     use crate::values::{Port, Size};
-    use ntytcp::shard::IdlePolicy;
 
     const GOOD: &str = r#"
 [stack]
@@ -301,7 +301,7 @@ server = true
     fn file_says_the_same_as_flags() {
         let config = parse(GOOD).unwrap();
         let stack = config.stack_config(StackArgs::default()).unwrap();
-        assert_eq!((stack.addrs.len(), stack.mtu, stack.idle), (2, Some(1_500), IdlePolicy::BUSY_POLL));
+        assert_eq!((stack.addrs.len(), stack.mtu, stack.idle), (2, Some(1_500), Idle::Busy));
         let [(App::Dns(dns), _), (App::Http(http), http_at), (App::Echo(echo), _), (App::Perf(perf), _)] =
             config.apps.as_slice()
         else {

@@ -8,7 +8,7 @@ pub mod stack;
 use crate::{capture, devices, echo, fwd, http, perf, ping, pktgen, replay};
 use clap::{CommandFactory as _, Parser};
 use config::{ConfigError, ConfigFile};
-pub use stack::{StackArgs, StackConfig, StackError};
+pub use stack::{Idle, StackArgs, StackConfig, StackError};
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -294,7 +294,7 @@ pub struct Plan {
 #[derive(Debug)]
 pub enum Task {
     /// Run programs.
-    Run(Plan),
+    Run(Box<Plan>),
     /// Send a capture.
     Replay(replay::Options),
     /// Generate frames.
@@ -355,7 +355,7 @@ impl Cli {
                 return rendered.map(|()| Task::Print(page)).map_err(|e| UsageError::Flags(e.to_string()));
             }
         };
-        Ok(Task::Run(plan))
+        Ok(Task::Run(Box::new(plan)))
     }
 }
 

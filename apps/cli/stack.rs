@@ -100,6 +100,28 @@ pub struct StackArgs {
     pub fault: Option<String>,
 }
 
+/// What a shard does when there is nothing to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Idle {
+    /// It goes on polling.
+    Busy,
+    /// It looks for a moment more where that has paid of late, and sleeps.
+    Adaptive,
+    /// It sleeps at once.
+    Interrupt,
+}
+
+impl Idle {
+    /// The same in the stack's terms.
+    pub fn policy(self) -> IdlePolicy {
+        match self {
+            Self::Busy => IdlePolicy::BUSY_POLL,
+            Self::Adaptive => IdlePolicy::default(),
+            Self::Interrupt => IdlePolicy::INTERRUPT,
+        }
+    }
+}
+
 /// A stack whose settings agree with each other.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StackConfig {
@@ -130,7 +152,7 @@ pub struct StackConfig {
     /// How long a TCP peer may leave data or probes unanswered, if there is a limit.
     pub peer_timeout: Option<Span>,
     /// What to do when there is nothing to do.
-    pub idle: IdlePolicy,
+    pub idle: Idle,
     /// How many shards, 1 to 64.
     pub shards: usize,
     /// The core of each shard, or none for any.
@@ -262,14 +284,14 @@ impl StackArgs {
         })
     }
 
-    fn check_idle(&self) -> Result<IdlePolicy, String> {
+    fn check_idle(&self) -> Result<Idle, String> {
         match (self.busy_poll, self.interrupt) {
             (true, true) => {
                 Err("interrupt with busy-poll: one sleeps at once, the other never: leave one out".into())
             }
-            (true, false) => Ok(IdlePolicy::BUSY_POLL),
-            (false, true) => Ok(IdlePolicy::INTERRUPT),
-            (false, false) => Ok(IdlePolicy::default()),
+            (true, false) => Ok(Idle::Busy),
+            (false, true) => Ok(Idle::Interrupt),
+            (false, false) => Ok(Idle::Adaptive),
         }
     }
 
@@ -425,10 +447,10 @@ mod tests {
             StackArgs { interrupt: true, ..StackArgs::default() },
         );
         for (flags, file, expected) in [
-            (StackArgs::default(), StackArgs::default(), IdlePolicy::default()),
-            (StackArgs::default(), interrupt.clone(), IdlePolicy::INTERRUPT),
-            (busy.clone(), interrupt.clone(), IdlePolicy::BUSY_POLL),
-            (interrupt, busy, IdlePolicy::INTERRUPT),
+            (StackArgs::default(), StackArgs::default(), Idle::Adaptive),
+            (StackArgs::default(), interrupt.clone(), Idle::Interrupt),
+            (busy.clone(), interrupt.clone(), Idle::Busy),
+            (interrupt, busy, Idle::Interrupt),
         ] {
             assert_eq!(flags.or(file).or(good()).check().unwrap().idle, expected);
         }

@@ -2,7 +2,7 @@
 
 use super::sharing::{self, Sharing};
 use super::{RunError, fault};
-use crate::cli::StackConfig;
+use crate::cli::{Idle, StackConfig};
 use crate::device::station;
 use crate::values::Span;
 use nty_epoll::Runtime;
@@ -105,7 +105,7 @@ pub(super) fn open(config: &StackConfig) -> Result<(Vec<Seat>, Sharing), RunErro
             ..InterfaceConfig::default()
         },
         gateways: config.gateways.clone(),
-        idle: config.idle,
+        idle: config.idle.policy(),
         clock,
         mirrored: sharing.mirrored(),
     };
@@ -129,7 +129,7 @@ fn open_device(
     let faults = config.fault.as_deref().map(fault::parse).transpose().map_err(RunError::Usage)?;
     let mut options = OpenOptions::default();
     options.mtu = config.mtu.map(usize::from);
-    options.busy_poll = config.idle == IdlePolicy::BUSY_POLL;
+    options.busy_poll = config.idle == Idle::Busy;
     options.host_addrs = config.host_addrs.iter().map(|a| (a.addr, a.prefix)).collect();
     options.owned = sharing.on_device();
     options.steering = (config.shards > 1).then(|| placement.steering().clone());
@@ -138,7 +138,7 @@ fn open_device(
         let (queues, shards) = (queues.len(), config.shards);
         info!(target: "nty", device = %spec, mtu = caps.mtu, tx_checksum = caps.tx_checksum, tso_max = caps.tso_max, queues, shards, "device");
     }
-    if config.idle == IdlePolicy::INTERRUPT {
+    if config.idle == Idle::Interrupt {
         check_interrupts(spec, &mut queues)?;
     }
     if let Some(spec) = faults {

@@ -13,12 +13,14 @@ pub struct Queue {
     index: u16,
     /// An epoll of EAL's, in which the queue's interrupt is.
     interrupt: Option<OwnedFd>,
+    /// It tells for as long as there is something to receive, and is neither armed nor disarmed.
+    always_tells: bool,
 }
 
 impl Queue {
     pub(super) fn new(port: Arc<Port>, index: u16, interrupts: bool) -> Queue {
         let interrupt = if interrupts { epoll(&port, index) } else { None };
-        Queue { port, index, interrupt }
+        Queue { port, index, interrupt, always_tells: false }
     }
 
     /// The port.
@@ -69,13 +71,19 @@ impl Queue {
     /// Has the driver tell of the next packet. Whether it will; packets that have arrived it may not tell of,
     /// so receive once more before sleeping. One that cannot is not asked again.
     pub fn arm(&mut self) -> bool {
-        if self.interrupt.is_none() {
-            return false;
+        let Some(epoll) = &self.interrupt else { return false };
+        if self.always_tells {
+            return true;
         }
         // SAFETY: the port runs, and self is the only user of its queue.
         let status = unsafe { raw::rte_eth_dev_rx_intr_enable(self.port.id(), self.index) };
-        // A driver that has a descriptor and nothing to arm always tells.
-        let armed = status == 0 || Errno(-status) == Errno::ENOTSUP;
+        // A driver that has a descriptor and nothing to arm: packets are read from that.
+        if Errno(-status) == Errno::ENOTSUP {
+            // SAFETY: the port runs, and the epoll is one, with the queue's descriptor in it.
+            let kept = unsafe { raw::nty_rx_intr_stays(self.port.id(), self.index, epoll.as_raw_fd()) };
+            self.always_tells = kept == 0;
+        }
+        let armed = status == 0 || self.always_tells;
         if !armed {
             self.forget_interrupt();
         }
@@ -84,7 +92,7 @@ impl Queue {
 
     /// Has the driver no longer tell, and forgets what it has told. Two system calls.
     pub fn disarm(&mut self) {
-        let Some(epoll) = &self.interrupt else { return };
+        let Some(epoll) = self.interrupt.as_ref().filter(|_| !self.always_tells) else { return };
         let mut event = std::mem::MaybeUninit::<raw::rte_epoll_event>::uninit();
         // SAFETY: the port runs, and self is the only user of its queue; the epoll is one, and there is room
         // for the one event.
