@@ -294,7 +294,7 @@ pub struct Plan {
 #[derive(Debug)]
 pub enum Task {
     /// Run programs.
-    Run(Plan),
+    Run(Box<Plan>),
     /// Send a capture.
     Replay(replay::Options),
     /// Generate frames.
@@ -355,7 +355,7 @@ impl Cli {
                 return rendered.map(|()| Task::Print(page)).map_err(|e| UsageError::Flags(e.to_string()));
             }
         };
-        Ok(Task::Run(plan))
+        Ok(Task::Run(Box::new(plan)))
     }
 }
 

@@ -11,80 +11,93 @@ use ntytcp::wire::IpProtocol;
 /// # Errors
 /// The first setting that contradicts another, and the remedy.
 pub(super) fn check(args: &StackArgs, device: &str) -> Result<(), StackError> {
-    let error = |key, what: String| Err(StackError { key, what });
     let xdp = device.starts_with("xdp:");
     let owns_arp = args.own.iter().any(|claim| claim.0 == Claim::Arp);
-    if args.own.len() > MAX_RANGES {
-        return error(
-            "own",
-            format!("own names {} kinds of packets: give {MAX_RANGES} at most", args.own.len()),
-        );
-    }
-    if !args.own.is_empty() && !xdp && args.exception.is_none() {
-        return error(
-            "own",
-            format!(
-                "device {device} cannot leave a part of its frames to the kernel, which would answer what is ours as well: give --exception \
-                 tap:NAME, or use xdp:IFACE"
-            ),
-        );
-    }
-    if let Some(exception) = &args.exception {
-        if !exception.strip_prefix("tap:").is_some_and(|name| !name.is_empty() && !name.contains('%')) {
-            return error(
-                "exception",
-                format!("exception {exception:?}: the kernel's side is a TAP: give tap:NAME"),
-            );
-        }
-        if xdp {
-            let what =
-                format!("device {device} leaves the rest to the kernel by itself: leave exception out");
-            return error("exception", what);
-        }
-        if args.own.is_empty() {
-            let what =
-                "exception without own: nothing is left for the kernel: say what is ours, as --own tcp/80";
-            return error("exception", what.to_owned());
-        }
-        if owns_arp {
-            let what = "own arp: the kernel has our addresses on the exception TAP and resolves nothing without ARP: leave arp out";
-            return error("own", what.to_owned());
-        }
-    } else if args.exception_rate.is_some() {
-        return error("exception-rate", "exception-rate without exception: leave it out".to_owned());
-    }
-    if args.mirror_kernel {
-        if !xdp && args.exception.is_none() {
-            let what = format!(
-                "device {device} has no kernel's interface beside it to mirror: use xdp:IFACE, or --own with --exception tap:NAME"
-            );
-            return error("mirror-kernel", what);
-        }
-        if xdp && !args.addr.is_empty() || !args.gateway.is_empty() {
-            let what = "mirror-kernel takes addresses and routes from the kernel: leave addr and gateway out";
-            return error("mirror-kernel", what.to_owned());
-        }
-        if owns_arp {
-            let what = "mirror-kernel with own arp: the kernel has the addresses and answers for them: leave one out";
-            return error("mirror-kernel", what.to_owned());
-        }
-    }
+    check_own(args, device, xdp)?;
+    check_exception(args, device, xdp, owns_arp)?;
+    check_mirror(args, device, xdp, owns_arp)?;
     if xdp && (args.mirror_kernel || !args.own.is_empty()) && args.mac.is_some() {
-        let what = "mac: the stack shares the kernel's interface and its Ethernet address: leave mac out";
-        return error("mac", what.to_owned());
+        return refuse(
+            "mac",
+            "mac: the stack shares the kernel's interface and its Ethernet address: leave mac out",
+        );
+    }
+    Ok(())
+}
+
+fn refuse(key: &'static str, what: impl Into<String>) -> Result<(), StackError> {
+    Err(StackError { key, what: what.into() })
+}
+
+fn check_own(args: &StackArgs, device: &str, xdp: bool) -> Result<(), StackError> {
+    let kinds = args.own.len();
+    if kinds > MAX_RANGES {
+        return refuse("own", format!("own names {kinds} kinds of packets: give {MAX_RANGES} at most"));
+    }
+    if kinds > 0 && !xdp && args.exception.is_none() {
+        let what = format!(
+            "device {device} cannot leave a part of its frames to the kernel, which would answer what is ours as well: give --exception \
+             tap:NAME, or use xdp:IFACE"
+        );
+        return refuse("own", what);
+    }
+    if kinds == 0 && !args.own_addr.is_empty() {
+        return refuse("own-addr", "own-addr without own: say which packets are ours, as --own tcp/80");
     }
     let foreign = args.own_addr.iter().find(|own| !args.addr.iter().any(|a| a.addr == **own));
-    if args.own.is_empty() && !args.own_addr.is_empty() {
-        return error(
-            "own-addr",
-            "own-addr without own: say which packets are ours, as --own tcp/80".to_owned(),
-        );
+    match foreign {
+        Some(foreign) if !args.mirror_kernel => {
+            refuse("own-addr", format!("own-addr {foreign} is none of our addresses: give one that addr has"))
+        }
+        _ => Ok(()),
     }
-    if let Some(foreign) = foreign.filter(|_| !args.mirror_kernel) {
-        return error(
-            "own-addr",
-            format!("own-addr {foreign} is none of our addresses: give one that addr has"),
+}
+
+fn check_exception(args: &StackArgs, device: &str, xdp: bool, owns_arp: bool) -> Result<(), StackError> {
+    let Some(exception) = &args.exception else {
+        return match args.exception_rate {
+            Some(_) => refuse("exception-rate", "exception-rate without exception: leave it out"),
+            None => Ok(()),
+        };
+    };
+    if !exception.strip_prefix("tap:").is_some_and(|name| !name.is_empty() && !name.contains('%')) {
+        let what =
+            format!("exception {exception:?}: the kernel's side is a TAP of a name without %: give tap:NAME");
+        return refuse("exception", what);
+    }
+    if xdp {
+        let what = format!("device {device} leaves the rest to the kernel by itself: leave exception out");
+        return refuse("exception", what);
+    }
+    if args.own.is_empty() {
+        let what = "exception without own: nothing is left for the kernel: say what is ours, as --own tcp/80";
+        return refuse("exception", what);
+    }
+    if owns_arp {
+        let what = "own arp: the kernel has our addresses on the exception TAP and resolves nothing without ARP: leave arp out";
+        return refuse("own", what);
+    }
+    Ok(())
+}
+
+fn check_mirror(args: &StackArgs, device: &str, xdp: bool, owns_arp: bool) -> Result<(), StackError> {
+    if !args.mirror_kernel {
+        return Ok(());
+    }
+    if !xdp && args.exception.is_none() {
+        let what = format!(
+            "device {device} has no kernel's interface beside it to mirror: use xdp:IFACE, or --own with --exception tap:NAME"
         );
+        return refuse("mirror-kernel", what);
+    }
+    if xdp && !args.addr.is_empty() || !args.gateway.is_empty() {
+        let what = "mirror-kernel takes addresses and routes from the kernel: leave addr and gateway out";
+        return refuse("mirror-kernel", what);
+    }
+    if owns_arp {
+        let what =
+            "mirror-kernel with own arp: the kernel has the addresses and answers for them: leave one out";
+        return refuse("mirror-kernel", what);
     }
     Ok(())
 }

@@ -287,6 +287,40 @@ fn chosen_packets_move_and_the_others_stay_in_order() {
 }
 
 #[test]
+fn the_last_packets_move_in_order_as_far_as_there_is_room() {
+    let (eal, _turn) = eal();
+    let pool = Mempool::new(eal, "last", 63, 2048).unwrap();
+    let mut from = burst_of(&pool, 0..10);
+    let mut to = Burst::<4>::default();
+    let number = |mbuf: &Mbuf| (0..10).find(|&number| mbuf.data() == frame(number)).unwrap();
+    assert_eq!(from.move_last_to(&mut to, 3), 3);
+    assert_eq!(to.packets().iter().map(number).collect::<Vec<_>>(), [7, 8, 9]);
+    assert_eq!(from.move_last_to(&mut to, 3), 1);
+    assert_eq!(to.packets().iter().map(number).collect::<Vec<_>>(), [7, 8, 9, 6]);
+    assert_eq!(from.packets().iter().map(number).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
+    assert_eq!((from.move_last_to(&mut to, 9), from.len()), (0, 6));
+    drop((from, to));
+    assert_eq!(pool.available(), 63);
+}
+
+#[test]
+fn a_used_buffer_is_as_good_as_new() {
+    let (eal, _turn) = eal();
+    let pool = Mempool::new(eal, "renewed", 63, 256).unwrap();
+    let mut burst = burst_of(&pool, 1..2);
+    let mbuf = &mut burst.packets_mut()[0];
+    assert!(mbuf.is_like_new(256) && !mbuf.is_like_new(255) && !mbuf.is_like_new(2_048));
+    mbuf.set_extent(300, 7).unwrap();
+    mbuf.renew(256).unwrap();
+    assert_eq!((mbuf.packet_len(), mbuf.buffer_mut().1), (256, 128..384));
+    assert_eq!(mbuf.renew(257), Err(DpdkError::TooLong { len: 257, room: 256 }));
+    let (mut head, buffer, place) = mbuf.split_mut();
+    buffer[place.start] = 9;
+    head.set_extent(place.start, 1).unwrap();
+    assert_eq!(mbuf.data(), [9]);
+}
+
+#[test]
 fn frame_may_begin_anywhere_in_its_buffer() {
     let (eal, _turn) = eal();
     let pool = Mempool::new(eal, "extent", 63, 256).unwrap();

@@ -1,10 +1,13 @@
 # From what scripts/bench dpdk printed, and lines "device load rate units device-ns machine-ns" (a unit: a frame, or a bit), to the table
 # and the goals of scripts/bench devices.
 
-# Nanoseconds per frame of both ends in one thread.
-/ns per frame/ {
+# Millions a second between two threads of one process, by driver and contender.
+/^[a-z]/ && !/^between two cores/ && NF != 6 { driver = "" }
+/^between two cores: / { driver = $4; sub(/,$/, "", driver) }
+/million\/s/ {
     split($0, parts, /  +/)
-    ring[parts[1]] = $(NF - 7)
+    contenders[++contender] = driver SUBSEP parts[2]
+    ring[driver, parts[2]] = parts[3] + 0
     next
 }
 NF == 6 {
@@ -42,12 +45,19 @@ END {
         if (names[i] == "ring") continue
         printf "%-15s %s %s %s %s %s\n", names[i], frames(names[i], "rx"), frames(names[i], "tx"), frames(names[i], "echo"), bulk(names[i], "in"), bulk(names[i], "out")
     }
-    for (name in ring) if (name ~ /echo|plain/) printf "%-15s %-42s %12s %9.3f %6.1f\n", "ring", name, "", 1e3 / ring[name], ring[name]
+    for (i = 1; i <= contender; i++) {
+        split(contenders[i], of, SUBSEP)
+        printf "%-65s %9.3f\n", of[1] ", one process: " of[2], ring[contenders[i]]
+    }
     print "\ngoals, in this run"
-    goal("net_ring, UDP echo by a responder: at least 0.8 of forwarding that swaps stations", over(ring["plain forwarding"], ring["echo by a responder"]), 0.8, 0)
-    goal("net_ring, UDP echo through a socket: at least 0.8 of forwarding that swaps stations", over(ring["plain forwarding"], ring["echo through a socket"]), 0.8, 0)
-    goal("virtio_user, UDP echo: at least 0.8 of testpmd's macswap", over(rate["virtio", "echo"], rate["virtio-testpmd", "echo"]), 0.8, 0)
-    goal("memif, UDP echo: at least 0.8 of testpmd's macswap", over(rate["memif", "echo"], rate["memif-testpmd", "echo"]), 0.8, 0)
+    split("net_ring net_virtio_user", drivers, " ")
+    split("by a responder,through a socket", ways, ",")
+    for (d = 1; d <= 2; d++) for (w = 1; w <= 2; w++) {
+        goal(drivers[d] ", one process, UDP echo " ways[w] ": at least 0.8 of swapping stations",
+            over(ring[drivers[d], "echo " ways[w]], ring[drivers[d], "plain forwarding"]), 0.8, 0)
+    }
+    goal("virtio_user, two processes, UDP echo: at least 0.8 of testpmd's macswap", over(rate["virtio", "echo"], rate["virtio-testpmd", "echo"]), 0.8, 0)
+    goal("memif, two processes, UDP echo: at least 0.8 of testpmd's macswap", over(rate["memif", "echo"], rate["memif-testpmd", "echo"]), 0.8, 0)
     bulk_goal("in")
     bulk_goal("out")
     goal("AF_XDP on veth, UDP echo per CPU second of the process: at least 1.5 of the kernel's", over(median(cpu["kernel", "echo"]), median(cpu["xdp", "echo"])), 1.5, 0)

@@ -149,3 +149,24 @@ pub fn fifo(pool: &PagePool, capacity: usize, home: Home) -> (Producer, Consumer
     });
     (Producer::new(shared.clone(), capacity, home), Consumer::new(shared))
 }
+
+/// Copies `from` to `to`, which is as long: what is short without a call.
+#[inline(always)]
+pub(crate) fn copy(to: &mut [u8], from: &[u8]) {
+    match from.len() {
+        8..16 => copy_chunks::<8>(to, from),
+        16..=64 => copy_chunks::<16>(to, from),
+        _ => to.copy_from_slice(from),
+    }
+}
+
+/// As [`copy`], of at least `N` bytes: the last chunk overlaps the one before.
+#[inline(always)]
+fn copy_chunks<const N: usize>(to: &mut [u8], from: &[u8]) {
+    for (to, from) in to.as_chunks_mut::<N>().0.iter_mut().zip(from.as_chunks::<N>().0) {
+        *to = *from;
+    }
+    if let (Some(to), Some(from)) = (to.last_chunk_mut::<N>(), from.last_chunk::<N>()) {
+        *to = *from;
+    }
+}

@@ -168,10 +168,10 @@ impl Producer {
             // A copy: whose address is taken, and the header of the common case stays in registers.
             return self.write_record_in_pieces(&{ header }, payload);
         };
-        // SAFETY: `span` gives as many bytes that only the producer uses.
+        // SAFETY: `span` gives as many bytes that only the producer uses. They were initialised when the page was made.
         unsafe {
             to.cast::<[u8; N]>().write_unaligned(header);
-            ptr::copy_nonoverlapping(payload.as_ptr(), to.add(N), payload.len());
+            super::copy(slice::from_raw_parts_mut(to.add(N), payload.len()), payload);
         }
         self.publish_span(N + payload.len());
         true

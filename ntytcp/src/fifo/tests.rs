@@ -1,6 +1,6 @@
 //! The FIFO against a plain queue, and what it does with its pages.
 
-use super::{Consumer, DEFAULT_PAGE_SIZE, Home, PagePool, Producer, fifo};
+use super::{Consumer, DEFAULT_PAGE_SIZE, Home, PagePool, Producer, copy, fifo};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 
@@ -705,4 +705,14 @@ fn a_default_page_is_sixteen_kibibytes_with_its_header() {
     let none = PagePool::new(0);
     let (mut tx, _rx) = fifo(&none, 10, Home::Producer);
     assert_eq!((tx.write(b"x"), none.max_pages()), (0, 0));
+}
+
+#[test]
+fn copies_of_every_length_are_whole() {
+    let from: Vec<u8> = (1..=200).collect();
+    for len in 0..=200 {
+        let mut to = [0; 201];
+        copy(&mut to[..len], &from[..len]);
+        assert_eq!((&to[..len], to[len]), (&from[..len], 0));
+    }
 }

@@ -17,7 +17,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use crate::fifo::{Chunks, Consumer, Home, PagePool, Producer, fifo};
+use crate::fifo::{Chunks, Consumer, Home, PagePool, Producer, copy, fifo};
 
 /// Length of a record header with IPv4 addresses.
 const HEADER_V4: usize = 16;
@@ -141,6 +141,40 @@ impl RecordWriter {
         let written = self.producer.write_record(header, payload);
         self.put += u64::from(written);
         written
+    }
+
+    /// As [`RecordWriter::push_v4`], for as many of these payloads as there is room for that lies together; all appear at once. Says how
+    /// many: of one more, perhaps, it was only asked for.
+    #[inline]
+    pub(crate) fn push_run_v4<'p>(
+        &mut self,
+        remote: Ipv4Addr,
+        port: u16,
+        local: Ipv4Addr,
+        payloads: impl IntoIterator<Item = &'p [u8]>,
+    ) -> u64 {
+        let (mut payloads, mut count) = (payloads.into_iter(), 0);
+        let most = self.limit.saturating_sub(self.put - self.taken.load(Ordering::Relaxed));
+        let common = u128::from_le_bytes(encode_v4(remote, port, local, 0));
+        self.producer.write_with(usize::MAX, |room| {
+            let mut done = 0;
+            while count < most
+                && let Some(payload) = payloads.next()
+                && payload.len() <= usize::from(u16::MAX)
+                && let Some(rest) = room.get_mut(done..)
+                && let Some((header, behind)) = rest.split_first_chunk_mut::<HEADER_V4>()
+                && let Some(to) = behind.get_mut(..payload.len())
+            {
+                // The length is in the lowest bits.
+                *header = (common | payload.len() as u128).to_le_bytes();
+                copy(to, payload);
+                done += HEADER_V4 + payload.len();
+                count += 1;
+            }
+            done
+        });
+        self.put += count;
+        count
     }
 
     /// As [`RecordWriter::push_v4`], with a payload of up to `max` bytes that `write` puts in place and says the length of. `None`,
@@ -394,6 +428,36 @@ mod tests {
             reader.consume(&head);
         }
         assert!((100..600).contains(&together), "both kinds of way are taken: {together}");
+    }
+
+    #[test]
+    fn a_run_is_queued_as_far_as_it_lies_together_and_as_datagrams_may_wait() {
+        let pool = PagePool::with_page_size(64, 400);
+        let (mut writer, mut reader) = records(&pool, 1 << 16, 12, Home::Producer);
+        let payloads: Vec<Vec<u8>> = (0..40u8).map(|n| vec![n; usize::from(n % 7) * 20]).collect();
+        let (peer, us) = (Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 1));
+        let (mut put, mut taken, mut runs) = (0, 0, 0);
+        while taken < payloads.len() {
+            let count = writer.push_run_v4(peer, 7, us, payloads[put..].iter().map(Vec::as_slice)) as usize;
+            runs += usize::from(count > 1);
+            put += count;
+            // One that turns a page.
+            if put < payloads.len() && writer.push_v4(peer, 7, us, &payloads[put]) {
+                put += 1;
+            }
+            assert!(put - taken <= 12, "as many as may wait");
+            for _ in 0..5 {
+                let Some((head, chunks)) = reader.first() else { break };
+                let mut out = [0; 200];
+                assert_eq!(chunks.copy_to(&mut out), payloads[taken].len());
+                assert_eq!(out[..usize::from(head.len)], payloads[taken]);
+                assert_eq!(head.remote, SocketAddr::from((peer, 7)));
+                assert_eq!(head.local, us);
+                reader.consume(&head);
+                taken += 1;
+            }
+        }
+        assert!(runs > 3 && reader.is_empty(), "{runs}");
     }
 
     #[test]

@@ -7,10 +7,11 @@
 use core::net::SocketAddr;
 
 use super::Stack;
-use super::interface::InterfaceId;
+use super::interface::{Interface, InterfaceId};
 use super::output::{ANY_LINK, SUMMED_HERE};
 use super::plain::{self, HEADERS, Plain, station};
 use super::plain_udp::{PAYLOAD, UDP_HEADERS, write_answer};
+use super::udp::Responder;
 use super::udp_run::Run;
 use crate::counters::DropReason;
 use crate::device::{RxFrame, TxMeta, Verdict};
@@ -57,11 +58,82 @@ impl Headers {
     }
 }
 
+/// Who answers a run, and what its answers have in common.
+struct Answering<'a> {
+    responder: &'a mut (dyn Responder + Send),
+    interface: &'a mut Interface,
+    from: SocketAddr,
+    question: Plain,
+    request: UdpHeader,
+    ttl: u8,
+    headers: Headers,
+    /// The longest packet that has the common headers.
+    common: usize,
+}
+
+/// What became of a question.
+enum Outcome {
+    Answered,
+    Silence,
+    /// The answer does not fit the frame, in which the question is as it was.
+    Apart,
+    Refused(DropReason),
+}
+
+impl Answering<'_> {
+    /// Lets the responder rewrite the question of `len` bytes in `frame`. `None`, and no change, where there is no room for that.
+    #[inline(always)]
+    fn answer(&mut self, frame: &mut RxFrame<'_>, len: usize) -> Option<Outcome> {
+        let whole = frame.len();
+        let most = self.interface.mtu + PAYLOAD - UDP_HEADERS;
+        let room = frame.capacity().min(most).checked_sub(PAYLOAD)?;
+        if room < len || !frame.set_len(PAYLOAD + room) {
+            return None;
+        }
+        frame.verdict = Verdict::Done;
+        let buf = frame.bytes_mut().get_mut(PAYLOAD..).unwrap_or_default();
+        let Some(answer) = self.responder.respond(self.from, buf, len) else { return Some(Outcome::Silence) };
+        let fits = answer <= room;
+        let _shorter = frame.set_len(if fits { PAYLOAD + answer } else { whole });
+        if !fits {
+            return Some(Outcome::Apart);
+        }
+        if UDP_HEADERS + answer > self.common {
+            return Some(self.write_unlike(frame, answer));
+        }
+        self.headers.write(frame.bytes_mut());
+        // Said as a constant: put together from parts, it could not be read at once.
+        frame.verdict = Verdict::Reply(TxMeta::default());
+        Some(Outcome::Answered)
+    }
+
+    /// Writes headers that say more than the common ones.
+    #[inline(never)]
+    fn write_unlike(&mut self, frame: &mut RxFrame<'_>, answer: usize) -> Outcome {
+        let large = UDP_HEADERS + answer > ANY_LINK;
+        let ident = large.then(|| self.interface.next_ident(self.question.src.into()));
+        let (mac, offload) = (self.interface.mac_bits, self.interface.caps.tx_checksum);
+        let common = (mac, self.ttl, ident);
+        match write_answer(frame.bytes_mut(), &self.question, &self.request, common, offload) {
+            Some(meta) => {
+                frame.verdict = Verdict::Reply(meta);
+                Outcome::Answered
+            }
+            None => {
+                frame.verdict = Verdict::Drop(DropReason::TooBig);
+                Outcome::Refused(DropReason::TooBig)
+            }
+        }
+    }
+}
+
 /// What is counted of a run.
 #[derive(Default)]
 struct Tally {
     received: u64,
     received_bytes: u64,
+    /// Of those, the ones that the responder is not to hear again.
+    heard: u64,
     sent: u64,
     sent_bytes: u64,
 }
@@ -79,65 +151,42 @@ impl Stack {
         let interface = self.interfaces.get_mut(usize::from(id.0))?;
         let (responder, stats, ttl) = self.udp.responder(socket)?;
         let (src_port, dst_port) = run.ports();
-        let from = SocketAddr::new(plain.src.into(), src_port);
+        let request = UdpHeader { src_port, dst_port, length: 0, checksum: 0 };
         let macs = (station(frames.first()?.bytes()).to_bits(), interface.mac_bits);
         let headers = Headers::new(plain, (dst_port, src_port), macs, ttl);
-        let (mtu, offload) = (interface.mtu, interface.caps.tx_checksum);
-        let common = ANY_LINK.min(if offload { UDP_HEADERS + SUMMED_HERE } else { ANY_LINK });
+        let summed = if interface.caps.tx_checksum { UDP_HEADERS + SUMMED_HERE } else { ANY_LINK };
+        let from = SocketAddr::new(plain.src.into(), src_port);
+        let (question, common) = (*plain, ANY_LINK.min(summed));
+        let mut answering = Answering { responder, interface, from, question, request, ttl, headers, common };
+
         let (mut tally, mut apart) = (Tally::default(), None);
         for frame in &mut *frames {
-            let Some(question) = run.payload(frame) else { break };
-            let (whole, len) = (frame.len(), question.len());
-            let Some(room) = frame.capacity().min(mtu + PAYLOAD - UDP_HEADERS).checked_sub(PAYLOAD) else {
-                break;
-            };
-            if room < len || !frame.set_len(PAYLOAD + room) {
-                break;
-            }
+            let Some(len) = run.payload(frame).map(<[u8]>::len) else { break };
+            let received = frame.len() as u64;
+            let Some(outcome) = answering.answer(frame, len) else { break };
             tally.received += 1;
-            tally.received_bytes += whole as u64;
-            let buf = frame.bytes_mut().get_mut(PAYLOAD..).unwrap_or_default();
-            let Some(answer) = responder.respond(from, buf, len) else {
-                frame.verdict = Verdict::Done;
-                continue;
-            };
-            if answer > room {
-                // The request is as it was.
-                let _shorter = frame.set_len(whole);
-                frame.verdict = Verdict::Done;
-                apart = Some(len);
-                break;
+            tally.received_bytes += received;
+            match outcome {
+                Outcome::Answered => {
+                    tally.sent += 1;
+                    tally.sent_bytes += frame.len() as u64;
+                }
+                Outcome::Silence => {}
+                Outcome::Refused(reason) => self.counters.drop(reason),
+                Outcome::Apart => {
+                    apart = Some(len);
+                    break;
+                }
             }
-            let _shorter = frame.set_len(PAYLOAD + answer);
-            frame.verdict = if UDP_HEADERS + answer <= common {
-                headers.write(frame.bytes_mut());
-                // Said as a constant: put together from parts, it could not be read at once.
-                Verdict::Reply(TxMeta::default())
-            } else {
-                let large = UDP_HEADERS + answer > ANY_LINK;
-                let ident = large.then(|| interface.next_ident(plain.src.into()));
-                let request = UdpHeader { src_port, dst_port, length: 0, checksum: 0 };
-                let common = (interface.mac_bits, ttl, ident);
-                write_answer(frame.bytes_mut(), plain, &request, common, offload)
-                    .map_or(Verdict::Drop(DropReason::TooBig), Verdict::Reply)
-            };
-            if let Verdict::Drop(reason) = frame.verdict {
-                self.counters.drop(reason);
-                continue;
-            }
-            tally.sent += 1;
-            tally.sent_bytes += frame.len() as u64;
         }
-        stats.received += tally.received;
+        tally.heard = tally.received - u64::from(apart.is_some());
+        stats.received += tally.heard;
         stats.sent += tally.sent;
         self.count_run(&tally);
         let taken = tally.received as usize;
         if let Some(len) = apart
-            && let Some(frame) = frames.get(taken - 1)
+            && let Some(frame) = taken.checked_sub(1).and_then(|last| frames.get(last))
         {
-            // Counted again by what follows.
-            self.counters.udp_rx -= 1;
-            let request = UdpHeader { src_port, dst_port, length: 0, checksum: 0 };
             let plain = Plain { end: PAYLOAD + len, ..*plain };
             self.respond_apart(id, &plain, &request, socket, frame);
         }
@@ -145,12 +194,12 @@ impl Stack {
     }
 
     fn count_run(&mut self, tally: &Tally) {
-        let Tally { received, received_bytes, sent, sent_bytes } = *tally;
+        let Tally { received, received_bytes, heard, sent, sent_bytes } = *tally;
         let counters = &mut self.counters;
         counters.rx_frames += received;
         counters.rx_bytes += received_bytes;
         counters.ip_rx += received;
-        counters.udp_rx += received;
+        counters.udp_rx += heard;
         counters.tx_frames += sent;
         counters.tx_bytes += sent_bytes;
         counters.ip_tx += sent;

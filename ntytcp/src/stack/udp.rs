@@ -130,6 +130,17 @@ impl UdpSocket {
         self.rx.push_v4(from.ip(), from.port(), to, payload)
     }
 
+    /// As [`UdpSocket::queue_v4`] for as many of these as have room that lies together, and says how many.
+    #[inline(always)]
+    pub(super) fn queue_run_v4<'p>(
+        &mut self,
+        from: Source,
+        to: Ipv4Addr,
+        payloads: impl IntoIterator<Item = &'p [u8]>,
+    ) -> usize {
+        self.rx.push_run_v4(from.ip(), from.port(), to, payloads) as usize
+    }
+
     /// So many datagrams were queued for the application.
     #[inline(always)]
     pub(super) fn queued(&mut self, cx: &mut Cx<'_>, idle: &mut IdleQueue, count: u64) {

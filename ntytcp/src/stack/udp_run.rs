@@ -14,7 +14,7 @@
 //! the way of a single frame ([`super::plain_udp`]). A run to a socket with a responder goes on in [`super::respond_run`].
 
 use super::interface::InterfaceId;
-use super::plain::{self, HEADERS, Plain, recognise};
+use super::plain::{HEADERS, Plain, recognise};
 use super::plain_udp::PAYLOAD;
 use super::udp::Source;
 use super::{Cx, Stack};
@@ -22,10 +22,10 @@ use crate::device::{RxChecksum, RxFrame, Verdict};
 use crate::time::Instant;
 use crate::wire::{IpProtocol, Ipv4Header, Sum};
 
-/// The part of the word at 16 that is the same in all headers of a run.
-const FRAGMENT_TTL_PROTOCOL: u64 = 0xffff_ffff;
+/// Of the word at 16 as it lies in memory, what is the same in all headers of a run.
+const FRAGMENT_TTL_PROTOCOL: u64 = 0xffff_ffff << 32;
 
-/// The headers of a datagram's frame in words, as the figure has them.
+/// The headers of a datagram's frame in words as they lie in memory, as the figure has them.
 pub(super) struct Words {
     link: u64,
     source_type: u64,
@@ -38,12 +38,14 @@ pub(super) struct Words {
 impl Words {
     #[inline(always)]
     fn of(h: &[u8; PAYLOAD]) -> Self {
-        let word = |at| plain::word(h, at);
+        let word = |at: usize| {
+            h.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_le_bytes(*bytes))
+        };
         Self {
             link: word(0),
             source_type: word(8),
             lengths: word(16),
-            ip_sum: u16::from_be_bytes([h[24], h[25]]),
+            ip_sum: u16::from_le_bytes([h[24], h[25]]),
             addresses: word(26),
             ports: word(34),
         }
@@ -56,7 +58,7 @@ impl Words {
             | (self.source_type ^ other.source_type)
             | ((self.lengths ^ other.lengths) & FRAGMENT_TTL_PROTOCOL)
             | (self.addresses ^ other.addresses)
-            | ((self.ports ^ other.ports) >> 32);
+            | u64::from(self.ports as u32 ^ other.ports as u32);
         same == 0
     }
 }
@@ -75,7 +77,8 @@ impl Run {
     fn of(plain: &Plain, headers: &[u8; PAYLOAD]) -> Self {
         let words = Words::of(headers);
         let sixteen = |x: u64| (x >> 48) + (x >> 32 & 0xffff) + (x >> 16 & 0xffff) + (x & 0xffff);
-        let ip_sum = (words.source_type & 0xffff)
+        // The version is the last word of the second eight bytes.
+        let ip_sum = (words.source_type >> 48)
             + sixteen(words.lengths & FRAGMENT_TTL_PROTOCOL)
             + sixteen(words.addresses);
         let pseudo = Sum::pseudo_header_v4(plain.src, plain.dst, IpProtocol::UDP, 0);
@@ -83,7 +86,8 @@ impl Run {
     }
 
     pub(super) fn ports(&self) -> (u16, u16) {
-        ((self.words.ports >> 48) as u16, (self.words.ports >> 32) as u16)
+        let ports = self.words.ports;
+        ((ports as u16).swap_bytes(), ((ports >> 16) as u16).swap_bytes())
     }
 
     /// The payload of a frame that is of this run and intact.
@@ -92,17 +96,19 @@ impl Run {
         let bytes = frame.bytes();
         let words = Words::of(bytes.first_chunk()?);
         let alike = words.is_like(&self.words) && frame.meta.vlan.is_none() && frame.meta.gso_size.is_none();
-        let (total_len, length) = (words.lengths >> 48, words.ports >> 16 & 0xffff);
-        let sum = self.ip_sum + total_len + (words.lengths >> 32 & 0xffff) + u64::from(words.ip_sum);
+        let total_len = (words.lengths as u16).swap_bytes();
+        let length = ((words.ports >> 32) as u16).swap_bytes();
+        let sum =
+            self.ip_sum + (words.lengths & 0xffff) + (words.lengths >> 16 & 0xffff) + u64::from(words.ip_sum);
         let sum = (sum >> 16) + (sum & 0xffff);
         let sum = (sum >> 16) + (sum & 0xffff);
-        if !alike || sum != 0xffff || length + Ipv4Header::LEN as u64 != total_len {
+        if !alike || sum != 0xffff || usize::from(length) + Ipv4Header::LEN != usize::from(total_len) {
             return None;
         }
-        let payload = bytes.get(PAYLOAD..HEADERS + length as usize)?;
+        let payload = bytes.get(PAYLOAD..HEADERS + usize::from(length))?;
         let intact = frame.meta.checksum != RxChecksum::Unknown
-            || words.ports as u16 == 0
-            || self.pseudo.add_words(length).add_words(words.ports).add(payload).verify();
+            || words.ports >> 48 == 0
+            || self.pseudo.add_u16(length).add(&words.ports.to_le_bytes()).add(payload).verify();
         intact.then_some(payload)
     }
 }
@@ -137,23 +143,30 @@ impl Stack {
             let socket = socket.id.index;
             return self.respond_run(id, &plain, &run, socket, frames);
         }
-        let (mut taken, mut bytes) = (0, 0);
-        for frame in frames {
-            let Some(payload) = run.payload(frame) else { break };
-            if !socket.queue_v4(source, plain.dst, payload) {
-                break;
+        let mut taken = 0;
+        while let Some(rest) = frames.get(taken..).filter(|rest| !rest.is_empty()) {
+            let payloads = rest.iter().map_while(|frame| run.payload(frame));
+            let queued = socket.queue_run_v4(source, plain.dst, payloads);
+            taken += queued;
+            // One that turns a page is queued in pieces.
+            if queued == 0 {
+                let payload = rest.first().and_then(|frame| run.payload(frame));
+                if !payload.is_some_and(|payload| socket.queue_v4(source, plain.dst, payload)) {
+                    break;
+                }
+                taken += 1;
             }
-            frame.verdict = Verdict::Done;
-            taken += 1;
-            bytes += frame.len() as u64;
         }
+        let bytes: usize = frames.iter().take(taken).map(RxFrame::len).sum();
+        frames.iter_mut().take(taken).for_each(|frame| frame.verdict = Verdict::Done);
         if taken > 0 {
             let (counters, events) = (&mut self.counters, &mut self.events);
-            socket.queued(&mut Cx { now, counters, events }, idle, taken);
-            self.counters.rx_frames += taken;
-            self.counters.rx_bytes += bytes;
-            self.counters.ip_rx += taken;
+            let count = taken as u64;
+            socket.queued(&mut Cx { now, counters, events }, idle, count);
+            self.counters.rx_frames += count;
+            self.counters.rx_bytes += bytes as u64;
+            self.counters.ip_rx += count;
         }
-        Some(taken as usize)
+        Some(taken)
     }
 }

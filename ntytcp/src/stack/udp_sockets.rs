@@ -99,7 +99,7 @@ fn pop(rx: &mut RecordReader, buf: &mut [u8]) -> Result<Received, SocketError> {
     let cut = |payload: &[u8], got: Received| {
         let len = payload.len().min(buf.len());
         if let (Some(buf), Some(payload)) = (buf.get_mut(..len), payload.get(..len)) {
-            buf.copy_from_slice(payload);
+            crate::fifo::copy(buf, payload);
         }
         Received { len, ..got }
     };

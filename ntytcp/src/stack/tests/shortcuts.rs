@@ -140,6 +140,8 @@ enum Alike {
 struct Twins {
     hosts: [Host; 2],
     take: [Take; 2],
+    /// The UDP sockets, which have the same names on both.
+    datagrams: [SocketId; 3],
     peers: Vec<Peer>,
     deaf: [Vec<Producer>; 2],
     clock: u32,
@@ -148,18 +150,21 @@ struct Twins {
 
 impl Twins {
     fn new(take: [Take; 2], alike: Alike, pages: usize) -> Self {
+        let mut datagrams = None;
         let hosts = [0, 1].map(|_| {
             let mut host = Host::with_pages(pages);
-            host.stack.udp_bind(at(US, 7)).unwrap();
+            let plain = host.stack.udp_bind(at(US, 7)).unwrap();
             let connected = host.stack.udp_bind(at(US, 8)).unwrap();
             host.stack.udp_connect(connected, Some(at(PEER, 1))).unwrap();
             let mirror = host.stack.udp_bind(at(US, 9)).unwrap();
             host.stack.udp_set_responder(mirror, Some(Box::new(Mirror))).unwrap();
             host.stack.echo_open().unwrap();
+            datagrams = Some([plain, connected, mirror]);
             host
         });
-        let mut twins =
-            Self { hosts, take, peers: Vec::new(), deaf: [Vec::new(), Vec::new()], clock: 9, alike };
+        let datagrams = datagrams.unwrap();
+        let deaf = [Vec::new(), Vec::new()];
+        let mut twins = Self { hosts, take, datagrams, peers: Vec::new(), deaf, clock: 9, alike };
         let listeners = twins.both(|h| h.stack.tcp_listen(at(US, 80), ListenOptions::default()).unwrap());
         for conn in 0..CONNS {
             twins.open(listeners, conn as u16 + 1_000, conn == 1);
@@ -322,6 +327,8 @@ impl Twins {
             (counters.collect::<Vec<_>>(), drops.collect::<Vec<_>>())
         });
         self.both(|host| host.stack.pages_in_use());
+        let datagrams = self.datagrams;
+        self.both(|host| datagrams.map(|id| host.stack.udp_stats(id).unwrap()));
         let sockets: Vec<SocketId> = self.peers.iter().map(|peer| peer.socket).collect();
         self.both(|host| sockets.iter().map(|&id| host.stack.tcp_info(id)).collect::<Vec<_>>());
         if self.alike == Alike::Within {
