@@ -21,7 +21,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use arrayvec::ArrayVec;
 
@@ -59,6 +59,8 @@ const NEIGHBORS: ExceptionConfig = ExceptionConfig { rate: 1_000, burst: 200 };
 struct Bucket {
     /// As nanoseconds.
     full_at: AtomicU64,
+    /// The latest time that anybody has told: a shard that was kept from its core comes with an older one.
+    latest: AtomicU64,
     interval: Duration,
     depth: Duration,
 }
@@ -66,16 +68,24 @@ struct Bucket {
 impl Bucket {
     fn new(config: ExceptionConfig) -> Self {
         let interval = Duration::from_secs(1) / config.rate.max(1);
-        Self { full_at: AtomicU64::new(0), interval, depth: interval * config.burst.max(1) }
+        Self {
+            full_at: AtomicU64::new(0),
+            latest: AtomicU64::new(0),
+            interval,
+            depth: interval * config.burst.max(1),
+        }
     }
 
     /// A token, if there is one. No lock.
     fn take(&self, now: Instant) -> bool {
+        self.latest.fetch_max(now.as_nanos(), Relaxed);
         let less = |full_at| {
+            // Behind the bucket's own time, so no less than what that was made from.
+            let now = Instant::from_nanos(self.latest.load(Relaxed));
             let full_at = Instant::from_nanos(full_at).max(now) + self.interval;
             (full_at <= now + self.depth).then(|| full_at.as_nanos())
         };
-        self.full_at.fetch_update(Relaxed, Relaxed, less).is_ok()
+        self.full_at.fetch_update(Release, Acquire, less).is_ok()
     }
 }
 

@@ -129,6 +129,13 @@ fn the_queues_of_a_wire_share_one_rate() {
 }
 
 #[test]
+fn who_comes_with_an_older_time_gets_a_token_all_the_same() {
+    let bucket = Bucket::new(ExceptionConfig { rate: 1_000, burst: 10 });
+    assert!(bucket.take(Instant::from_micros(1_020_000)));
+    assert_eq!((0..20).filter(|_| bucket.take(Instant::from_micros(1_000_000))).count(), 9);
+}
+
+#[test]
 fn no_two_threads_take_the_same_token() {
     let bucket = Bucket::new(ExceptionConfig { rate: 1_000, burst: 500 });
     let now = Instant::from_micros(1_000_000);
