@@ -3,6 +3,7 @@
 use super::stack::{StackArgs, StackConfig, StackError};
 use super::{App, Protocol};
 use crate::run::owned_claims;
+use ntytcp::device::exception::ExceptionConfig;
 use ntytcp::owned::{Claim, MAX_RANGES, Ownership};
 use ntytcp::wire::IpProtocol;
 
@@ -68,6 +69,10 @@ fn check_exception(args: &StackArgs, device: &str, xdp: bool, owns_arp: bool) ->
     if xdp {
         let what = format!("device {device} leaves the rest to the kernel by itself: leave exception out");
         return refuse("exception", what);
+    }
+    let most = ExceptionConfig::MAX_RATE;
+    if let Some(rate) = args.exception_rate.filter(|rate| rate.get() > most) {
+        return refuse("exception-rate", format!("exception-rate is {rate}: give 1 to {most}"));
     }
     if args.own.is_empty() {
         let what = "exception without own: nothing is left for the kernel: say what is ours, as --own tcp/80";
@@ -175,6 +180,10 @@ mod tests {
                 "give one that addr has",
             ),
             ("nty http --device xdp:e0 --addr 10.0.0.2/24 --exception-rate 5", "leave it out"),
+            (
+                "nty http --device xdp:e0 --addr 10.0.0.2/24 --exception-rate 10000001",
+                "is not in 1..=10000000",
+            ),
             ("nty http --device xdp:e0 --addr 10.0.0.2/24 --own tcp/8080", "add tcp/80 to own"),
             ("nty ping --device xdp:e0 --addr 10.0.0.2/24 --own tcp 10.0.0.1", "add icmp to own"),
             ("nty http --device xdp:e0 --addr 10.0.0.2/24 --own http", "give tcp/80, udp/53"),

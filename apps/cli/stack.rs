@@ -3,6 +3,7 @@
 use super::sharing;
 use crate::run::fault;
 use crate::values::{Cidr, Claim, CpuList, Mac, Ports, Span, count, one_or_more, yes_or_no};
+use ntytcp::device::exception::ExceptionConfig;
 use ntytcp::device::spec::DeviceSpec;
 use ntytcp::shard::IdlePolicy;
 use ntytcp::stack::route::InterfaceAddr;
@@ -57,7 +58,7 @@ pub struct StackArgs {
     #[arg(long, value_name = "DEVICE")]
     pub exception: Option<String>,
     /// The most frames per second for the kernel on the way through --exception [default: 100000]
-    #[arg(long, value_name = "FRAMES", value_parser = count::<NonZeroU32>(u32::MAX.into()))]
+    #[arg(long, value_name = "FRAMES", value_parser = count::<NonZeroU32>(ExceptionConfig::MAX_RATE.into()))]
     pub exception_rate: Option<NonZeroU32>,
     /// Take addresses, routes and Ethernet address of the kernel's interface (of xdp:IFACE, or the --exception), and follow them
     #[arg(long)]

@@ -181,8 +181,6 @@ fn each_shard_had_a_part(counters: &Counters) {
         let frames = counters.get(&format!("shard{shard}-rx-frames"));
         assert!(frames > 4, "shard {shard} received {frames} frames: {counters:?}");
     }
-    let lost = ["device0-exception-limited", "device0-lane-full"].map(|name| counters.get(name));
-    assert_eq!(lost, [0, 0], "{counters:?}");
 }
 
 #[test]

@@ -39,10 +39,15 @@ use crate::wire::{EtherType, IpProtocol};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct ExceptionConfig {
-    /// Frames per second to the kernel, at least 1. Default 100,000.
+    /// Frames per second to the kernel, at least 1; more than [`ExceptionConfig::MAX_RATE`] are as many. Default 100,000.
     pub rate: u32,
     /// Frames at once. Default 1,000.
     pub burst: u32,
+}
+
+impl ExceptionConfig {
+    /// The highest rate that is kept to: the bucket counts in nanoseconds.
+    pub const MAX_RATE: u32 = 10_000_000;
 }
 
 impl Default for ExceptionConfig {
@@ -54,8 +59,9 @@ impl Default for ExceptionConfig {
 /// The rate of ARP and neighbor discovery, and how many at once.
 const NEIGHBORS: ExceptionConfig = ExceptionConfig { rate: 1_000, burst: 200 };
 
-/// A token bucket, kept as the moment at which it will be full again.
+/// A token bucket, kept as the moment at which it will be full again; on a cache line of its own.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Bucket {
     /// As nanoseconds.
     full_at: AtomicU64,
@@ -67,7 +73,7 @@ struct Bucket {
 
 impl Bucket {
     fn new(config: ExceptionConfig) -> Self {
-        let interval = Duration::from_secs(1) / config.rate.max(1);
+        let interval = Duration::from_secs(1) / config.rate.clamp(1, ExceptionConfig::MAX_RATE);
         Self {
             full_at: AtomicU64::new(0),
             latest: AtomicU64::new(0),
@@ -78,7 +84,10 @@ impl Bucket {
 
     /// A token, if there is one. No lock.
     fn take(&self, now: Instant) -> bool {
-        self.latest.fetch_max(now.as_nanos(), Relaxed);
+        // Of a burst, only the first frame brings a new time.
+        if self.latest.load(Relaxed) < now.as_nanos() {
+            self.latest.fetch_max(now.as_nanos(), Relaxed);
+        }
         let less = |full_at| {
             // Behind the bucket's own time, so no less than what that was made from.
             let now = Instant::from_nanos(self.latest.load(Relaxed));

@@ -117,7 +117,12 @@ impl Stack {
             let taken = self.udp_run(now, id, frames);
             let rest = frames.get_mut(taken..).unwrap_or_default();
             self.touch_flows(rest);
-            return self.take_with_runs(now, id, rest);
+            // What ended the run, or kept it from beginning, would do so again.
+            if let Some((frame, behind)) = rest.split_first_mut() {
+                self.take(now, id, frame);
+                self.take_with_runs(now, id, behind);
+            }
+            return;
         }
         // 2. Touch what the frames will need, so that the memory is on its way for all of them at once.
         let has_datagrams = frames.len() > 1 && self.touch_flows(frames);

@@ -15,10 +15,6 @@ use crate::wire::{Seq, TcpFlags, TcpHeader, Timestamps};
 /// A connection sends at most one challenge ACK per this time (RFC 5961 7 asks for a limit; Linux uses the same).
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// RFC 9293 3.5.1: a peer that still has an older connection answers our SYN with an ACK of that, forgets it with our RST, and takes
-/// the next SYN. That comes so soon, once, and not when the first is held to be lost (Linux takes two of its ticks).
-const SYN_AFTER_RESET: Duration = Duration::from_millis(4);
-
 /// Why a segment was refused.
 type Refused = TcpAction;
 
@@ -610,8 +606,11 @@ impl Tcb {
             if seg.has(TcpFlags::RST) {
                 return Err(TcpAction::Drop(DropReason::TcpBadReset));
             }
-            if self.timeouts == 0 {
-                self.timers.arm(TimerKind::Retransmit, cx.now + SYN_AFTER_RESET);
+            // RFC 9293 3.5.1: the peer still has an older connection, forgets it with our RST, and takes the SYN that comes behind.
+            // Nothing was lost, and what forges such ACKs gets no more than this one.
+            if !core::mem::replace(&mut self.flags.syn_repeated, true) {
+                self.snd.nxt = self.snd.iss;
+                self.flags.output = true;
             }
             return Err(TcpAction::Reply(self.reset_for(seg.ack)));
         }

@@ -174,6 +174,8 @@ pub(crate) struct Flags {
     pub(crate) probe: bool,
     /// A keepalive probe is due.
     pub(crate) keepalive: bool,
+    /// The SYN was sent again behind the RST of an older connection.
+    pub(crate) syn_repeated: bool,
     /// A RST is due; the connection is over.
     pub(crate) reset: bool,
     /// The peer acknowledged something new since the last output.

@@ -235,26 +235,54 @@ fn a_syn_ack_of_something_else_is_reset() {
         > S 0:0(0)
         < S. 0:0(0) ack 9 win 1000
         > R 9:9(0)
+        > S 0:0(0)
         state SYN-SENT
         ",
     );
 }
 
 #[test]
-fn a_peer_that_still_has_an_old_connection_gets_the_syn_again_soon_but_once() {
+fn a_peer_that_still_has_an_old_connection_gets_the_syn_again_at_once_but_once() {
     script(
         "
         connect
         > S 0:0(0)
-        < . 70000:70000(0) ack 9 win 1000
+        +0.1 < . 70000:70000(0) ack 9 win 65535
         > R 9:9(0)
-        +0.004 > S 0:0(0)
-        < . 70000:70000(0) ack 9 win 1000
+        > S 0:0(0)
+        +0.1 < . 70000:70000(0) ack 9 win 65535
         > R 9:9(0)
-        +2 > S 0:0(0)
-        < S. 0:0(0) ack 1 win 1000 <mss 1000>
+        +0.1 < . 70000:70000(0) ack 9 win 65535
+        > R 9:9(0)
+        +0.7 > S 0:0(0)
+        +0.1 < S. 0:0(0) ack 1 win 65535 <mss 1000>
         > . 1:1(0) ack 1
         state ESTABLISHED
+        ",
+    );
+    // Nothing was lost: ten segments at once, and one that is is sent again after a second.
+    script(
+        "
+        connect
+        > S 0:0(0)
+        +0.1 < . 70000:70000(0) ack 9 win 65535
+        > R 9:9(0)
+        > S 0:0(0)
+        +0.1 < S. 0:0(0) ack 1 win 65535 <mss 1000>
+        > . 1:1(0) ack 1
+        state ESTABLISHED
+        send 20000
+        > . 1:1001(1000) ack 1
+        > . 1001:2001(1000) ack 1
+        > . 2001:3001(1000) ack 1
+        > . 3001:4001(1000) ack 1
+        > . 4001:5001(1000) ack 1
+        > . 5001:6001(1000) ack 1
+        > . 6001:7001(1000) ack 1
+        > . 7001:8001(1000) ack 1
+        > . 8001:9001(1000) ack 1
+        > . 9001:10001(1000) ack 1
+        +1 > . 1:1001(1000) ack 1
         ",
     );
 }
