@@ -19,6 +19,10 @@
 //! Ports are `Send`: both ends may live on one thread (a simulation, a benchmark) or on one each. There is no file
 //! descriptor to sleep on; a port is polled, as long as another is plugged in.
 
+#[cfg_attr(
+    not(all(feature = "devices", target_os = "linux")),
+    expect(dead_code, reason = "only lanes give errands")
+)]
 mod errand;
 
 use std::sync::Arc;
