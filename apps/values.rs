@@ -294,15 +294,16 @@ impl FromStr for Claim {
 
 from_text!(Claim, "packets such as \"tcp/80\"", |_: i64| None);
 
-/// A range of ports: `61000-65535`, or one.
+/// A range of ports: `61000-65535`. One port alone is none: it is used up by the first connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ports(pub PortRange);
 
 impl FromStr for Ports {
     type Err = BadValue;
     fn from_str(text: &str) -> Result<Self, BadValue> {
-        let bad = |_| BadValue(format!("{text:?} is no range of ports: give FIRST-LAST, as 61000-65535"));
-        text.parse().map(Self).map_err(bad)
+        let range = if text.contains('-') { text.parse().ok() } else { None };
+        let bad = || BadValue(format!("{text:?} is no range of ports: give FIRST-LAST, as 61000-65535"));
+        range.map(Self).ok_or_else(bad)
     }
 }
 

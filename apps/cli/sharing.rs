@@ -187,6 +187,7 @@ mod tests {
             ("nty http --device xdp:e0 --addr 10.0.0.2/24 --own tcp/8080", "add tcp/80 to own"),
             ("nty ping --device xdp:e0 --addr 10.0.0.2/24 --own tcp 10.0.0.1", "add icmp to own"),
             ("nty http --device xdp:e0 --addr 10.0.0.2/24 --own http", "give tcp/80, udp/53"),
+            ("nty http --device xdp:e0 --addr 10.0.0.2/24 --source-ports 9", "give FIRST-LAST"),
             ("nty http --device xdp:e0 --addr 10.0.0.2/24 --source-ports 0-9", "give FIRST-LAST"),
         ] {
             let said = outcome(line).unwrap_err();
