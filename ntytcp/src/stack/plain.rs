@@ -31,10 +31,18 @@ pub(super) struct Plain {
     pub end: usize,
 }
 
-/// Eight bytes of headers as a word in network order.
+/// Eight bytes of headers as a word as they lie in memory.
 #[inline(always)]
 pub(super) fn word<const N: usize>(headers: &[u8; N], at: usize) -> u64 {
-    headers.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_be_bytes(*bytes))
+    headers.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// Of the [`word`] at 16, what is the same in all headers of a flow.
+pub(super) const FRAGMENT_TTL_PROTOCOL: u64 = 0xffff_ffff << 32;
+
+/// The 16-bit words of a larger one, added up.
+pub(super) const fn halves(x: u64) -> u32 {
+    ((x & 0xffff) + (x >> 16 & 0xffff) + (x >> 32 & 0xffff) + (x >> 48)) as u32
 }
 
 /// Recognises a plain frame for `interface`.
@@ -44,7 +52,7 @@ pub(super) fn recognise(interface: &Interface, frame: &RxFrame<'_>) -> Option<Pl
     let h = bytes.first_chunk::<HEADERS>()?;
     let u16_at = |at: usize| u16::from_be_bytes([h[at], h[at + 1]]);
     let u32_at = |at: usize| u32::from_be_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
-    let u64_at = |at: usize| word(h, at);
+    let u64_at = |at: usize| word(h, at).swap_bytes();
     // The destination, and the group bit of the source.
     let link = u64_at(0) & 0xffff_ffff_ffff_0100 == interface.plain_mac()?;
     // The source, which is not nobody, followed by the type.

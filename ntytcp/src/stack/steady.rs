@@ -14,7 +14,7 @@
 //! a name that has grown stale finds no connection. What is not as foreseen goes the way of any other frame.
 
 use super::interface::InterfaceId;
-use super::plain::{HEADERS, Plain};
+use super::plain::{FRAGMENT_TTL_PROTOCOL, HEADERS, Plain, halves, word};
 use super::{Cx, Stack};
 use crate::counters::DropReason;
 use crate::device::{RxChecksum, RxFrame, Verdict};
@@ -24,9 +24,6 @@ use crate::wire::{EthernetHeader, IpProtocol, Sum, TcpHeader};
 
 /// Headers without tags and options.
 const LEN: usize = HEADERS + TcpHeader::LEN;
-
-/// Of the word at 16 as it lies in memory, what is the same in all segments of a flow.
-const FRAGMENT_TTL_PROTOCOL: u64 = 0xffff_ffff << 32;
 
 /// What the headers of a flow's segments have in common, in words as they lie in memory, and whose they are.
 #[derive(Clone, Copy, Debug)]
@@ -40,17 +37,6 @@ pub(super) struct Steady {
     /// That of the pseudo-header but for the length.
     pseudo: Sum,
     conn: ConnName,
-}
-
-/// Eight bytes of headers.
-#[inline(always)]
-fn word(h: &[u8; LEN], at: usize) -> u64 {
-    h.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_le_bytes(*bytes))
-}
-
-/// The 16-bit words of a larger one, added up.
-const fn halves(x: u64) -> u32 {
-    ((x & 0xffff) + (x >> 16 & 0xffff) + (x >> 32 & 0xffff) + (x >> 48)) as u32
 }
 
 impl Steady {

@@ -14,16 +14,13 @@
 //! the way of a single frame ([`super::plain_udp`]). A run to a socket with a responder goes on in [`super::respond_run`].
 
 use super::interface::InterfaceId;
-use super::plain::{HEADERS, Plain, recognise};
+use super::plain::{FRAGMENT_TTL_PROTOCOL, HEADERS, Plain, halves, recognise, word};
 use super::plain_udp::PAYLOAD;
 use super::udp::Source;
 use super::{Cx, Stack};
 use crate::device::{RxChecksum, RxFrame, Verdict};
 use crate::time::Instant;
 use crate::wire::{IpProtocol, Ipv4Header, Sum};
-
-/// Of the word at 16 as it lies in memory, what is the same in all headers of a run.
-const FRAGMENT_TTL_PROTOCOL: u64 = 0xffff_ffff << 32;
 
 /// The headers of a datagram's frame in words as they lie in memory, as the figure has them.
 pub(super) struct Words {
@@ -38,9 +35,7 @@ pub(super) struct Words {
 impl Words {
     #[inline(always)]
     fn of(h: &[u8; PAYLOAD]) -> Self {
-        let word = |at: usize| {
-            h.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_le_bytes(*bytes))
-        };
+        let word = |at: usize| word(h, at);
         Self {
             link: word(0),
             source_type: word(8),
@@ -76,11 +71,10 @@ impl Run {
     /// The run that begins with a frame that was recognised as `plain` and has these headers.
     fn of(plain: &Plain, headers: &[u8; PAYLOAD]) -> Self {
         let words = Words::of(headers);
-        let sixteen = |x: u64| (x >> 48) + (x >> 32 & 0xffff) + (x >> 16 & 0xffff) + (x & 0xffff);
         // The version is the last word of the second eight bytes.
         let ip_sum = (words.source_type >> 48)
-            + sixteen(words.lengths & FRAGMENT_TTL_PROTOCOL)
-            + sixteen(words.addresses);
+            + u64::from(halves(words.lengths & FRAGMENT_TTL_PROTOCOL))
+            + u64::from(halves(words.addresses));
         let pseudo = Sum::pseudo_header_v4(plain.src, plain.dst, IpProtocol::UDP, 0);
         Self { words, ip_sum, pseudo }
     }
